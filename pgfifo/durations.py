@@ -1,0 +1,79 @@
+"""Durations as people write them: ``30s``, ``5m``, ``1h30m``, ``2d``, seconds as a number, or a timedelta."""
+
+from __future__ import annotations
+
+import math
+import re
+from datetime import timedelta
+
+from pgfifo.errors import InvalidValue
+
+Duration = float | timedelta | str
+
+_UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+_PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
+_HINT = "Write it like 30s, 5m, 1h30m or 2d, as a number of seconds, or as a timedelta."
+
+
+def seconds(value: Duration, name: str = "duration") -> float:
+    """Return a duration in seconds.
+
+    Args:
+        value: Seconds, a timedelta, or text such as ``1h30m``. Units are ms, s, m, h, d and w; a bare number
+            is seconds.
+        name: What the error message calls it.
+
+    Raises:
+        InvalidValue: It is not a duration, is negative, or has no end.
+    """
+    if isinstance(value, timedelta):
+        result = value.total_seconds()
+    elif isinstance(value, str):
+        result = _from_text(value, name)
+    elif type(value) in (int, float):
+        result = float(value)
+    else:
+        raise _wrong(value, name, "is not a duration")
+    if not math.isfinite(result):
+        raise _wrong(value, name, "has no end")
+    if result < 0:
+        raise _wrong(value, name, "is negative")
+    return result
+
+
+def _from_text(text: str, name: str) -> float:
+    stripped = text.strip().lower()
+    if re.fullmatch(r"\d+(?:\.\d+)?", stripped):
+        return float(stripped)
+    total, at = 0.0, 0
+    while at < len(stripped):
+        part = _PART.match(stripped, at)
+        if part is None:
+            break
+        total += float(part[1]) * _UNITS[part[2]]
+        at = part.end()
+    if not stripped or at < len(stripped):
+        raise _wrong(text, name, "is not a duration")
+    return total
+
+
+def _wrong(value: object, name: str, what: str) -> InvalidValue:
+    return InvalidValue(f"{name} {value!r} {what}", detail={"name": name, "value": str(value)}, hint=_HINT)
+
+
+def text(value: float) -> str:
+    """Return a number of seconds in the form that `seconds` reads: ``1h30m``, ``250ms``, ``1.5s``, ``0s``."""
+    if value < 0:
+        return "-" + text(-value)
+    if 0 < value < 1:
+        return f"{value * 1000:.6g}ms"
+    whole = int(value)
+    rest = round(value - whole, 3)
+    parts = []
+    for unit in ("d", "h", "m"):
+        count, whole = divmod(whole, int(_UNITS[unit]))
+        if count:
+            parts.append(f"{count}{unit}")
+    if whole + rest or not parts:
+        parts.append(f"{whole + rest:.6g}s")
+    return "".join(parts)
