@@ -1,0 +1,285 @@
+"""Read a file of one JSON object a line, strictly as PostgreSQL's jsonb would, without keeping it in memory.
+
+What passes `check_line` is handed on as the text that stood in the file: parsed once to know that it is good,
+never written anew. Each rule here is one of jsonb's, so that a file is refused before its first line is
+enqueued, and not by the server half-way through.
+"""
+
+import codecs
+import hashlib
+import json
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from decimal import Decimal
+from typing import IO, Any, NoReturn
+
+MAX_LINE = 16 * 1024 * 1024
+"""The longest line that is read, in bytes."""
+
+MAX_DEPTH = 500
+"""The deepest nesting that is let through; the server's own limit depends on its settings, some thousands."""
+
+SHOWN = 20
+"""How many bad lines a report keeps."""
+
+_MAX_EXPONENT = 131_071
+_MAX_FRACTION = 16_383
+_BLANK = b" \t\r\n"
+_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
+_KINDS = {
+    list: "an array",
+    str: "a string",
+    int: "a number",
+    float: "a number",
+    bool: "a boolean",
+    type(None): "null",
+}
+_UTF_16 = "UTF-16, not UTF-8; try: iconv -f UTF-16 -t UTF-8 FILE | pgfifo enqueue ACTION --file -"
+_FOREIGN = (
+    (b"\x1f\x8b", "compressed with gzip; try: gunzip -c FILE | pgfifo enqueue ACTION --file -"),
+    (codecs.BOM_UTF16_LE, _UTF_16),
+    (codecs.BOM_UTF16_BE, _UTF_16),
+)
+
+
+@dataclass(frozen=True, slots=True)
+class BadLine:
+    """A line that cannot be enqueued.
+
+    Attributes:
+        number: its number; the first line is 1.
+        reason: what is wrong with it.
+    """
+
+    number: int
+    reason: str
+
+    def __str__(self) -> str:
+        """Say it in one line."""
+        return f"line {self.number:,}: {self.reason}"
+
+
+@dataclass(slots=True)
+class Report:
+    """What a check found.
+
+    Attributes:
+        lines: how many lines were read, good, bad and blank ones.
+        good: how many hold a JSON object.
+        blank: how many hold nothing.
+        bad: how many cannot be enqueued.
+        first_bad: the first `SHOWN` of those.
+    """
+
+    lines: int = 0
+    good: int = 0
+    blank: int = 0
+    bad: int = 0
+    first_bad: list[BadLine] = field(default_factory=list)
+
+    def add_bad(self, line: BadLine) -> None:
+        """Count a bad line, and keep it if it is among the first."""
+        self.bad += 1
+        if len(self.first_bad) < SHOWN:
+            self.first_bad.append(line)
+
+
+@dataclass(slots=True)
+class Batch:
+    """Some lines that follow each other.
+
+    Attributes:
+        texts: the good ones, as JSON text.
+        numbers: their line numbers.
+        upto: the number of the last line read, good or not.
+        bad: the ones that are not good.
+        size: how many bytes of the file it covers.
+    """
+
+    texts: list[str] = field(default_factory=list)
+    numbers: list[int] = field(default_factory=list)
+    upto: int = 0
+    bad: list[BadLine] = field(default_factory=list)
+    size: int = 0
+
+
+class Lines:
+    """The lines of a binary stream, with their numbers and a running fingerprint of what has been read."""
+
+    def __init__(self, stream: IO[bytes], *, end: int | None = None) -> None:
+        """Begin to read.
+
+        Args:
+            stream: where to read.
+            end: stop after so many bytes, however long the file has become since. Defaults to reading all.
+        """
+        self.number = 0
+        self.offset = 0
+        self._stream = stream
+        self._end = end
+        self._digest = hashlib.sha256()
+
+    def __iter__(self) -> Iterator[bytes]:
+        """Yield each line with its line feed; of one longer than `MAX_LINE` only so much."""
+        while raw := self._read():
+            self.number += 1
+            line = raw
+            while len(raw) == MAX_LINE and not raw.endswith(b"\n"):
+                raw = self._read()
+            yield line
+
+    def fingerprint(self) -> str:
+        """Name what has been read so far by its length and its hash."""
+        return f"{self.offset}:{self._digest.hexdigest()}"
+
+    def _read(self) -> bytes:
+        """Read up to the end of a line."""
+        limit = MAX_LINE if self._end is None else min(MAX_LINE, self._end - self.offset)
+        raw = self._stream.readline(limit)
+        self.offset += len(raw)
+        self._digest.update(raw)
+        return raw
+
+
+def check_line(raw: bytes) -> str:
+    """Return the JSON object of a line as text, exactly as it stands there; an empty text for a blank line.
+
+    Args:
+        raw: the line, with or without its end.
+
+    Raises:
+        ValueError: jsonb would not take it, or it is not an object; the message says why.
+    """
+    if len(raw) >= MAX_LINE:
+        raise ValueError(f"longer than {MAX_LINE // 1024 // 1024} MiB")
+    try:
+        text = raw.strip(_BLANK).decode()
+    except UnicodeDecodeError as error:
+        raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
+    if not text:
+        return ""
+    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+        raise ValueError(f"nested more than {MAX_DEPTH} deep")
+    try:
+        value = _decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if type(value) is not dict:
+        raise ValueError(f"{_KINDS[type(value)]}, not an object")
+    if b"\\u" in raw:
+        _check_escapes(text, value)
+    return text
+
+
+def check(lines: Lines, progress: Callable[[Lines], None] | None = None) -> Report:
+    """Read everything and report what is bad, keeping none of it.
+
+    Args:
+        lines: what to read.
+        progress: called now and then. Defaults to nobody.
+    """
+    report = Report()
+    for raw in lines:
+        try:
+            text = _check_numbered(raw, lines.number)
+        except ValueError as error:
+            report.add_bad(BadLine(lines.number, str(error)))
+        else:
+            if text:
+                report.good += 1
+            else:
+                report.blank += 1
+        if progress and lines.number % 1000 == 0:
+            progress(lines)
+    report.lines = lines.number
+    return report
+
+
+def batches(lines: Lines, *, rows: int, size: int, after: int = 0) -> Iterator[Batch]:
+    """Yield the lines in batches.
+
+    Args:
+        lines: what to read.
+        rows: the most good lines in a batch.
+        size: the most bytes in a batch, unless a single line is longer.
+        after: the number of the last line to pass over unread.
+    """
+    batch = Batch(upto=after)
+    for raw in lines:
+        if lines.number <= after:
+            continue
+        if batch.texts and batch.size + len(raw) > size:
+            yield batch
+            batch = Batch()
+        batch.upto = lines.number
+        batch.size += len(raw)
+        try:
+            text = _check_numbered(raw, lines.number)
+        except ValueError as error:
+            batch.bad.append(BadLine(lines.number, str(error)))
+        else:
+            if text:
+                batch.texts.append(text)
+                batch.numbers.append(lines.number)
+        if len(batch.texts) >= rows:
+            yield batch
+            batch = Batch()
+    if batch.size:
+        yield batch
+
+
+def _check_numbered(raw: bytes, number: int) -> str:
+    """Check a line; the first may begin with a byte order mark, or show that the file is something else."""
+    if number == 1:
+        for start, what in _FOREIGN:
+            if raw.startswith(start):
+                raise ValueError(what)
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+    return check_line(raw)
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse what Python's reader takes for a number and JSON does not know."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_float(text: str) -> float:
+    """Refuse a number that does not fit into PostgreSQL's numeric, which is what jsonb keeps."""
+    number = float(text)
+    if number == 0 or number in (float("inf"), float("-inf")) or len(text) > 1000:
+        exact = Decimal(text)
+        fraction = -int(exact.as_tuple().exponent)
+        if (exact and exact.adjusted() > _MAX_EXPONENT) or fraction > _MAX_FRACTION:
+            raise ValueError(f"the number {text if len(text) < 30 else text[:30] + '…'} is out of range")
+    return number
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_check_float)
+_decode: Callable[[str], Any] = _decoder.decode
+
+
+def _check_escapes(text: str, value: object) -> None:
+    """Refuse the escapes that jsonb cannot keep: NUL, and halves of surrogate pairs."""
+    if "\\u0000" in text and _NUL.search(text):
+        raise ValueError("\\u0000, which PostgreSQL's jsonb cannot keep")
+    if "\\ud" not in text and "\\uD" not in text:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair, which PostgreSQL's jsonb cannot keep") from None
+
+
+def _depth(text: str) -> int:
+    """Return how deep the brackets outside of strings nest."""
+    deepest = depth = 0
+    for mark in re.findall(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+        if mark in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in "]}":
+            depth -= 1
+    return deepest
