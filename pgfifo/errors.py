@@ -180,7 +180,7 @@ class GroupTooLong(PgfifoError, code="QF008"):
     """The action."""
     limit = _Fact[int]("limit")
     """The most bytes that a group's text may have."""
-    current = _Fact[int]("current")
+    bytes = _Fact[int]("bytes")
     """How many it has."""
     index = _Fact[int]("index")
     """In a batch: the place of the first such item, counted from 0."""
@@ -193,8 +193,8 @@ class PayloadTooLarge(PgfifoError, code="QF009"):
     """The action."""
     limit = _Fact[int]("limit")
     """The most bytes."""
-    current = _Fact[int]("current")
-    """How many bytes it has."""
+    bytes = _Fact[int]("bytes")
+    """How many it has."""
     index = _Fact[int]("index")
     """In a batch: the place of the first such item, counted from 0."""
 

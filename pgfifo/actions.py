@@ -1,0 +1,192 @@
+"""The registry of an application's actions: names, handlers, and the policy values that the code suggests.
+
+It needs no connection, so any module may import it. `Client.declare` writes the values into the database as
+defaults (an operator's values win), and a worker runs the handlers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar, Unpack
+
+from pgfifo.errors import InvalidValue, UnknownAction
+from pgfifo.policies import Policy, checked
+
+if TYPE_CHECKING:
+    from pgfifo.execution import Execution
+
+Handler = Callable[["Execution"], Any]
+"""A function of one argument, the execution; sync or async. What it returns is the result, as JSON."""
+
+H = TypeVar("H", bound=Callable[..., Any])
+
+_NAME = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]{1,200}")
+
+
+@dataclass(frozen=True, slots=True)
+class Action:
+    """One action of a registry.
+
+    Attributes:
+        name: Its name, such as ``billing.invoice``.
+        handler: What runs its executions.
+        values: The policy values that the code declares, in the form that SQL takes.
+        is_async: Whether the handler is a coroutine function.
+    """
+
+    name: str
+    handler: Handler
+    values: Mapping[str, object] = field(default_factory=dict)
+    is_async: bool = False
+
+
+class Actions:
+    """A registry of actions.
+
+    ::
+
+        actions = pgfifo.Actions()
+
+        @actions.action("deploy", group_by=["env"], max_concurrent=1)
+        def deploy(execution: pgfifo.Execution) -> dict:
+            return {"url": release(**execution.payload)}
+    """
+
+    def __init__(self) -> None:
+        self._actions: dict[str, Action] = {}
+
+    def action(self, name: str, **values: Unpack[Policy]) -> Callable[[H], H]:
+        """Register the decorated function as an action's handler, and hand it back unchanged.
+
+        Args:
+            name: The action's name: 1 to 200 characters without white space. What stands before the last dot
+                is its pack.
+            **values: Policy attributes; see `Policy`. Durations are seconds, a timedelta, or text (``1h30m``).
+
+        Raises:
+            InvalidValue: The name is none or is taken, the function does not take one argument, or a value
+                cannot be right.
+        """
+        if not isinstance(name, str):
+            raise InvalidValue(
+                f"an action's name is text, not {name!r}",
+                detail={"name": "name"},
+                hint='Write @actions.action("name").',
+            )
+        declared = checked(values)
+
+        def register(handler: H) -> H:
+            self._add(name, handler, declared)
+            return handler
+
+        return register
+
+    def add(self, name: str, handler: Handler, **values: Unpack[Policy]) -> Action:
+        """Register a handler that is not decorated; the arguments and errors are those of `action`.
+
+        Returns:
+            The new action.
+        """
+        return self._add(name, handler, checked(values))
+
+    def include(self, other: Actions) -> None:
+        """Take over all actions of another registry.
+
+        Raises:
+            InvalidValue: A name is in both.
+        """
+        for action in other:
+            self._refuse_taken(action.name)
+        self._actions.update({action.name: action for action in other})
+
+    def _add(self, name: str, handler: Handler, values: Mapping[str, object]) -> Action:
+        if not _NAME.fullmatch(name):
+            raise InvalidValue(
+                f"{name!r} is no name for an action",
+                detail={"name": "name", "value": str(name)},
+                hint="Use 1 to 200 characters without white space, such as deploy or billing.invoice.",
+            )
+        self._refuse_taken(name)
+        _refuse_odd(name, handler)
+        added = Action(name, handler, values, _is_async(handler))
+        self._actions[name] = added
+        return added
+
+    def _refuse_taken(self, name: str) -> None:
+        if name in self._actions:
+            raise InvalidValue(
+                f"the action {name!r} has a handler already, {_called(self._actions[name].handler)}",
+                detail={"name": "name", "value": name},
+                hint="Each action has one handler.",
+            )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of all actions, in the order in which they were registered."""
+        return list(self._actions)
+
+    def __getitem__(self, name: str) -> Action:
+        """Return the action of that name.
+
+        Raises:
+            UnknownAction: There is none.
+        """
+        try:
+            return self._actions[name]
+        except KeyError:
+            near = difflib.get_close_matches(name, self._actions, 1)
+            raise UnknownAction(
+                f"no handler is registered for action {name!r}",
+                detail={"action": name, "nearest": near[0] if near else None},
+                hint=f"Did you mean {near[0]!r}?"
+                if near
+                else f"There are: {', '.join(self._actions) or 'none'}.",
+            ) from None
+
+    def __contains__(self, name: object) -> bool:
+        return name in self._actions
+
+    def __iter__(self) -> Iterator[Action]:
+        return iter(self._actions.values())
+
+    def __len__(self) -> int:
+        return len(self._actions)
+
+    def __repr__(self) -> str:
+        return f"<pgfifo.Actions: {', '.join(self._actions) or 'none'}>"
+
+
+def _refuse_odd(name: str, handler: object) -> None:
+    """Refuse what cannot be called with one execution."""
+    if not callable(handler):
+        raise InvalidValue(
+            f"the handler of {name!r} cannot be called: {handler!r}", detail={"name": "handler"}
+        )
+    try:
+        signature = inspect.signature(handler)
+    except (TypeError, ValueError):
+        return  # some built-in functions do not tell
+    try:
+        signature.bind(object())
+    except TypeError:
+        raise InvalidValue(
+            f"the handler of {name!r}, {_called(handler)}{signature}, cannot be called with one argument",
+            detail={"name": "handler"},
+            hint="A handler takes the execution: def handler(execution): …",
+        ) from None
+
+
+def _is_async(handler: object) -> bool:
+    while isinstance(handler, functools.partial):
+        handler = handler.func
+    call = getattr(type(handler), "__call__", None)  # noqa: B004 - for objects whose call is a coroutine function
+    return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
+
+
+def _called(handler: object) -> str:
+    return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"

@@ -1,0 +1,105 @@
+"""Groups: what splits an action into lanes.
+
+To SQL a group is text: a JSON object such as ``{"env":"prod"}``, whose canonical form SQL makes, or a key
+that the caller chose. To people it is ``env=prod``.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+
+from pgfifo.errors import InvalidValue
+from pgfifo.jsontext import dumps
+
+Group = Mapping[str, object] | str
+"""What calls take as a group: a value for each path of the action's ``group_by``, or text."""
+
+
+def to_text(group: Group | None, index: int | None = None) -> str | None:
+    """Return a group as SQL takes it.
+
+    Args:
+        group: A mapping from path to value; or text: canonical, the bare value of the only path, or a free
+            key where the action has no ``group_by``; or None, for what the payload says.
+        index: Its place in a batch, counted from 0, for the error.
+
+    Raises:
+        InvalidValue: It is neither, or a value in it is not JSON.
+    """
+    if group is None or isinstance(group, str):
+        return group
+    if not isinstance(group, Mapping):
+        raise InvalidValue(
+            f"a group is a mapping or text, not {group!r}",
+            detail={"name": "group", "value": repr(group)} | ({} if index is None else {"index": index}),
+            hint='Give it like {"env": "prod"}, or the bare value as text.',
+        )
+    return dumps(dict(group), "group", index)
+
+
+def from_pairs(pairs: Iterable[str]) -> Group:
+    """Return the group that a command line gives.
+
+    Args:
+        pairs: ``env=prod`` once per path, or one raw text. A value that is JSON is taken as JSON (``n=1`` is
+            the number, ``n='"1"'`` the text), any other as text.
+
+    Raises:
+        InvalidValue: Pairs and raw text are mixed, or a path is given twice.
+    """
+    given = list(pairs)
+    if len(given) == 1 and ("=" not in given[0] or given[0].startswith("{")):
+        return given[0]
+    result: dict[str, object] = {}
+    for pair in given:
+        path, equals, value = pair.partition("=")
+        if not equals or not path:
+            raise InvalidValue(
+                f"{pair!r} is no part of a group",
+                detail={"name": "group", "value": pair},
+                hint="Write --group path=value, once per path.",
+            )
+        if path in result:
+            raise InvalidValue(f"the path {path!r} is given twice", detail={"name": "group", "value": pair})
+        result[path] = _value(value)
+    return result
+
+
+def _value(text: str) -> object:
+    if text.startswith(("{", "[")):
+        return text
+    try:
+        value: object = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value
+
+
+def parse(text: str) -> dict[str, object] | str:
+    """Return the mapping that a canonical group text stands for, or the text itself if it is a free key."""
+    if text.startswith("{"):
+        try:
+            value = json.loads(text)
+        except ValueError:
+            return text
+        if isinstance(value, dict):
+            return value
+    return text
+
+
+def display(text: str) -> str:
+    """Return a group text for people, as SQL's ``format_group`` does: ``env=prod,target.region=eu``."""
+    group = parse(text)
+    if isinstance(group, str):
+        return group
+    return ",".join(f"{path}={_shown(value)}" for path, value in group.items())
+
+
+def _shown(value: object) -> str:
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+
+
+def lane(action: str, group_text: str) -> str:
+    """Return the name of a lane for people: ``deploy``, or ``deploy env=prod`` where there is a group."""
+    return f"{action} {display(group_text)}" if group_text else action

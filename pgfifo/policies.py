@@ -1,0 +1,165 @@
+"""Policy attributes: their names, their types, and what each may be.
+
+The same rules stand in the database's constraints. Here they are checked where the mistake was made: at the
+decorator, when it is imported, without a connection.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+import re
+from collections.abc import Callable, Mapping, Sequence
+from typing import Literal, TypedDict
+
+from pgfifo.durations import Duration, seconds
+from pgfifo.errors import InvalidValue
+
+Unlimited = Literal["unlimited"]
+
+MOST = 1_000_000
+"""The largest limit."""
+LONGEST_BACKOFF = 365 * 86400.0
+"""The longest backoff, in seconds."""
+LARGEST_PAYLOAD = 268_435_455
+"""The largest ``max_payload``, in bytes: jsonb has no room for more."""
+
+
+class Policy(TypedDict, total=False):
+    """The attributes of a policy. What is left out keeps its value; None inherits from the wider scope."""
+
+    group_by: Sequence[str] | str | None
+    """Payload paths (``customer``, ``target.region``) that split the action into lanes. Defaults to none."""
+    max_concurrent: int | None
+    """How many executions of one lane are active at once. Defaults to 1."""
+    ordering: Literal["strict", "relaxed"] | None
+    """``strict``: in the commit order of the enqueues. ``relaxed``: producers do not wait for each other."""
+    max_queue_length: int | Unlimited | None
+    """How many executions of one lane may wait. Defaults to unlimited."""
+    max_attempts: int | None
+    """How many attempts may fail before the execution has failed. Defaults to 5."""
+    failure_mode: Literal["hold"] | None
+    """What a failed attempt does to its lane. ``hold``: it keeps place and slot through the backoff."""
+    backoff: Literal["exponential", "constant"] | None
+    """How the pause before the next attempt grows. Defaults to exponential."""
+    backoff_initial: Duration | None
+    """The first pause. Defaults to 1 second."""
+    backoff_factor: float | None
+    """What each next pause is multiplied with. Defaults to 2."""
+    backoff_cap: Duration | None
+    """The longest pause. Defaults to 5 minutes."""
+    backoff_jitter: float | None
+    """By which part of itself a pause varies at random. Defaults to 0.1."""
+    on_exhausted: Literal["continue"] | None
+    """What the lane does when an execution has failed for good. ``continue``: it goes on."""
+    retention: Duration | Unlimited | None
+    """How long a finished execution can be looked up. Defaults to 7 days."""
+    lane_retention: Duration | Unlimited | None
+    """How long an empty lane is kept. Defaults to 1 day."""
+    max_payload: int | None
+    """The largest payload and the largest result, in bytes. Defaults to 1 MiB."""
+
+
+def checked(values: Mapping[str, object]) -> dict[str, object]:
+    """Return policy values in the form that SQL takes: durations in seconds, everything as JSON has it.
+
+    Raises:
+        InvalidValue: An attribute does not exist, or cannot have this value; the message names it.
+    """
+    result: dict[str, object] = {}
+    for name, value in values.items():
+        check = _CHECKS.get(name)
+        if check is None:
+            raise _unknown(name)
+        result[name] = None if value is None else check(name, value)
+    return result
+
+
+def _unknown(name: str) -> InvalidValue:
+    near = difflib.get_close_matches(name, _CHECKS, 1)
+    return InvalidValue(
+        f"a policy has no attribute {name!r}",
+        detail={"name": name},
+        hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(_CHECKS)}.",
+    )
+
+
+def _wrong(name: str, value: object, allowed: str) -> InvalidValue:
+    return InvalidValue(
+        f"{name} cannot be {value!r}", detail={"name": name, "value": repr(value)}, hint=allowed
+    )
+
+
+def _count(most: int, *, unlimited: bool = False) -> Callable[[str, object], object]:
+    allowed = f"It is a whole number from 1 to {most}" + (", or 'unlimited'." if unlimited else ".")
+
+    def check(name: str, value: object) -> object:
+        if unlimited and value == "unlimited":
+            return value
+        if type(value) is not int or not 1 <= value <= most:
+            raise _wrong(name, value, allowed)
+        return value
+
+    return check
+
+
+def _number(least: float, most: float) -> Callable[[str, object], object]:
+    def check(name: str, value: object) -> object:
+        if not isinstance(value, int | float) or isinstance(value, bool) or not least <= value <= most:
+            raise _wrong(name, value, f"It is a number from {least:g} to {most:g}.")
+        return value
+
+    return check
+
+
+def _one_of(*words: str) -> Callable[[str, object], object]:
+    def check(name: str, value: object) -> object:
+        if value not in words:
+            raise _wrong(name, value, f"It is one of: {', '.join(words)}.")
+        return value
+
+    return check
+
+
+def _duration(most: float = math.inf, *, unlimited: bool = False) -> Callable[[str, object], object]:
+    def check(name: str, value: object) -> object:
+        if unlimited and value == "unlimited":
+            return value
+        result = seconds(value, name)  # type: ignore[arg-type]  # it refuses what is no duration
+        if result > most:
+            raise _wrong(name, value, f"It is at most {most:g} seconds.")
+        return result
+
+    return check
+
+
+def _paths(name: str, value: object) -> object:
+    given = [value] if isinstance(value, str) else value
+    if not isinstance(given, Sequence):
+        raise _wrong(name, value, 'It is a list of payload paths, such as ["env", "target.region"].')
+    paths = list(given)
+    for path in paths:
+        if not isinstance(path, str) or not re.fullmatch(r"[^.\0]+(\.[^.\0]+)*", path):
+            raise _wrong(name, path, "A path is keys joined by dots, such as env or target.region.")
+    if len(set(paths)) < len(paths):
+        raise _wrong(name, value, "Each path is given once.")
+    return paths
+
+
+_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "group_by": _paths,
+    "max_concurrent": _count(MOST),
+    "ordering": _one_of("strict", "relaxed"),
+    "max_queue_length": _count(MOST, unlimited=True),
+    "max_attempts": _count(MOST),
+    "failure_mode": _one_of("hold"),
+    "backoff": _one_of("exponential", "constant"),
+    "backoff_initial": _duration(LONGEST_BACKOFF),
+    "backoff_factor": _number(1, 1000),
+    "backoff_cap": _duration(LONGEST_BACKOFF),
+    "backoff_jitter": _number(0, 1),
+    "on_exhausted": _one_of("continue"),
+    "retention": _duration(unlimited=True),
+    "lane_retention": _duration(unlimited=True),
+    "max_payload": _count(LARGEST_PAYLOAD),
+}
