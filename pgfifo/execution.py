@@ -1,0 +1,144 @@
+"""The execution that a handler is given."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any, Literal, overload
+
+import psycopg
+
+from pgfifo.groups import lane, parse
+from pgfifo.jsontext import dumps
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping
+    from datetime import datetime
+
+Reason = Literal["cancel", "lost", "shutdown"]
+"""Why to stop: somebody cancelled the execution, it is no longer this worker's, or the worker ends."""
+
+_FINISH = "select pgfifo.finish(%s, %s, 'succeeded', %s::jsonb)"
+
+
+class ExecutionCancelled(asyncio.CancelledError):
+    """Raised by `Execution.raise_if_cancelled` to end the handler.
+
+    Like asyncio's error, which it is too, it is no `Exception`: an ``except Exception`` does not swallow it.
+    """
+
+
+class Execution:
+    """One start of one execution, as its handler sees it.
+
+    Attributes:
+        id: The execution.
+        attempt: Which start of it this is, counted from 1.
+        token: Epoch, id and attempt in one text, for whatever must reject a worker that lost its lease: of
+            two tokens of an execution the one with the higher attempt is right.
+        action: The action's name.
+        group_text: The lane's group as text; empty if the action has none.
+        payload: What was enqueued.
+        headers: What the producer sent along beside it.
+        tags: The execution's tags.
+        enqueued_at: When it was enqueued, by the server's clock.
+        wait_seconds: How long it waited for this start.
+        cancel_reason: None, or why it should stop: ``cancel``, ``lost`` or ``shutdown``.
+    """
+
+    __slots__ = (
+        "__weakref__",
+        "action",
+        "attempt",
+        "cancel_reason",
+        "completed",
+        "enqueued_at",
+        "group_text",
+        "headers",
+        "id",
+        "payload",
+        "tags",
+        "token",
+        "wait_seconds",
+    )
+
+    def __init__(
+        self,
+        id: int,  # noqa: A002 - its name everywhere
+        attempt: int,
+        token: str,
+        action: str,
+        group_text: str,
+        payload: Any,  # noqa: ANN401 - any JSON value
+        headers: dict[str, Any] | None,
+        tags: list[str] | None,
+        enqueued_at: datetime,
+        wait_seconds: float,
+    ) -> None:
+        self.id = id
+        self.attempt = attempt
+        self.token = token
+        self.action = action
+        self.group_text = group_text
+        self.payload = payload
+        self.headers: Mapping[str, Any] = headers or {}
+        self.tags: tuple[str, ...] = tuple(tags) if tags else ()
+        self.enqueued_at = enqueued_at
+        self.wait_seconds = wait_seconds
+        self.cancel_reason: Reason | None = None
+        self.completed = False
+
+    @property
+    def group(self) -> Mapping[str, object]:
+        """The lane's group by path, as ``{"env": "prod"}``; empty if there is none, or it is a free text."""
+        group = parse(self.group_text)
+        return group if isinstance(group, dict) else {}
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether the handler should stop; `cancel_reason` says why. Coroutines get a CancelledError, too."""
+        return self.cancel_reason is not None
+
+    def raise_if_cancelled(self) -> None:
+        """End the handler here if it should stop.
+
+        Raises:
+            ExecutionCancelled: It should.
+        """
+        if self.cancel_reason is not None:
+            raise ExecutionCancelled(self.cancel_reason)
+
+    @overload
+    def complete(self, conn: psycopg.Connection[Any], result: object = None) -> None: ...
+    @overload
+    def complete(self, conn: psycopg.AsyncConnection[Any], result: object = None) -> Awaitable[None]: ...
+    def complete(
+        self, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], result: object = None
+    ) -> Awaitable[None] | None:
+        """Finish the execution within the handler's own transaction: writes and outcome commit together.
+
+        The worker then does not finish it again. Should the transaction be rolled back and the handler return
+        as if nothing had happened, the execution goes back to its place and is started again.
+
+        Args:
+            conn: The connection whose transaction it is to be part of, at READ COMMITTED; for an
+                AsyncConnection the call is awaited.
+            result: The result, any JSON value. Defaults to none.
+
+        Raises:
+            LeaseLost: The execution is not this worker's any more; roll back.
+            IsolationLevel: The transaction is not at READ COMMITTED.
+            InvalidValue: The result is not JSON.
+        """
+        parameters = (self.id, self.attempt, None if result is None else dumps(result, "result"))
+        if isinstance(conn, psycopg.AsyncConnection):
+            return self._complete(conn, parameters)
+        conn.execute(_FINISH, parameters)
+        self.completed = True
+        return None
+
+    async def _complete(self, conn: psycopg.AsyncConnection[Any], parameters: tuple[object, ...]) -> None:
+        await conn.execute(_FINISH, parameters)
+        self.completed = True
+
+    def __repr__(self) -> str:
+        return f"<pgfifo.Execution {self.id} attempt {self.attempt} of {lane(self.action, self.group_text)}>"
