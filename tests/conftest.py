@@ -1,0 +1,110 @@
+"""A server of the run's own, and databases in it.
+
+Server and schema are made once; each test begins with a clean database. All DSNs work in subprocesses.
+"""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from tests.support.server import clean_environment
+
+clean_environment()  # before anything of pgfifo looks at it
+
+from pgfifo.embedded import PrivateServer, remove_abandoned  # noqa: E402
+from tests.support.database import Databases, clean, remember_seed  # noqa: E402
+from tests.support.server import make_server  # noqa: E402
+
+pytest_plugins = ["tests.support.skips"]
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Keep everything away from the embedded server of whoever runs the tests."""
+    home = tmp_path_factory.mktemp("home")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PGFIFO_HOME", str(home))
+        yield home
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[PrivateServer]:
+    """The running server of this run."""
+    remove_abandoned()
+    with make_server() as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def databases(server: PrivateServer) -> Databases:
+    """The databases of this run's server, with a template that has the schema and nothing else."""
+    return Databases(server)
+
+
+@pytest.fixture(scope="session")
+def template(server: PrivateServer, databases: Databases) -> str:
+    """The name of a database with a fresh schema, to make copies of."""
+    import pgfifo.schema
+
+    databases.create(name=Databases.TEMPLATE)
+    with psycopg.connect(server.dsn(Databases.TEMPLATE), autocommit=True) as conn:
+        pgfifo.schema.install(conn)
+    return Databases.TEMPLATE
+
+
+@pytest.fixture(scope="session")
+def _shared(server: PrivateServer, databases: Databases, template: str) -> str:
+    """The DSN of the database that most tests share, one after the other."""
+    dsn = server.dsn(databases.create(template, name=Databases.SHARED))
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        remember_seed(conn)
+    return dsn
+
+
+@pytest.fixture
+def dsn(_shared: str) -> str:
+    """The DSN of a clean database with the schema: no rows, nobody in it."""
+    with psycopg.connect(_shared, autocommit=True) as conn:
+        clean(conn)
+    return _shared
+
+
+@pytest.fixture
+def fresh_dsn(server: PrivateServer, databases: Databases, template: str) -> Iterator[str]:
+    """The DSN of a database of the test's own with the schema, for tests that change the schema."""
+    name = databases.create(template)
+    yield server.dsn(name)
+    databases.drop(name)
+
+
+@pytest.fixture
+def empty_dsn(server: PrivateServer, databases: Databases) -> Iterator[str]:
+    """The DSN of a database of the test's own without the schema."""
+    name = databases.create()
+    yield server.dsn(name)
+    databases.drop(name)
+
+
+@pytest.fixture
+def connect(dsn: str) -> Iterator[Callable[..., Connection]]:
+    """Further connections to the database of `dsn`, autocommit unless told otherwise, closed at the end."""
+    opened: list[Connection] = []
+
+    def opener(*, autocommit: bool = True, **parameters: Any) -> Connection:
+        opened.append(psycopg.connect(dsn, autocommit=autocommit, **parameters))
+        return opened[-1]
+
+    yield opener
+    for connection in opened:
+        connection.close()
+
+
+@pytest.fixture
+def conn(connect: Callable[..., Connection]) -> Connection:
+    """An autocommit connection to the database of `dsn`."""
+    return connect()

@@ -1,0 +1,167 @@
+"""Databases for tests, and what races between sessions need: background threads and waiting for events."""
+
+import threading
+import time
+from collections.abc import Callable
+from typing import Any, Generic, TypeVar
+
+import psycopg
+from psycopg import sql
+
+from pgfifo.embedded import PrivateServer
+
+T = TypeVar("T")
+
+
+class Background(Generic[T]):
+    """A function that runs in a thread. Made by `in_background`."""
+
+    def __init__(self, function: Callable[[], T]) -> None:
+        self._function = function
+        self._value: list[T] = []
+        self._error: BaseException | None = None
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    @property
+    def done(self) -> bool:
+        """Whether it has ended."""
+        return not self._thread.is_alive()
+
+    def result(self, timeout: float = 30.0) -> T:
+        """Wait for the end; return what the function returned, or raise what it raised."""
+        self._thread.join(timeout)
+        if self._thread.is_alive():
+            raise TimeoutError(f"still running after {timeout:g} s: {self._function}")
+        if self._error is not None:
+            raise self._error
+        return self._value[0]
+
+    def _run(self) -> None:
+        try:
+            self._value.append(self._function())
+        except BaseException as error:  # noqa: BLE001  # whatever it is, `result` raises it again
+            self._error = error
+
+
+def in_background(function: Callable[[], T]) -> Background[T]:
+    """Run a function in a thread, as the second session of a race.
+
+    Give it a connection of its own: a psycopg connection serves one thread at a time.
+    """
+    return Background(function)
+
+
+def wait_for(predicate: Callable[[], object], timeout: float = 10.0, message: str = "it") -> None:
+    """Poll until a condition holds; fail with the message when it does not within the time (seconds)."""
+    deadline = time.monotonic() + timeout
+    while not predicate():
+        if time.monotonic() > deadline:
+            raise AssertionError(f"waited {timeout:g} s in vain for {message}")
+        time.sleep(0.005)
+
+
+def wait_until_blocked(observer: psycopg.Connection[Any], pid: int, timeout: float = 10.0) -> None:
+    """Wait until a backend waits for a lock.
+
+    Args:
+        observer: an autocommit connection that is not part of the race.
+        pid: the backend, as ``conn.info.backend_pid`` tells it.
+        timeout: seconds until the test fails.
+    """
+    assert observer.autocommit, "within a transaction pg_stat_activity does not change"
+    waiting = "select wait_event_type = 'Lock' from pg_catalog.pg_stat_activity where pid = %s"
+    wait_for(
+        lambda: observer.execute(waiting, [pid]).fetchone() == (True,),
+        timeout,
+        f"backend {pid} to be blocked",
+    )
+
+
+class Databases:
+    """The databases of the server of this run."""
+
+    TEMPLATE = "pgfifo_template"
+    SHARED = "pgfifo_shared"
+
+    def __init__(self, server: PrivateServer) -> None:
+        self._server = server
+        self._made = 0
+
+    def create(self, template: str | None = None, name: str | None = None) -> str:
+        """Make a database, empty or as a copy, and return its name."""
+        self._made += 1
+        name = name or f"pgfifo_test_{self._made}"
+        query = sql.SQL("create database {} template {}")
+        self._run(query.format(sql.Identifier(name), sql.Identifier(template or "template1")))
+        return name
+
+    def drop(self, name: str) -> None:
+        """Drop a database, whoever is still in it."""
+        with psycopg.connect(self._server.dsn(name), autocommit=True) as conn:
+            _roll_back_prepared(conn)
+        self._run(sql.SQL("drop database {} with (force)").format(sql.Identifier(name)))
+
+    def _run(self, query: sql.Composed) -> None:
+        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
+            conn.execute(query)
+
+
+def remember_seed(conn: psycopg.Connection[Any]) -> None:
+    """Keep a copy of the rows that a fresh schema has, for `clean` to put back."""
+    conn.execute("create schema test_seed")
+    for table in _tables(conn):
+        name = sql.Identifier(table)
+        filled = conn.execute(sql.SQL("select exists (select from pgfifo.{})").format(name)).fetchone()
+        if filled == (True,):
+            conn.execute(sql.SQL("create table test_seed.{0} as table pgfifo.{0}").format(name))
+
+
+def clean(conn: psycopg.Connection[Any]) -> None:
+    """Bring the shared database back to a fresh schema: nobody else in it, no rows but the first ones.
+
+    Args:
+        conn: an autocommit connection to it.
+    """
+    _throw_others_out(conn)
+    _roll_back_prepared(conn)
+    tables = _tables(conn)
+    if not tables:
+        return
+    seeded = conn.execute(
+        "select tablename from pg_catalog.pg_tables where schemaname = 'test_seed'"
+    ).fetchall()
+    with conn.transaction():
+        conn.execute("set local lock_timeout = '10s'")
+        # Triggers stay quiet, as if the rows had never been touched.
+        conn.execute("set local session_replication_role = replica")
+        names = sql.SQL(", ").join(sql.Identifier("pgfifo", table) for table in tables)
+        conn.execute(sql.SQL("truncate {} restart identity cascade").format(names))
+        for (table,) in seeded:
+            put_back = "insert into pgfifo.{0} overriding system value table test_seed.{0}"
+            conn.execute(sql.SQL(put_back).format(sql.Identifier(table)))
+
+
+def _tables(conn: psycopg.Connection[Any]) -> list[str]:
+    """List the tables whose rows come and go."""
+    rows = conn.execute(
+        "select c.relname from pg_catalog.pg_class c where c.relnamespace = to_regnamespace('pgfifo')"
+        " and c.relkind in ('r', 'p') and not c.relispartition and c.relname <> 'installation' order by 1"
+    )
+    return [name for (name,) in rows]
+
+
+def _throw_others_out(conn: psycopg.Connection[Any]) -> None:
+    """End all other sessions in this database and wait until they are gone."""
+    conn.execute(
+        "select pg_catalog.pg_terminate_backend(pid, 10000) from pg_catalog.pg_stat_activity"
+        " where datname = current_database() and pid <> pg_backend_pid() and backend_type = 'client backend'"
+    )
+
+
+def _roll_back_prepared(conn: psycopg.Connection[Any]) -> None:
+    """Roll back what a test has prepared and left."""
+    for (gid,) in conn.execute(
+        "select gid from pg_catalog.pg_prepared_xacts where database = current_database()"
+    ):
+        conn.execute(sql.SQL("rollback prepared {}").format(sql.Literal(gid)))
