@@ -65,14 +65,11 @@ def test_a_listed_skip_needs_a_reason() -> None:
         skips.allowed("a  # why\nb\n")
 
 
-def test_the_environment_of_the_caller_does_not_reach_the_tests(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("PGFIFO_DSN", "DATABASE_URL", "PGHOST", "PGSERVICE", "PGFIFO_PG_BIN"):
-        monkeypatch.setenv(name, "postgresql://production/")
-    monkeypatch.setenv("PGFIFO_TEST_PG_BIN", "/opt/pg/bin")
-    clean_environment()
-    left = {
-        name: text for name, text in os.environ.items() if name.startswith("PG") or name == "DATABASE_URL"
-    }
+def test_the_environment_of_the_caller_does_not_reach_the_tests() -> None:
+    names = ("PGFIFO_DSN", "DATABASE_URL", "PGHOST", "PGSERVICE", "PGFIFO_PG_BIN")
+    with mock.patch.dict(os.environ, dict.fromkeys(names, "production"), PGFIFO_TEST_PG_BIN="/opt/pg/bin"):
+        clean_environment()
+        left = {name: text for name, text in os.environ.items() if name.startswith(("PG", "DATABASE_URL"))}
     assert left == {"PGFIFO_TEST_PG_BIN": "/opt/pg/bin", "PGFIFO_PG_BIN": "/opt/pg/bin"}
 
 
