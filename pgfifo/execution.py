@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any, Literal, overload
 
 import psycopg
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 Reason = Literal["cancel", "lost", "shutdown"]
 """Why to stop: somebody cancelled the execution, it is no longer this worker's, or the worker ends."""
 
+_UNREAD = object()
 _FINISH = "select pgfifo.finish(%s, %s, 'succeeded', %s::jsonb)"
 
 
@@ -37,8 +39,7 @@ class Execution:
             two tokens of an execution the one with the higher attempt is right.
         action: The action's name.
         group_text: The lane's group as text; empty if the action has none.
-        payload: What was enqueued.
-        headers: What the producer sent along beside it.
+        payload_text: The payload as JSON text, with its numbers as exact as they were enqueued.
         tags: The execution's tags.
         enqueued_at: When it was enqueued, by the server's clock.
         wait_seconds: How long it waited for this start.
@@ -47,15 +48,17 @@ class Execution:
 
     __slots__ = (
         "__weakref__",
+        "_headers",
+        "_headers_text",
+        "_payload",
         "action",
         "attempt",
         "cancel_reason",
         "completed",
         "enqueued_at",
         "group_text",
-        "headers",
         "id",
-        "payload",
+        "payload_text",
         "tags",
         "token",
         "wait_seconds",
@@ -68,8 +71,8 @@ class Execution:
         token: str,
         action: str,
         group_text: str,
-        payload: Any,  # noqa: ANN401 - any JSON value
-        headers: dict[str, Any] | None,
+        payload_text: str,
+        headers_text: str | None,
         tags: list[str] | None,
         enqueued_at: datetime,
         wait_seconds: float,
@@ -79,13 +82,30 @@ class Execution:
         self.token = token
         self.action = action
         self.group_text = group_text
-        self.payload = payload
-        self.headers: Mapping[str, Any] = headers or {}
+        self.payload_text = payload_text
+        self._payload: object = _UNREAD
+        self._headers_text = headers_text
+        self._headers: Mapping[str, Any] | None = None
         self.tags: tuple[str, ...] = tuple(tags) if tags else ()
         self.enqueued_at = enqueued_at
         self.wait_seconds = wait_seconds
         self.cancel_reason: Reason | None = None
         self.completed = False
+
+    @property
+    def payload(self) -> Any:  # noqa: ANN401 - any JSON value
+        """What was enqueued."""
+        if self._payload is _UNREAD:
+            self._payload = json.loads(self.payload_text)
+        return self._payload
+
+    @property
+    def headers(self) -> Mapping[str, Any]:
+        """What the producer sent along beside the payload."""
+        if self._headers is None:
+            value = json.loads(self._headers_text) if self._headers_text else {}
+            self._headers = value if isinstance(value, dict) else {}
+        return self._headers
 
     @property
     def group(self) -> Mapping[str, object]:

@@ -95,7 +95,7 @@ class Keeper:
         if not hasattr(os, "pidfd_open"):
             return -1
         try:
-            watched = os.pidfd_open(self._worker)
+            watched: int = os.pidfd_open(self._worker)
         except OSError:
             return -1
         if os.getppid() != self._worker:
@@ -183,7 +183,7 @@ class Keeper:
             _kill(pid, number)
 
     def _reap(self) -> None:
-        """Collect what ended. The rest of a leader's group is killed while the leader still has its number."""
+        """Collect what ended; the rest of a leader's group is killed while the leader still has its pid."""
         while (ended := _next_ended()) is not None:
             pid, status = ended
             if pid not in self._keys:
@@ -247,18 +247,18 @@ def _find_prctl() -> Any:  # noqa: ANN401 - a C function
 
 
 def _kill(pid: int, number: int) -> None:
-    """Send a signal to the group of a leader that was not collected yet; to it alone before it has a group."""
+    """Send a signal to the group of a leader that was not collected yet."""
     try:
         os.killpg(pid, number)
     except ProcessLookupError:
         with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, number)
+            os.kill(pid, number)  # forked, and not yet in a group of its own
     except PermissionError:
         pass  # it became another user's; macOS says so of a group of zombies, too
 
 
 def _next_ended() -> tuple[int, int | None] | None:
-    """Return the pid of a child that ended (and its status, if one cannot look without collecting), or None."""
+    """Return the pid of a child that ended, and its status where looking means collecting; or None."""
     try:
         if hasattr(os, "waitid"):
             info = os.waitid(os.P_ALL, 0, os.WEXITED | os.WNOHANG | os.WNOWAIT)
@@ -286,7 +286,7 @@ def _group_is_empty(pgid: int) -> bool:
 def main(descriptor: int, worker: int) -> None:
     """Keep the commands of the worker (a pid), who holds the other end of the socket."""
     connection = socket.socket(fileno=descriptor)
-    connection.set_inheritable(False)  # noqa: FBT003 - its signature
+    connection.set_inheritable(False)
     Keeper(connection, worker).run()
 
 
