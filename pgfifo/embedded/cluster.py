@@ -6,6 +6,7 @@ its command line has shown that it is this server's.
 
 import contextlib
 import os
+import re
 import secrets
 import shutil
 import signal
@@ -38,6 +39,8 @@ _HUNG_GRACE = 5.0
 StopMode = Literal["smart", "fast", "immediate"]
 Setting = str | int | float | bool
 
+# What a killed server, still going down, does to the next one.
+_PASSING = re.compile(r"lock file .* already exists|shared memory block .* still in use")
 _SIGNALS: Mapping[StopMode, str] = {"smart": "SIGTERM", "fast": "SIGINT", "immediate": "SIGQUIT"}
 _UP, _REFUSES = pq.Ping.OK, pq.Ping.REJECT
 
@@ -163,7 +166,7 @@ class Cluster:
             if _alive(pid) and ping(address) == _UP:
                 return
             said = self.log.read_bytes()[said_before:].decode(errors="replace").strip()
-            passing = "lock file" in said or "shared memory block" in said
+            passing = _PASSING.search(said)
             if time.monotonic() > deadline or not passing:
                 raise EmbeddedError(
                     f"PostgreSQL did not start on {self.data}. It said:\n{said or '(nothing)'}"
@@ -261,7 +264,7 @@ class Cluster:
             mine |= {"listen_addresses": "", "unix_socket_directories": address.host}
             mine |= {"unix_socket_permissions": "0700", "port": address.port}
         else:
-            mine |= {"listen_addresses": address.host, "port": address.port}
+            mine |= {"listen_addresses": address.host, "port": address.port, "unix_socket_directories": ""}
         lines = [f"{name} = {_literal(value)}\n" for name, value in (mine | self.settings).items()]
         conf = self.data / "pgfifo.conf"
         conf.write_text("".join(lines))
