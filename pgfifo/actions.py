@@ -66,7 +66,7 @@ class Actions:
         Args:
             name: The action's name: 1 to 200 characters without white space. What stands before the last dot
                 is its pack.
-            **values: Policy attributes; see `Policy`. Durations are seconds, a timedelta, or text (``1h30m``).
+            **values: Policy attributes; see `Policy`. Durations are seconds, a timedelta or text (``1h30m``).
 
         Raises:
             InvalidValue: The name is none or is taken, the function does not take one argument, or a value

@@ -1,0 +1,276 @@
+"""How the client makes its calls: on which connection, and what happens when that breaks.
+
+Made by tools/gen_sync.py from its asynchronous twin: change that one.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import TYPE_CHECKING, Any, Self, TypeVar
+
+import psycopg
+from psycopg.pq import TransactionStatus
+from psycopg.rows import tuple_row
+
+from pgfifo import compatibility
+from pgfifo._unwrap import unwrap
+from pgfifo.dsn import Dsn, describe, resolve, with_defaults
+from pgfifo.errors import CommitUnknown, InvalidValue, IsolationLevel, translated
+from pgfifo.pool import Pool
+
+if TYPE_CHECKING:
+    from psycopg_pool import ConnectionPool
+
+logger = logging.getLogger("pgfifo")
+
+T = TypeVar("T")
+
+_PAUSES = (0.0, 0.5)
+"""How long to wait, in seconds, before each repetition of a call that lost its connection."""
+
+
+class Calls:
+    """What a client stands on: a pool of its own, the caller's pool, or one connection of the caller's."""
+
+    def __init__(
+        self,
+        database: str | Dsn | ConnectionPool[Any] | psycopg.Connection[Any] | None = None,
+        *,
+        max_size: int = 10,
+        timeout: float = 30.0,
+        prepare_threshold: int | None = 5,
+        application_name: str = "pgfifo",
+    ) -> None:
+        """Say which database; nothing is connected yet.
+
+        Args:
+            database: A DSN; or None, to use PGFIFO_DSN, DATABASE_URL, or libpq's own variables; or the
+                caller's pool; or one connection, whose open transaction every call then joins and never ends.
+            max_size: The most connections that are open at once. For a DSN only.
+            timeout: How long a call waits for one of them, in seconds. For a DSN only.
+            prepare_threshold: After how many uses a statement is prepared. None, never, goes with a pooler
+                in transaction mode, such as PgBouncer. For a DSN only.
+            application_name: What the server shows, unless the DSN gives a name. For a DSN only.
+
+        Raises:
+            InvalidValue: The DSN cannot be read, or the database is something else.
+        """
+        self._own: Pool | None = None
+        self._one: psycopg.Connection[Any] | None = None
+        self._name = "the caller's"
+        self._checked = self._checked_joined = False
+        self._explicit = False
+        if database is None or isinstance(database, str | Dsn):
+            dsn = database if isinstance(database, Dsn) else resolve(database)
+            self._name = describe(dsn.conninfo)
+            self._own = Pool(
+                with_defaults(dsn.conninfo, application_name),
+                max_size=max_size,
+                timeout=timeout,
+                prepare_threshold=prepare_threshold,
+            )
+            self._lend: Callable[[], AbstractContextManager[psycopg.Connection[Any]]] = self._own.connection
+        elif isinstance(database, psycopg.Connection):
+            one = self._one = database
+            self._lend = lambda: nullcontext(one)
+        elif callable(getattr(database, "getconn", None)):
+            self._lend = database.connection
+        else:
+            raise InvalidValue(
+                f"a client cannot be made from a {type(database).__module__}.{type(database).__qualname__}",
+                detail={"name": "database"},
+                hint="Give a DSN, a psycopg_pool.ConnectionPool, a psycopg.Connection, or nothing.",
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc_info: object) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        return f"<pgfifo.{type(self).__name__} {self._name}>"
+
+    def close(self) -> None:
+        """Close the connections that this client opened; a pool or connection of the caller's stays open."""
+        if self._own is not None:
+            self._own.close()
+
+    def _rows(
+        self,
+        query: str,
+        arguments: Sequence[object],
+        make: Callable[..., T],
+        *,
+        connection: object = None,
+        once: bool = False,
+    ) -> list[T]:
+        """Make one call and return its rows.
+
+        Args:
+            query: The SQL.
+            arguments: Its arguments.
+            make: What makes an object of a row's values.
+            connection: The caller's connection, whose transaction the call joins.
+            once: Whether it must not be made again after a loss of the connection.
+        """
+        if connection is not None:
+            return self._join(unwrap(connection), query, arguments, make, once=once)
+        if self._one is not None:
+            return self._join(self._one, query, arguments, make, once=once)
+        losses = 0
+        while True:
+            conn: psycopg.Connection[Any] | None = None
+            sent = False
+            try:
+                with self._lend() as conn:
+                    if not self._checked:
+                        _check(conn)
+                        self._checked = True
+                    sent = True
+                    rows = fetch(conn, query, arguments, explicit=self._explicit)
+                # A pool of the caller's may commit only here; what follows is true in any case.
+                return [make(*row) for row in rows]
+            except IsolationLevel:
+                if self._explicit:
+                    raise
+                self._explicit = (
+                    True  # the role's or the pool's default is higher; it was refused, so try again
+                )
+            except psycopg.Error as error:
+                lost = conn is not None and conn.closed
+                if lost and sent and once:
+                    raise _unknown(arguments) from error
+                if not (lost or losses) or losses == len(_PAUSES):
+                    raise_for = translated(error, database=conn.info.dbname if conn and not lost else None)
+                    if raise_for is error:
+                        raise
+                    raise raise_for from error
+                logger.info("the connection to %s was lost; trying again", self._name)
+                time.sleep(_PAUSES[losses])
+                losses += 1
+
+    def _join(
+        self,
+        conn: psycopg.Connection[Any],
+        query: str,
+        arguments: Sequence[object],
+        make: Callable[..., T],
+        *,
+        once: bool,
+    ) -> list[T]:
+        """Make one call on the caller's connection, as part of its transaction."""
+        commits = conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE
+        try:
+            if not self._checked_joined:
+                _check(conn)
+                self._checked_joined = True
+            rows = fetch(conn, query, arguments)
+        except psycopg.Error as error:
+            if once and commits and conn.closed:
+                raise _unknown(arguments) from error
+            raise_for = translated(error, database=None if conn.closed else conn.info.dbname)
+            if raise_for is error:
+                raise
+            raise raise_for from error
+        return [make(*row) for row in rows]
+
+    def _row(
+        self,
+        query: str,
+        arguments: Sequence[object],
+        make: Callable[..., T],
+        *,
+        connection: object = None,
+        once: bool = False,
+    ) -> T:
+        """Make one call that returns one row."""
+        [row] = self._rows(query, arguments, make, connection=connection, once=once)
+        return row
+
+    def _script(self, script: str) -> None:
+        """Run a script that may be run twice, in one transaction."""
+        for loss in range(len(_PAUSES) + 1):
+            conn: psycopg.Connection[Any] | None = None
+            try:
+                with self._lend() as conn, conn.transaction():
+                    psycopg.Cursor(conn, row_factory=tuple_row).execute(script)
+            except psycopg.OperationalError:
+                if conn is None or not conn.closed or self._one is not None or loss == len(_PAUSES):
+                    raise
+                time.sleep(_PAUSES[loss])
+            else:
+                self._checked = self._checked_joined = False
+                return
+
+    @contextmanager
+    def transaction(self) -> Iterator[psycopg.Connection[Any]]:
+        """Open a transaction at READ COMMITTED, for calls that belong together.
+
+        ::
+
+            with fifo.transaction() as conn:
+                fifo.enqueue_many("deliver", lines, connection=conn)
+                fifo.import_commit(number, upto, connection=conn)
+
+        Yields:
+            The connection, to be given to calls as ``connection=``.
+
+        Raises:
+            CommitUnknown: The connection broke while it committed.
+        """
+        committing = False
+        with self._lend() as conn:
+            try:
+                with conn.transaction():
+                    if self._one is None:
+                        conn.execute("set transaction isolation level read committed")
+                    yield conn
+                    committing = self._one is None
+            except psycopg.Error as error:
+                if committing and conn.closed:
+                    raise _unknown(()) from error
+                raise
+
+
+def fetch(
+    conn: psycopg.Connection[Any],
+    query: str,
+    arguments: Sequence[object],
+    *,
+    explicit: bool = False,
+) -> list[tuple[Any, ...]]:
+    """Run one statement, with a cursor of our own: the row factory of a connection is its owner's."""
+    cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+    if not explicit:
+        cursor.execute(query, arguments)
+        return cursor.fetchall()
+    with conn.transaction():
+        cursor.execute("set transaction isolation level read committed")
+        cursor.execute(query, arguments)
+        return cursor.fetchall()
+
+
+def _check(conn: psycopg.Connection[Any]) -> None:
+    """Compare package and schema."""
+    try:
+        with conn.transaction():  # a savepoint, where the caller has a transaction: it survives a refusal
+            [(version, min_client, _)] = fetch(conn, compatibility.SCHEMA_INFO, ())
+    except psycopg.Error as error:
+        if conn.closed:
+            raise
+        raise translated(error, database=conn.info.dbname) from error
+    compatibility.check(version, min_client, conn.info.dbname)
+
+
+def _unknown(arguments: Sequence[object]) -> CommitUnknown:
+    """Return the error for a change that was sent and never answered."""
+    action = arguments[0] if arguments else None
+    return CommitUnknown(
+        "the connection broke before the answer came: the change may have been committed or not",
+        detail={"action": action} if isinstance(action, str) else {},
+        hint="Look whether it is there, for example in pgfifo.executions, before you send it again.",
+    )

@@ -1,0 +1,753 @@
+"""The client: a method is a signature, a docstring and one call of SQL.
+
+Made by tools/gen_sync.py from its asynchronous twin: change that one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import datetime
+from typing import Any, Literal, TypeVar, Unpack, get_args, overload
+
+import psycopg
+
+from pgfifo import compatibility, groups, schema
+from pgfifo._batch import Batch, aware, tag_list
+from pgfifo.actions import Actions
+from pgfifo.calls import Calls, fetch
+from pgfifo.errors import InvalidValue, PgfifoError, TooManyLanes, UnknownExecution, translated
+from pgfifo.groups import Group
+from pgfifo.jsontext import array, dumps
+from pgfifo.models import (
+    ActionStats,
+    Enqueued,
+    ExecutionInfo,
+    Finding,
+    Import,
+    Lane,
+    LaneStats,
+    OrderViolation,
+    PolicyChange,
+    PolicyValue,
+    Position,
+    SchemaInfo,
+    State,
+    WorkerInfo,
+    select,
+)
+from pgfifo.policies import Policy, checked
+
+T = TypeVar("T")
+
+_EXECUTIONS = "pgfifo.executions"
+
+_ENQUEUE = """
+    select e.id, true, l.group_text
+    from (
+      select pgfifo.enqueue(%s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
+        %s::text, %s::text, %s::text, %s::timestamptz) as id
+      offset 0
+    ) e
+    cross join lateral pgfifo.lanes_of(array[e.id]) l
+"""
+_ENQUEUE_MANY = """
+    with e as materialized (
+      select ordinal, id, created from pgfifo.enqueue_many(%s::text, %s::jsonb[], %s::text[], %s::jsonb[],
+        %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[])
+    )
+    select e.id, e.created, l.group_text
+    from e join pgfifo.lanes_of(array(select id from e order by ordinal)) l on l.ordinal = e.ordinal
+    order by e.ordinal
+"""
+
+
+class Client(Calls):
+    """Enqueue, look, and operate.
+
+    ::
+
+        with pgfifo.Client("postgresql://…") as fifo:
+            job = fifo.enqueue("deploy", {"env": "prod", "sha": "abc123"})
+
+    It connects when it is first used, and never starts a server. Reads, and calls that may be made twice, are
+    repeated on a fresh connection when the connection breaks. Many threads can use it at
+    once; after a fork, each process has connections of its own.
+    """
+
+    # Schema
+
+    def install(self) -> None:
+        """Install the schema, or bring it to this package's version; do nothing where it is there already.
+
+        It is safe from many processes at once.
+
+        Raises:
+            SchemaMismatch: The schema is newer than this package.
+        """
+        self._script(schema.sql_text())
+
+    def upgrade(self) -> None:
+        """Bring the schema to this package's version.
+
+        Raises:
+            SchemaMissing: There is none.
+            SchemaMismatch: It is newer than this package.
+        """
+        self.schema_info()
+        self._script(schema.sql_text())
+
+    def uninstall(self) -> None:
+        """Remove the schema with everything in it: what waits, what runs, and the history."""
+        self._script("drop schema if exists pgfifo cascade")
+
+    def schema_info(self) -> SchemaInfo:
+        """Return what is installed, also where this package does not fit it.
+
+        Raises:
+            SchemaMissing: There is none.
+        """
+        with self._lend() as conn:
+            try:
+                [row] = fetch(conn, compatibility.SCHEMA_INFO, ())
+            except psycopg.Error as error:
+                raise translated(error, database=conn.info.dbname) from error
+        return SchemaInfo(*row)
+
+    # Producing
+
+    def declare(self, actions: Actions) -> None:
+        """Write the decorators' values into the database, as defaults: an operator's values win over them.
+
+        Args:
+            actions: The registry. Its actions are created where they are new; the others stay as they are.
+
+        Raises:
+            Busy: A change of ``group_by`` or ``ordering`` has to wait for somebody's open enqueue.
+        """
+        declared = [(action.name, dumps(dict(action.values), "policy")) for action in actions]
+        if declared:
+            self._rows(
+                "select pgfifo.declare_action(d.name, d.policy) from unnest(%s::text[], %s::jsonb[])"
+                " with ordinality as d(name, policy, n) order by d.n",
+                [array([name for name, _ in declared]), array([policy for _, policy in declared])],
+                _first,
+            )
+
+    def enqueue(
+        self,
+        action: str,
+        payload: object = None,
+        *,
+        group: Group | None = None,
+        headers: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
+        request_id: str | None = None,
+        dedup_key: str | None = None,
+        item_key: str | None = None,
+        run_at: datetime | None = None,
+        connection: object = None,
+    ) -> Enqueued:
+        """Put one execution at the end of its lane.
+
+        Args:
+            action: The action; a new name creates it, with inherited defaults.
+            payload: Any JSON value; None stands for ``{}``.
+            group: Instead of what the payload says: a mapping from path to value, or text.
+            headers: What travels beside the payload, such as a trace context.
+            tags: Texts to find it by.
+            request_id: Reserved for a later version.
+            dedup_key: Reserved for a later version.
+            item_key: Reserved for a later version.
+            run_at: Reserved for a later version.
+            connection: The caller's psycopg, SQLAlchemy or Django connection or session. The enqueue commits
+                or rolls back with its transaction. Without one it is committed when the call returns.
+
+        Returns:
+            Its id, and its lane.
+
+        Raises:
+            QueueFull: The lane has ``max_queue_length`` waiting executions.
+            GroupMismatch: The group does not fit the action's ``group_by``.
+            GroupTooLong: The group has more than 1,024 bytes.
+            PayloadTooLarge: The payload is larger than ``max_payload``.
+            InvalidValue: An argument cannot be right, such as a payload that is not JSON.
+            CommitUnknown: The connection broke before the answer came.
+            SnapshotTooOld: The caller's transaction, above READ COMMITTED, began too early.
+            SchemaMissing: pgfifo is not installed in this database.
+            SchemaMismatch: Schema and package do not fit.
+        """
+        return self._row(
+            _ENQUEUE,
+            (
+                action,
+                "{}" if payload is None else dumps(payload),
+                groups.to_text(group),
+                None if headers is None else dumps(headers, "header"),
+                tag_list(tags),
+                request_id,
+                dedup_key,
+                item_key,
+                aware(run_at),
+            ),
+            lambda id, created, group_text: Enqueued(id, created, Lane(action, group_text)),  # noqa: A006
+            connection=connection,
+            once=request_id is None,
+        )
+
+    def enqueue_many(
+        self,
+        action: str,
+        items: Iterable[object],
+        *,
+        group: Group | None = None,
+        groups: Sequence[Group | None] | None = None,
+        headers: Sequence[Mapping[str, Any] | None] | None = None,
+        tags: Sequence[str] | None = None,
+        request_ids: Sequence[str | None] | None = None,
+        dedup_keys: Sequence[str | None] | None = None,
+        item_keys: Sequence[str | None] | None = None,
+        run_ats: Sequence[datetime | None] | None = None,
+        connection: object = None,
+        split: bool = False,
+    ) -> list[Enqueued]:
+        """Put many executions of one action at the ends of their lanes, all or nothing.
+
+        Args:
+            action: The action; a new name creates it, with inherited defaults.
+            items: The payloads, in the order in which they are to start; None stands for ``{}``.
+            group: One group for all of them.
+            groups: One group for each, or None for what its payload says.
+            headers: One mapping for each, or None.
+            tags: Texts to find them by, for the whole batch.
+            request_ids: Reserved for a later version.
+            dedup_keys: Reserved for a later version.
+            item_keys: Reserved for a later version.
+            run_ats: Reserved for a later version.
+            connection: As in `enqueue`.
+            split: Allow more than one transaction, if there are more lanes than one may touch. When a later
+                part is refused, the earlier ones stay: ``error.detail["enqueued"]`` says how many items.
+
+        Returns:
+            An id and a lane for each item, in input order.
+
+        Raises:
+            TooManyLanes: The batch touches more lanes than one may; `split` would allow to divide it.
+            CommitUnknown: The connection broke before the answer came.
+            PgfifoError: What `enqueue` raises; ``error.detail["index"]`` is the first item that is refused.
+        """
+        batch = Batch(
+            action, items, group, groups, headers, tags, request_ids, dedup_keys, item_keys, run_ats
+        )
+        if not len(batch):
+            return []
+        if split and connection is not None:
+            raise InvalidValue(
+                "split needs transactions of its own, and connection= has only one",
+                detail={"name": "split"},
+                hint="Leave one of them out.",
+            )
+        lanes: dict[str, Lane] = {}
+
+        def make(id: int, created: bool, group_text: str) -> Enqueued:  # noqa: A002
+            lane = lanes.get(group_text)
+            if lane is None:
+                lane = lanes[group_text] = Lane(action, group_text)
+            return Enqueued(id, created, lane)
+
+        once = request_ids is None or None in request_ids
+        done: list[Enqueued] = []
+        size = len(batch)
+        while len(done) < len(batch):
+            start = len(done)
+            try:
+                done += self._rows(
+                    _ENQUEUE_MANY,
+                    batch.arguments(start, start + size),
+                    make,
+                    connection=connection,
+                    once=once,
+                )
+            except TooManyLanes as error:
+                if not split or size == 1:
+                    raise
+                # A proportional part may fit; as many items as there may be lanes do in any case.
+                most, lanes_in_it = error.limit or 1, error.lanes or size
+                size = max(1, min(size // 2, max(most, size * most // lanes_in_it)))
+            except PgfifoError as error:
+                if start:
+                    error.detail["enqueued"] = start
+                    if isinstance(error.detail.get("index"), int):
+                        error.detail["index"] += start
+                raise
+        return done
+
+    def cancel(
+        self,
+        id: int,  # noqa: A002
+        *,
+        reason: str | None = None,
+        connection: object = None,
+    ) -> str:
+        """Cancel an execution: at once if it waits; if it is active, its worker is asked to.
+
+        Args:
+            id: The execution.
+            reason: Why, for those who look it up.
+            connection: The caller's connection; the cancel commits or rolls back with its transaction.
+
+        Returns:
+            ``cancelled``, ``requested``, or the outcome that it already has.
+
+        Raises:
+            UnknownExecution: There is no such execution, or it is older than its retention.
+            IsolationLevel: The caller's transaction is above READ COMMITTED.
+        """
+        return self._row(
+            "select pgfifo.cancel(%s::bigint, %s::text)", (id, reason), _text, connection=connection
+        )
+
+    def finish(
+        self,
+        id: int,  # noqa: A002
+        attempt: int,
+        outcome: Literal["succeeded", "failed"],
+        *,
+        result: object = None,
+        error: str | None = None,
+        retry: bool = True,
+        connection: object = None,
+    ) -> str:
+        """Finish an active execution, in the name of the worker that has it.
+
+        Args:
+            id: The execution.
+            attempt: The attempt that is spoken for; with the id, the fencing token.
+            outcome: ``succeeded`` or ``failed``.
+            result: What it gave, any JSON value.
+            error: What went wrong.
+            retry: Whether a failed one may be tried again, as its policy says.
+            connection: The caller's connection; the end commits or rolls back with its transaction.
+
+        Returns:
+            The outcome, or ``held`` when it waits for its next attempt.
+
+        Raises:
+            LeaseLost: This attempt is over, or another has begun; nothing was changed.
+            IsolationLevel: The caller's transaction is above READ COMMITTED.
+            InvalidValue: The result is not JSON.
+        """
+        return self._row(
+            "select pgfifo.finish(%s::bigint, %s::integer, %s::text, %s::jsonb, %s::text, %s::boolean)",
+            (id, attempt, outcome, None if result is None else dumps(result, "result"), error, retry),
+            _text,
+            connection=connection,
+        )
+
+    def release(self, id: int, attempt: int, *, connection: object = None) -> None:  # noqa: A002
+        """Give an active execution back to its place in the line, unharmed.
+
+        Args:
+            id: The execution.
+            attempt: The attempt that is spoken for.
+            connection: The caller's connection; it commits or rolls back with its transaction.
+
+        Raises:
+            LeaseLost: This attempt is over, or another has begun; nothing was changed.
+            IsolationLevel: The caller's transaction is above READ COMMITTED.
+        """
+        self._row(
+            "select pgfifo.release(%s::bigint, %s::integer)", (id, attempt), _first, connection=connection
+        )
+
+    # Looking
+
+    def execution(self, id: int) -> ExecutionInfo:  # noqa: A002
+        """Look an execution up, waiting, active or finished.
+
+        Args:
+            id: The execution.
+
+        Raises:
+            UnknownExecution: There is no such execution, or it is older than its retention.
+        """
+        rows = self._rows(select(ExecutionInfo, _EXECUTIONS) + " where id = %s::bigint", (id,), ExecutionInfo)
+        if not rows:
+            raise UnknownExecution(
+                f"there is no execution {id}",
+                detail={"id": id},
+                hint="It may be older than its action's retention.",
+            )
+        return rows[0]
+
+    def executions(
+        self,
+        action: str | None = None,
+        *,
+        group: Group | None = None,
+        state: State | Sequence[State] | None = None,
+        before: int | None = None,
+        limit: int = 100,
+    ) -> list[ExecutionInfo]:
+        """List executions, the youngest first.
+
+        Args:
+            action: Only this action's; defaults to all.
+            group: Only this group's; needs the action.
+            state: Only those in this state, or in one of these.
+            before: Only ids below this one, to go on after the last of a list.
+            limit: The most rows. Defaults to 100.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: A group without an action, or a state that does not exist.
+        """
+        conditions, arguments = self._lanes_condition(action, group)
+        if state is not None:
+            states = [state] if isinstance(state, str) else list(state)
+            for each in states:
+                if each not in get_args(State):
+                    raise InvalidValue(
+                        f"{each!r} is no state",
+                        detail={"name": "state", "value": str(each)},
+                        hint=f"There are: {', '.join(get_args(State))}.",
+                    )
+            conditions.append("state = any (%s::text[])")
+            arguments.append(states)
+        if before is not None:
+            conditions.append("id < %s::bigint")
+            arguments.append(before)
+        return self._rows(
+            select(ExecutionInfo, _EXECUTIONS) + f" where {' and '.join(conditions)}"
+            " order by id desc limit %s::bigint",
+            [*arguments, limit],
+            ExecutionInfo,
+        )
+
+    def position(self, id: int) -> Position:  # noqa: A002
+        """Return how far an execution is from its turn.
+
+        Args:
+            id: The execution.
+
+        Raises:
+            UnknownExecution: There is no such execution, or it is older than its retention.
+        """
+        return self._row("select pos, exact from pgfifo.position(%s::bigint)", (id,), Position)
+
+    @overload
+    def stats(self) -> list[ActionStats]: ...
+    @overload
+    def stats(self, action: str) -> ActionStats: ...
+    def stats(self, action: str | None = None) -> list[ActionStats] | ActionStats:
+        """Return the numbers of one action, or of each; all of one instant.
+
+        Args:
+            action: The action; without it a list of all, by name, is returned.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        query = select(ActionStats, "pgfifo.queue_stats")
+        if action is None:
+            return self._rows(f"{query} order by action", (), ActionStats)
+        self._refuse_unknown(action)
+        return self._row(f"{query} where action = %s::text", (action,), ActionStats)
+
+    def lanes(
+        self, action: str | None = None, group: Group | None = None, *, limit: int = 1000
+    ) -> list[LaneStats]:
+        """Return the numbers of lanes, by action and group; all of one instant.
+
+        Args:
+            action: Only this action's; defaults to all.
+            group: Only this group's; needs the action.
+            limit: The most rows. Defaults to 1,000.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: A group without an action.
+        """
+        conditions, arguments = self._lanes_condition(action, group)
+        return self._rows(
+            select(LaneStats, "pgfifo.lane_stats") + f" where {' and '.join(conditions)}"
+            " order by action, group_text limit %s::bigint",
+            [*arguments, limit],
+            LaneStats,
+        )
+
+    def _lanes_condition(self, action: str | None, group: Group | None) -> tuple[list[str], list[object]]:
+        """Return the conditions that choose an action's or a lane's rows, and their arguments."""
+        if action is None:
+            if group is not None:
+                raise InvalidValue(
+                    "a group says which lane only together with its action", detail={"name": "group"}
+                )
+            return ["true"], []
+        self._refuse_unknown(action)
+        if group is None:
+            return ["action = %s::text"], [action]
+        text = self._row(
+            "select pgfifo.group_text(%s::text, null, %s::text)", (action, groups.to_text(group)), _text
+        )
+        return ["action = %s::text", "group_text = %s::text"], [action, text]
+
+    def _refuse_unknown(self, action: str) -> None:
+        self._rows("select from pgfifo.effective_policy(%s::text)", (action,), _first)
+
+    def workers(self) -> list[WorkerInfo]:
+        """Return the worker processes, living and recently gone."""
+        return self._rows(select(WorkerInfo, "pgfifo.workers") + " order by id", (), WorkerInfo)
+
+    def order_violations(self, action: str | None = None, *, limit: int = 100) -> list[OrderViolation]:
+        """Return recorded starts that broke the order of their lane; there should be none.
+
+        Args:
+            action: Only this action's; defaults to all.
+            limit: The most rows. Defaults to 100.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        conditions, arguments = self._lanes_condition(action, None)
+        return self._rows(
+            select(OrderViolation, "pgfifo.order_violations")
+            + f" where {' and '.join(conditions)} order by id limit %s::bigint",
+            [*arguments, limit],
+            OrderViolation,
+        )
+
+    def check(self, *, repair: bool = False) -> list[Finding]:
+        """Compare what is recorded with what was promised, and the books with the rows.
+
+        Args:
+            repair: Also mend what can be mended.
+
+        Returns:
+            What was found; nothing, if all is well.
+        """
+        return self._rows(select(Finding, "pgfifo.check(%s::boolean)"), (repair,), Finding)
+
+    # Operating
+
+    def set_policy(
+        self,
+        action: str,
+        group: Group | None = None,
+        *,
+        force: bool = False,
+        connection: object = None,
+        **values: Unpack[Policy],
+    ) -> list[PolicyChange]:
+        """Set attributes of an action's policy, or of one lane's.
+
+        Args:
+            action: The action; a new name creates it.
+            group: The lane; without it, the whole action.
+            force: Change ``group_by`` even though something waits; that stays in its old lanes.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+            **values: Attributes of `Policy`. One that is None inherits again; the others stay as they are.
+
+        Returns:
+            What was and what is now, for each attribute that was given.
+
+        Raises:
+            InvalidValue: An attribute does not exist, or cannot have this value.
+            Busy: A change of ``group_by`` or ``ordering`` has to wait for somebody's open enqueue.
+        """
+        return self._rows(
+            select(PolicyChange, "pgfifo.set_policy(%s::text, %s::jsonb, %s::text, %s::boolean)"),
+            (action, dumps(checked(values), "policy"), groups.to_text(group), force),
+            PolicyChange,
+            connection=connection,
+        )
+
+    def set_pack_policy(
+        self, pack: str, *, connection: object = None, **values: Unpack[Policy]
+    ) -> list[PolicyChange]:
+        """Set defaults for all actions of a pack, and so for each of their lanes.
+
+        Args:
+            pack: What stands before the last dot of the actions' names.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+            **values: Attributes of `Policy`, except ``group_by``. One that is None inherits again.
+
+        Returns:
+            What was and what is now, for each attribute that was given.
+
+        Raises:
+            InvalidValue: An attribute does not exist here, or cannot have this value.
+            Busy: A change of ``ordering`` has to wait for somebody's open enqueue.
+        """
+        return self._rows(
+            select(PolicyChange, "pgfifo.set_pack_policy(%s::text, %s::jsonb)"),
+            (pack, dumps(checked(values), "policy")),
+            PolicyChange,
+            connection=connection,
+        )
+
+    def set_default_policy(
+        self, *, connection: object = None, **values: Unpack[Policy]
+    ) -> list[PolicyChange]:
+        """Set defaults for all actions, and so for each of their lanes.
+
+        Args:
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+            **values: Attributes of `Policy`, except ``group_by``. One that is None gets its built-in
+                default back.
+
+        Returns:
+            What was and what is now, for each attribute that was given.
+
+        Raises:
+            InvalidValue: An attribute does not exist here, or cannot have this value.
+            Busy: A change of ``ordering`` has to wait for somebody's open enqueue.
+        """
+        return self._rows(
+            select(PolicyChange, "pgfifo.set_default_policy(%s::jsonb)"),
+            (dumps(checked(values), "policy"),),
+            PolicyChange,
+            connection=connection,
+        )
+
+    def effective_policy(self, action: str, group: Group | None = None) -> list[PolicyValue]:
+        """Return each attribute that is in force, and which scope says so.
+
+        Args:
+            action: The action.
+            group: The lane; without it, what holds for lanes without values of their own.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        return self._rows(
+            select(PolicyValue, "pgfifo.effective_policy(%s::text, %s::text)"),
+            (action, groups.to_text(group)),
+            PolicyValue,
+        )
+
+    def pause(
+        self,
+        action: str,
+        group: Group | None = None,
+        *,
+        reason: str | None = None,
+        connection: object = None,
+    ) -> bool:
+        """Let nothing more of an action, or of one lane, start; what is active goes on.
+
+        Args:
+            action: The action.
+            group: The lane; without it, the whole action.
+            reason: Why, for those who look.
+            connection: The caller's connection; the pause commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything: False if it was paused already.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        return self._row(
+            "select pgfifo.pause(%s::text, %s::text, %s::text)",
+            (action, groups.to_text(group), reason),
+            bool,
+            connection=connection,
+        )
+
+    def resume(self, action: str, group: Group | None = None, *, connection: object = None) -> bool:
+        """End a pause.
+
+        Args:
+            action: The action.
+            group: The lane; without it, the whole action.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything: False if it was not paused.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        return self._row(
+            "select pgfifo.resume(%s::text, %s::text)",
+            (action, groups.to_text(group)),
+            bool,
+            connection=connection,
+        )
+
+    def maintain(self) -> dict[str, Any]:
+        """Do one bounded round of maintenance: due timers, dead workers, pruning; workers do so every second.
+
+        Returns:
+            What was done; ``more`` is True if there is more to do at once.
+        """
+        return self._row("select pgfifo.maintain()", (), dict)
+
+    # Importing files
+
+    def import_start(self, action: str, source: str, fingerprint: str) -> int:
+        """Begin to import a file, so that it can be gone on with exactly where it stopped.
+
+        Args:
+            action: What its lines are enqueued for.
+            source: Where it comes from, for people.
+            fingerprint: What tells its content from another's.
+
+        Returns:
+            The import's number.
+
+        Raises:
+            CommitUnknown: The connection broke before the answer came; nothing has been enqueued.
+        """
+        return self._row(
+            "select pgfifo.import_start(%s::text, %s::text, %s::text)",
+            (action, source, fingerprint),
+            int,
+            once=True,
+        )
+
+    def import_commit(self, number: int, upto: int, *, connection: object = None) -> None:
+        """Record how far an import has come, in the transaction that enqueues the lines up to there.
+
+        Args:
+            number: The import.
+            upto: The last line that this transaction enqueues; more than the last time.
+            connection: The connection with that transaction.
+
+        Raises:
+            InvalidValue: The line is not after the last one recorded: somebody else imports the same.
+        """
+        self._rows(
+            "select pgfifo.import_commit(%s::bigint, %s::bigint)",
+            (number, upto),
+            _first,
+            connection=connection,
+            once=True,
+        )
+
+    def import_status(self, number: int) -> Import:
+        """Return how far an import has come.
+
+        Args:
+            number: The import.
+
+        Raises:
+            InvalidValue: There is no such import.
+        """
+        return self._row(select(Import, "pgfifo.import_status(%s::bigint)"), (number,), Import)
+
+    def import_finish(self, number: int) -> None:
+        """Record that all of a file is in.
+
+        Args:
+            number: The import.
+        """
+        self._rows("select pgfifo.import_finish(%s::bigint)", (number,), _first)
+
+
+def _first(value: T, *_others: object) -> T:
+    return value
+
+
+def _text(value: str) -> str:
+    return value

@@ -1,0 +1,329 @@
+"""What calls give back: frozen, with the names of SQL's columns."""
+
+from __future__ import annotations
+
+import functools
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, Any, Literal
+
+from pgfifo import groups
+
+if TYPE_CHECKING:
+    from datetime import datetime
+
+State = Literal["delayed", "waiting", "running", "held", "succeeded", "failed", "cancelled", "expired"]
+"""Where an execution is in its life; the last four are outcomes."""
+
+
+@functools.cache
+def select(model: type, source: str) -> str:
+    """Return the query that reads a model's fields, in the order of its arguments, from a view or call."""
+    return f"select {', '.join(field.name for field in fields(model))} from {source}"  # noqa: S608 - no values
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """One line of executions: an action and a group.
+
+    Attributes:
+        action: The action.
+        group_text: The canonical group; empty if the action has none.
+    """
+
+    action: str
+    group_text: str = ""
+
+    @property
+    def group(self) -> dict[str, object] | str:
+        """The group as a mapping from path to value, or the text itself where it is a free key."""
+        return groups.parse(self.group_text)
+
+    def __str__(self) -> str:
+        return groups.lane(self.action, self.group_text)
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueued:
+    """An accepted execution.
+
+    Attributes:
+        id: Its id.
+        created: False if it was there before: an enqueue with the same request_id or key.
+        lane: The lane it was put into.
+    """
+
+    id: int
+    created: bool
+    lane: Lane
+
+
+@dataclass(frozen=True, slots=True)
+class Position:
+    """How far an execution is from its turn.
+
+    Attributes:
+        position: 1 is next; None if it is not waiting.
+        exact: False if it is so far back that this is a lower bound only.
+    """
+
+    position: int | None
+    exact: bool
+
+
+@dataclass(frozen=True, slots=True)
+class _Stats:
+    action: str
+    queue_length: int
+    active_count: int
+    max_concurrent: int
+    oldest_enqueued_at: datetime | None
+    total_enqueued: int
+    total_completed: int
+    last_updated: datetime | None
+    running_count: int
+    held_count: int
+    delayed_count: int
+    total_succeeded: int
+    total_failed: int
+    total_cancelled: int
+    total_expired: int
+    paused: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ActionStats(_Stats):
+    """One action's numbers, all of one instant.
+
+    Attributes:
+        action: The action.
+        queue_length: How many wait.
+        active_count: How many hold a slot: running and held.
+        max_concurrent: The slots of one lane.
+        oldest_enqueued_at: When the oldest that waits was enqueued.
+        total_enqueued: total_completed + queue_length + active_count + delayed_count, at every instant.
+        total_completed: total_succeeded + total_failed + total_cancelled + total_expired.
+        last_updated: When something last happened.
+        running_count: How many a worker has.
+        held_count: How many keep their slot through a backoff.
+        delayed_count: How many are not in the line yet.
+        total_succeeded: How many succeeded.
+        total_failed: How many failed for good.
+        total_cancelled: How many were cancelled.
+        total_expired: How many expired.
+        paused: Whether the action is paused.
+        lanes: How many lanes there are.
+        slots_total: How many slots they have together.
+    """
+
+    lanes: int
+    slots_total: int
+
+
+@dataclass(frozen=True, slots=True)
+class LaneStats(_Stats):
+    """One lane's numbers, all of one instant: those of `ActionStats`, and which lane it is.
+
+    Attributes:
+        group_text: The canonical group; empty if the action has none.
+        lane_id: The lane's number; a lane that was removed and comes back has a new one.
+    """
+
+    group_text: str
+    lane_id: int
+
+    @property
+    def lane(self) -> Lane:
+        """The lane."""
+        return Lane(self.action, self.group_text)
+
+
+@dataclass(frozen=True, slots=True)
+class ExecutionInfo:
+    """One execution, waiting, active or finished.
+
+    Attributes:
+        id: Its id.
+        action: Its action.
+        group_text: Its canonical group; empty if the action has none.
+        state: Where it is in its life; the last four states are outcomes.
+        attempt: How often it was started.
+        failures: How many of the attempts failed, or were lost with their worker.
+        payload: What was enqueued.
+        headers: What the producer sent along beside it.
+        tags: Its tags.
+        ticket: The number that orders the line.
+        enqueued_at: When it was enqueued; all times are the server's.
+        started_at: When its last attempt started.
+        finished_at: When it was finished.
+        worker_id: Which worker has or had it.
+        result: What its handler returned.
+        result_error: Why the result could not be kept.
+        error: What its last failed attempt said.
+        cancel_requested_at: When somebody asked to cancel it while it was active.
+        retry_of: The finished execution that it repeats.
+        start_no: The number of its last start, counted in its lane.
+        lane_id: Its lane's number.
+    """
+
+    id: int
+    action: str
+    group_text: str
+    state: State
+    attempt: int
+    failures: int
+    payload: Any
+    headers: dict[str, Any] | None
+    tags: list[str] | None
+    ticket: int | None
+    enqueued_at: datetime
+    started_at: datetime | None
+    finished_at: datetime | None
+    worker_id: int | None
+    result: Any
+    result_error: str | None
+    error: str | None
+    cancel_requested_at: datetime | None
+    retry_of: int | None
+    start_no: int | None
+    lane_id: int
+
+    @property
+    def lane(self) -> Lane:
+        """The lane."""
+        return Lane(self.action, self.group_text)
+
+    @property
+    def finished(self) -> bool:
+        """Whether it has an outcome."""
+        return self.finished_at is not None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyChange:
+    """One attribute that a policy call looked at.
+
+    Attributes:
+        attribute: Its name.
+        old: What the scope said before; None inherited.
+        new: What it says now.
+        note: What to know about it, such as how many executions stay in their old lanes.
+    """
+
+    attribute: str
+    old: Any
+    new: Any
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyValue:
+    """One attribute of the policy in force.
+
+    Attributes:
+        attribute: Its name.
+        value: Its value; durations are in seconds.
+        source: Who says so: ``lane``, ``action``, ``declared``, ``pack``, ``everything`` or ``default``.
+    """
+
+    attribute: str
+    value: Any
+    source: str
+
+
+@dataclass(frozen=True, slots=True)
+class WorkerInfo:
+    """One worker process.
+
+    Attributes:
+        id: Its number.
+        name: Its name.
+        host: Where it runs.
+        pid: Its process id there.
+        actions: What it serves.
+        concurrency: How many executions it runs at once.
+        state: ``alive``, ``stopped`` or ``dead``.
+        started_at: When it registered.
+        last_seen: When it last gave a sign.
+        executions: How many executions it has.
+    """
+
+    id: int
+    name: str
+    host: str
+    pid: int
+    actions: list[str]
+    concurrency: int
+    state: str
+    started_at: datetime
+    last_seen: datetime
+    executions: int
+
+
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """Something that `check` found.
+
+    Attributes:
+        severity: ``violation``: a promise was broken. ``overdue``: nobody was there to act.
+        kind: Which of the checks found it.
+        lane: Where, if it belongs to a lane.
+        detail: What exactly.
+    """
+
+    severity: Literal["violation", "overdue"]
+    kind: str
+    lane: str | None
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
+class OrderViolation:
+    """A start that came before an older execution of its lane.
+
+    Attributes:
+        id: The execution that started too early.
+        action: Its action.
+        group_text: Its canonical group; empty if the action has none.
+        start_no: The number of that start, counted in its lane.
+        overtaken: The older execution.
+    """
+
+    id: int
+    action: str
+    group_text: str
+    start_no: int
+    overtaken: int
+
+
+@dataclass(frozen=True, slots=True)
+class SchemaInfo:
+    """What is installed.
+
+    Attributes:
+        version: The schema's version.
+        min_client: The oldest client version that it answers.
+        epoch: The first part of every token; raised after a restore.
+    """
+
+    version: int
+    min_client: int
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class Import:
+    """How far a file has been imported.
+
+    Attributes:
+        action: What its lines are enqueued for.
+        source: Where it came from, as it was given.
+        fingerprint: What tells its content from another's.
+        upto: The last line that is in.
+        finished_at: When all of it was in; None until then.
+    """
+
+    action: str
+    source: str
+    fingerprint: str
+    upto: int
+    finished_at: datetime | None
