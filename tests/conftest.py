@@ -48,12 +48,13 @@ def databases(server: PrivateServer) -> Databases:
 
 @pytest.fixture(scope="session")
 def template(server: PrivateServer, databases: Databases) -> str:
-    """The name of a database with a fresh schema, to make copies of."""
+    """The name of a database with a fresh schema (one where time can be moved), to make copies of."""
     import pgfifo.schema
 
     databases.create(name=Databases.TEMPLATE)
     with psycopg.connect(server.dsn(Databases.TEMPLATE), autocommit=True) as conn:
         pgfifo.schema.install(conn)
+        conn.execute("update pgfifo.installation set testing = true")  # tests move the clock instead of waiting
     return Databases.TEMPLATE
 
 

@@ -118,7 +118,7 @@ def remember_seed(conn: psycopg.Connection[Any]) -> None:
 
 
 def clean(conn: psycopg.Connection[Any]) -> None:
-    """Bring the shared database back to a fresh schema: nobody else in it, no rows but the first ones.
+    """Bring the shared database back to a fresh schema: nobody else in it, the rows that it began with.
 
     Args:
         conn: an autocommit connection to it.
@@ -146,7 +146,7 @@ def _tables(conn: psycopg.Connection[Any]) -> list[str]:
     """List the tables whose rows come and go."""
     rows = conn.execute(
         "select c.relname from pg_catalog.pg_class c where c.relnamespace = to_regnamespace('pgfifo')"
-        " and c.relkind in ('r', 'p') and not c.relispartition and c.relname <> 'installation' order by 1"
+        " and c.relkind in ('r', 'p') and not c.relispartition order by 1"
     )
     return [name for (name,) in rows]
 
