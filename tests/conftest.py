@@ -54,7 +54,8 @@ def template(server: PrivateServer, databases: Databases) -> str:
     databases.create(name=Databases.TEMPLATE)
     with psycopg.connect(server.dsn(Databases.TEMPLATE), autocommit=True) as conn:
         pgfifo.schema.install(conn)
-        conn.execute("update pgfifo.installation set testing = true")  # tests move the clock instead of waiting
+        # Tests move the clock instead of waiting.
+        conn.execute("update pgfifo.installation set testing = true")
     return Databases.TEMPLATE
 
 

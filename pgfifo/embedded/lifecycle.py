@@ -263,7 +263,14 @@ class _Home:
         self.stays.unlink(missing_ok=True)
         if not self.made_by():
             return False
-        return self._cluster().stop("fast")
+        stopped = self._cluster().stop("fast")
+        address = self._address()
+        if address is not None and not Path(address.host).is_relative_to(self.path):
+            with contextlib.suppress(
+                OSError
+            ):  # a password's loopback, or a folder that something else is in by now
+                Path(address.host).rmdir()
+        return stopped
 
     def dsn(self) -> str:
         """Return the DSN that the last start wrote down; empty if there was none."""
