@@ -265,11 +265,11 @@ class _Home:
             return False
         stopped = self._cluster().stop("fast")
         address = self._address()
-        if address is not None and not Path(address.host).is_relative_to(self.path):
-            with contextlib.suppress(
-                OSError
-            ):  # a password's loopback, or a folder that something else is in by now
-                Path(address.host).rmdir()
+        if address is not None and address.password is None:
+            folder = Path(address.host)
+            if not folder.is_relative_to(self.path):
+                with contextlib.suppress(OSError):  # somebody may have cleared it away
+                    folder.rmdir()
         return stopped
 
     def dsn(self) -> str:
