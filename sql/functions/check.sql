@@ -1,0 +1,101 @@
+-- Look for what must not be: recorded starts that broke order or slots, ledgers that disagree with the rows they count,
+-- rows without their counterpart; and for what is overdue because nobody was there to act. In one snapshot. With repair,
+-- what can be derived again is: lanes are marked, ledgers recounted under their locks.
+create or replace function pgfifo.check(p_repair boolean default false)
+returns table (severity text, kind text, lane text, detail text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_lane record;
+  v_true record;
+  v_state pgfifo.ledger;
+begin
+  if p_repair then
+    perform pgfifo._require_read_committed('check (with repair)');
+    perform pg_current_xact_id();
+  end if;
+  return query
+  with counted as (
+    select l.id, a.name || coalesce(nullif(' ' || pgfifo.format_group(l.group_text), ' '), '') as name, g.running, g.held, g.returned,
+      g.waiting + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0) as waiting,
+      g.enqueued + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0) as enqueued,
+      g.succeeded + g.failed + g.cancelled + g.expired as completed, g.delayed
+    from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id join pgfifo.ledger g on g.lane_id = l.id),
+  entries as (
+    select e.lane_id, count(*) filter (where r.id is null or r.state = 'returned') as waiting,
+      count(*) filter (where r.state = 'running') as running, count(*) filter (where r.state = 'held') as held,
+      count(*) filter (where r.state = 'returned') as returned
+    from pgfifo._executions e left join pgfifo.runs r on r.id = e.id group by e.lane_id)
+  select 'violation', 'ledger', c.name, format('the ledger says %s waiting, %s running, %s held, %s returned; the rows say %s, %s, %s, %s',
+    c.waiting, c.running, c.held, c.returned, coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0))
+  from counted c left join entries e on e.lane_id = c.id
+  where (c.waiting, c.running, c.held, c.returned) is distinct from
+    (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0))
+  union all
+  select 'violation', 'totals', c.name, format('enqueued %s is not completed %s + waiting %s + active %s + delayed %s', c.enqueued, c.completed, c.waiting, c.running + c.held, c.delayed)
+  from counted c where c.enqueued <> c.completed + c.waiting + c.running + c.held + c.delayed
+  union all
+  select 'violation', 'orphan', null, format('%s %s has no lane', 'execution', e.id)
+  from pgfifo._executions e where not exists (select from pgfifo.lanes l where l.id = e.lane_id)
+  union all
+  select 'violation', 'orphan', null, format('run %s has no content', r.id)
+  from pgfifo.runs r where not exists (select from pgfifo._executions e where e.id = r.id)
+  union all
+  select 'violation', 'orphan', null, format('execution %s runs in the name of worker %s, which is %s', r.id, r.worker_id, coalesce(w.state, 'unknown'))
+  from pgfifo.runs r left join pgfifo._workers w on w.id = r.worker_id
+  where r.state = 'running' and (w.id is null or w.state = 'stopped')
+  union all
+  select 'violation', 'outcome', null, format('execution %s has %s outcomes on record', h.id, count(*))
+  from pgfifo.history h group by h.id having count(*) > 1
+  union all
+  select 'violation', 'outcome', null, format('execution %s has an outcome and is still there', e.id)
+  from pgfifo._executions e where exists (select from pgfifo.history h where h.id = e.id)
+  union all
+  select 'violation', 'sequence', null, format('the sequence of ids stands at %s, below execution %s', s.last_value, m.id)
+  from pgfifo.execution_ids s, (select max(e.id) as id from pgfifo._executions e) m where m.id > s.last_value
+  union all
+  select 'violation', 'sequence', null, format('the sequence of marks stands at %s, below mark %s', s.last_value, m.id)
+  from pgfifo.mark_ids s, (select greatest((select max(k.id) from pgfifo.marks k), (select max(x.id) from pgfifo.arrivals x)) as id) m where m.id > s.last_value
+  union all
+  select 'violation', 'sequence', null, format('sequence %s caches %s values; 1 is the promise', c.relname, s.seqcache)
+  from pg_sequence s join pg_class c on c.oid = s.seqrelid where c.oid in ('pgfifo.execution_ids'::regclass, 'pgfifo.mark_ids'::regclass) and s.seqcache <> 1
+  union all
+  select 'violation', 'order', v.action || coalesce(nullif(' ' || pgfifo.format_group(v.group_text), ' '), ''),
+    format('execution %s (ticket %s) was started before %s (ticket %s)', v.id, v.ticket, v.overtaken, v.overtaken_ticket)
+  from pgfifo.order_violations v
+  union all
+  select 'violation', 'slots', v.action || coalesce(nullif(' ' || pgfifo.format_group(v.group_text), ' '), ''),
+    format('start %s (execution %s) made %s active of %s', v.start_no, v.id, v.active, v.max_concurrent)
+  from pgfifo.slot_violations v
+  union all
+  select 'overdue', 'worker', null, format('worker %s (%s, pid %s) was last seen at %s and still has %s executions', w.id, w.host, w.pid, w.last_seen,
+    (select count(*) from pgfifo.runs r where r.worker_id = w.id))
+  from pgfifo._workers w
+  where w.state <> 'stopped' and (w.state = 'dead' or w.last_seen < pgfifo._now() - w.lease) and exists (select from pgfifo.runs r where r.worker_id = w.id)
+  union all
+  select 'overdue', 'held', null, format('execution %s was due again at %s', r.id, r.due_at)
+  from pgfifo.runs r where r.state = 'held' and r.due_at < pgfifo._now() - interval '5 s';
+  if not p_repair then
+    return;
+  end if;
+  for v_lane in select l.id from pgfifo.lanes l order by pgfifo._key(l.id) loop
+    continue when not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane.id));
+    select g.* into v_state from pgfifo.ledger g where g.lane_id = v_lane.id order by g.lane_id desc, g.version desc limit 1;
+    continue when not found;
+    select count(*) filter (where r.id is null or r.state = 'returned') - coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = v_lane.id), 0) as waiting,
+        count(*) filter (where r.state = 'running') as running, count(*) filter (where r.state = 'held') as held, count(*) filter (where r.state = 'returned') as returned
+      into v_true from pgfifo._executions e left join pgfifo.runs r on r.id = e.id where e.lane_id = v_lane.id;
+    if (v_true.waiting, v_true.running, v_true.held, v_true.returned) is distinct from (v_state.waiting, v_state.running::bigint, v_state.held::bigint, v_state.returned::bigint) then
+      perform pgfifo._append(v_lane.id, p_waiting => (v_true.waiting - v_state.waiting)::integer, p_running => (v_true.running - v_state.running)::integer,
+        p_held => (v_true.held - v_state.held)::integer, p_returned => (v_true.returned - v_state.returned)::integer);
+      return query select 'repaired', 'ledger', null::text, format('lane %s was counted again', v_lane.id);
+    end if;
+    if v_true.waiting > 0 or v_true.held > 0 then
+      perform pgfifo._mark(v_lane.id);
+    end if;
+  end loop;
+  perform pgfifo._audit('check', null, null, '{"repair": true}');
+end $$;
+comment on function pgfifo.check is 'Look for violations of the promises and for what is overdue; repair what can be derived again.';

@@ -1,0 +1,19 @@
+-- What code says about its own action: the lowest values within the action's scope, replaced as a whole; operators' win.
+create or replace function pgfifo.declare_action(p_action text, p_values jsonb default '{}') returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_action_id integer;
+  v_wanted jsonb;
+begin
+  v_action_id := pgfifo._action(p_action);
+  v_wanted := (select jsonb_object_agg(a, coalesce(p_values -> a, 'null')) from pgfifo._policy_attributes() a) || coalesce(p_values, '{}');
+  -- Every process declares when it starts; where nothing changes nothing is locked.
+  if exists (select from pgfifo.policies p where p.scope = 'declared' and p.action_id = v_action_id
+             and to_jsonb(p) @> pgfifo._policy_values('declared', v_wanted)) then
+    return;
+  end if;
+  perform pgfifo._set_policy('declared', null, v_action_id, null, v_wanted, false);
+end $$;
+comment on function pgfifo.declare_action is 'Declare an action and its defaults from code; operators'' values win.';

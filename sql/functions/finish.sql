@@ -1,0 +1,40 @@
+-- Finish one execution by hand: from a worker in plain SQL, or in the handler's own transaction, so that its writes and
+-- the outcome commit together. The lane's slot lock is then held to that commit: claims pass the lane by meanwhile.
+-- Returns the outcome, or 'held' when it will be tried again.
+create or replace function pgfifo.finish(
+  p_id bigint,
+  p_attempt integer,
+  p_outcome text,
+  p_result jsonb default null,
+  p_error text default null,
+  p_retry boolean default true
+) returns text
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run pgfifo.runs;
+  v_state text;
+begin
+  perform pgfifo._require_read_committed('finish');
+  perform pgfifo._durable();
+  if p_outcome is null or p_outcome not in ('succeeded', 'failed', 'cancelled') then
+    raise exception using errcode = 'QF022',
+      message = format('an execution is finished as succeeded, failed or cancelled, not as %s', coalesce(quote_literal(p_outcome), 'null')),
+      detail = json_build_object('argument', 'p_outcome', 'value', p_outcome)::text,
+      hint = 'To give it back unfinished, call pgfifo.release.';
+  end if;
+  v_run := pgfifo._lock_run(p_id, p_attempt, 'finish');
+  if v_run.id is null then
+    -- Said before by the same attempt: once is enough, and the answer is the same.
+    select h.outcome into v_state from pgfifo.history h where h.id = p_id and h.attempt = p_attempt and h.outcome = p_outcome and not h.lost;
+    if found then
+      return v_state;
+    end if;
+    perform pgfifo._lease_lost(p_id, p_attempt);
+  end if;
+  v_state := pgfifo._finish_one(v_run, p_outcome, p_result, p_error, p_retry, null);
+  perform pgfifo._mark_if_waiting(v_run.lane_id);
+  return v_state;
+end $$;
+comment on function pgfifo.finish is 'Finish one running execution; its attempt is the fence.';

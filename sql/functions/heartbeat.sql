@@ -1,0 +1,34 @@
+-- "I live, I have seen the rows of my claims up to p_call, and of these I still hold p_held." Answers what to stop:
+-- 'cancel' (somebody asked) or 'lost' (not yours any more). What was started for this worker by a claim up to p_call and
+-- is not in p_held never reached it, or it has forgotten it: it goes back to its place.
+create or replace function pgfifo.heartbeat(p_worker bigint, p_call bigint default null, p_held bigint[] default '{}')
+returns table (id bigint, attempt integer, signal text)
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  v_before bigint;
+  v_unknown bigint[];
+begin
+  perform pgfifo._require_read_committed('heartbeat');
+  perform pgfifo._durable();
+  perform pgfifo._fence_worker(p_worker);
+  select w.seen_call into strict v_before from pgfifo._workers w where w.id = p_worker;
+  update pgfifo._workers w set last_seen = pgfifo._now(), seen_tick = (select t.tick from pgfifo.ticks t order by t.tick desc limit 1),
+    seen_call = greatest(w.seen_call, coalesce(p_call, w.seen_call))
+  where w.id = p_worker;
+  if p_call > v_before then
+    v_unknown := array(select r.id from pgfifo.runs r
+      where r.worker_id = p_worker and r.call_no > v_before and r.call_no <= p_call and r.id <> all (coalesce(p_held, '{}')));
+    if v_unknown <> '{}' then
+      perform pgfifo._take_back(p_worker, 'released', 'its worker did not know it', 10000, v_unknown);
+    end if;
+  end if;
+  return query
+    select h.id, r.attempt, case when r.id is null then 'lost' else 'cancel' end
+    from unnest(p_held) h(id)
+    left join pgfifo.runs r on r.id = h.id and r.worker_id = p_worker and r.state = 'running'
+    where r.id is null or exists (select from pgfifo.cancellations c where c.id = h.id);
+end $$;
+comment on function pgfifo.heartbeat is 'Say that a worker lives and what it holds; returns what it must stop.';

@@ -1,0 +1,10 @@
+-- How far an import has come; no row when it is unknown.
+create or replace function pgfifo.import_status(p_import bigint)
+returns table (action text, source text, fingerprint text, upto bigint, finished_at timestamptz)
+language sql stable security definer
+set search_path = pg_catalog, pg_temp
+as $$
+  select a.name, i.source, i.fingerprint, i.upto, i.finished_at
+  from pgfifo.imports i join pgfifo.actions a on a.id = i.action_id where i.id = p_import
+$$;
+comment on function pgfifo.import_status is 'Say how far an import has come.';

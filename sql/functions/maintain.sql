@@ -1,0 +1,49 @@
+-- One bounded round of upkeep: at most one a second counts as a tick, by election; the others return at once. Declares
+-- lost workers dead and takes back what they held, marks lanes whose limits changed, sweeps a slice of lanes, removes idle
+-- lanes, makes and drops history partitions. Waits for no lock. Call it about once a second, again at once while "more".
+create or replace function pgfifo.maintain() returns jsonb
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_tick pgfifo.ticks;
+  v_now timestamptz := pgfifo._now();
+  v_new boolean;
+  v_rescue record;
+  v_sweep record;
+  v_retain record;
+  v_out jsonb;
+  v_action_id integer;
+  v_prune boolean;
+begin
+  perform pgfifo._require_read_committed('maintain');
+  if not pg_try_advisory_xact_lock('pgfifo.ticks'::regclass::oid::integer, 0) then
+    return '{"elected": false, "more": false}';
+  end if;
+  select t.* into strict v_tick from pgfifo.ticks t order by t.tick desc limit 1;
+  -- A clock that jumps makes one tick, forwards or backwards: liveness is counted in rounds that happened.
+  v_new := v_now - v_tick.at not between interval '0' and interval '990 ms';
+  select * into v_rescue from pgfifo._rescue(v_tick.tick + v_new::integer);
+  v_out := jsonb_build_object('elected', true, 'tick', v_tick.tick + v_new::integer, 'dead', v_rescue.o_dead, 'taken_back', v_rescue.o_taken,
+    'more', v_rescue.o_more);
+  if v_new then
+    for v_action_id in select distinct r.action_id from pgfifo.remarks r loop
+      perform pgfifo._remark(v_action_id);
+    end loop;
+    select * into v_sweep from pgfifo._sweep(v_tick.swept_to, 1000);
+    v_prune := v_now - v_tick.pruned_at not between interval '0' and interval '10 s';
+    if v_prune then
+      select * into v_retain from pgfifo._retain();
+      delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo.runs r where r.id = c.id);
+      delete from pgfifo._workers w where w.state <> 'alive' and w.ended_at < v_now - interval '1 day'
+        and not exists (select from pgfifo.runs r where r.worker_id = w.id);
+      v_out := v_out || jsonb_build_object('partitions_dropped', v_retain.o_dropped, 'history_deleted', v_retain.o_deleted);
+    end if;
+    insert into pgfifo.ticks (tick, at, swept_to, sweep_found, pruned_at)
+    values (v_tick.tick + 1, v_now, v_sweep.o_to, v_tick.sweep_found + v_sweep.o_found, case when v_prune then v_now else v_tick.pruned_at end);
+    delete from pgfifo.ticks t where t.tick = v_tick.tick;
+    v_out := v_out || jsonb_build_object('sweep_found', v_sweep.o_found, 'lanes_removed', v_sweep.o_removed);
+  end if;
+  return v_out;
+end $$;
+comment on function pgfifo.maintain is 'Do one bounded round of upkeep; call it about once a second.';

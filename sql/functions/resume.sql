@@ -1,0 +1,6 @@
+-- Let a paused action or lane start again.
+create or replace function pgfifo.resume(p_action text, p_group text default null) returns boolean
+language sql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$ select pgfifo._set_paused(p_action, p_group, false, null) $$;
+comment on function pgfifo.resume is 'Let a paused action or lane start again; true if that was a change.';

@@ -1,0 +1,17 @@
+-- Take the liveness lock again, on a new session after the old one was lost.
+create or replace function pgfifo.worker_relock(p_worker bigint) returns void
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before text := current_setting('lock_timeout');
+begin
+  perform pgfifo._require_read_committed('worker_relock');
+  perform pgfifo._fence_worker(p_worker);
+  -- The old session may live on for a moment; it is ours, so this wait ends.
+  perform set_config('lock_timeout', '5s', true);
+  perform pg_advisory_lock('pgfifo._workers'::regclass::oid::integer, pgfifo._key(p_worker));
+  perform set_config('lock_timeout', v_before, true);
+  update pgfifo._workers w set locked = true, locked_on = pg_postmaster_start_time(), lock_missed_tick = null where w.id = p_worker;
+end $$;
+comment on function pgfifo.worker_relock is 'Take a worker''s liveness lock again, on a new session.';

@@ -1,0 +1,34 @@
+-- Register a worker. Its id is never used again. p_locked: the calling session also takes the worker's liveness lock and
+-- keeps it; when that session is gone, so is the worker, a short grace later. Not through a transaction pooler.
+create or replace function pgfifo.worker_start(
+  p_name text,
+  p_host text,
+  p_pid integer,
+  p_actions text[],
+  p_concurrency integer,
+  p_lease interval default '30 s',
+  p_locked boolean default true
+) returns bigint
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id bigint;
+begin
+  perform pgfifo._known_action(a) from unnest(p_actions) a;
+  if coalesce(cardinality(p_actions), 0) = 0 or p_concurrency is null or p_concurrency < 1 or p_lease is null or p_lease < interval '1 s' then
+    raise exception using errcode = 'QF022',
+      message = 'a worker needs at least one action, a concurrency of 1 or more and a lease of 1 s or more',
+      detail = json_build_object('actions', p_actions, 'concurrency', p_concurrency, 'lease', p_lease)::text;
+  end if;
+  insert into pgfifo._workers (name, host, pid, actions, concurrency, lease, locked, locked_on, started_at, last_seen, seen_tick)
+  select coalesce(p_name, ''), coalesce(p_host, ''), coalesce(p_pid, 0), p_actions, p_concurrency, p_lease, p_locked,
+    case when p_locked then pg_postmaster_start_time() end, pgfifo._now(), pgfifo._now(), max(t.tick)
+  from pgfifo.ticks t
+  returning id into strict v_id;
+  if p_locked then
+    perform pg_advisory_lock('pgfifo._workers'::regclass::oid::integer, pgfifo._key(v_id));
+  end if;
+  return v_id;
+end $$;
+comment on function pgfifo.worker_start is 'Register a worker process; returns its id.';

@@ -1,0 +1,20 @@
+-- Sign a worker off. What it still holds goes back to its place, lane by lane, without counting a failure. Returns how many.
+create or replace function pgfifo.worker_stop(p_worker bigint) returns integer
+language plpgsql volatile security definer
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_count integer;
+begin
+  perform pgfifo._require_read_committed('worker_stop');
+  perform pgfifo._durable();
+  if not exists (select from pgfifo._workers w where w.id = p_worker and w.state = 'alive') then
+    return 0;
+  end if;
+  -- Like a death certificate, by its own hand: exclusive, so no claim of this worker is under way.
+  perform pg_advisory_xact_lock('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker));
+  update pgfifo._workers w set state = 'stopped', ended_at = pgfifo._now() where w.id = p_worker and w.state = 'alive';
+  v_count := pgfifo._take_back(p_worker, 'released', null, 10000);
+  return v_count;
+end $$;
+comment on function pgfifo.worker_stop is 'Sign a worker off and return what it holds to its place.';

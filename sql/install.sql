@@ -1,0 +1,138 @@
+-- pgfifo: an ordered queue in this database, schema pgfifo.
+--
+-- What it is. Work is enqueued per action and group; each (action, group) is a lane: one line and max_concurrent slots.
+-- In a lane, executions start strictly in the order of their enqueues' commits, and never more than max_concurrent are
+-- active. All of that happens in the functions below, so it holds for every client in every language.
+--
+-- How an execution lives. enqueue() draws its id under the lane's enqueue lock (the order is made there), writes the
+-- content (_executions), what arrived (arrivals) and a mark "look at this lane" (marks), in the caller's transaction.
+-- work() takes marks, oldest first, locks their lanes' slot locks by try, folds arrivals into the lane's ledger, looks at
+-- the lane in a later statement, and starts the next tickets: rows in runs. work() or finish() ends them: the content
+-- moves to the history, the ledger gets its next version, and a lane with something waiting its mark. A failed one is
+-- held through its backoff in its slot; what a dead worker had is taken back by maintain().
+--
+-- Three laws. 1. Lock, then look: what decides about a lane is a statement that began after the lane's slot lock was
+-- obtained. 2. Whoever can make a lane startable decides under its slot lock or leaves a mark in a transaction that
+-- begins after the change has committed. 3. What takes a slot lock runs at READ COMMITTED or raises.
+--
+-- Tables are private and may change; functions without a leading underscore and the views queue_stats, lane_stats,
+-- executions, order_violations, slot_violations, workers, starts and audit are the interface.
+--
+-- Run it with psql -1 -v ON_ERROR_STOP=1 -f install.sql, or let pgfifo.install() do it. It may be run again.
+
+select pg_catalog.pg_advisory_xact_lock(1885824620, 1868785010);  -- 'pgfi', 'foin': installers come one after another
+set local client_min_messages = warning;
+set local check_function_bodies = off;
+create schema if not exists pgfifo;
+comment on schema pgfifo is 'pgfifo: an ordered queue with slots. Functions and views are the interface; tables are private.';
+
+do $$
+declare
+  v_installed integer;
+begin
+  if to_regclass('pgfifo.installation') is not null then
+    select i.version into v_installed from pgfifo.installation i;
+    if v_installed > 1 then
+      raise exception using errcode = 'QF016',
+        message = format('schema version %s is installed here, newer than this package, which has version 1', v_installed),
+        detail = json_build_object('installed', v_installed, 'package', 1)::text,
+        hint = 'Upgrade the pgfifo package on this side.';
+    end if;
+  end if;
+end $$;
+
+-- Steps from older versions
+
+-- Tables
+\ir tables/installation.sql
+\ir tables/actions.sql
+\ir tables/lanes.sql
+\ir tables/policies.sql
+\ir tables/executions.sql
+\ir tables/runs.sql
+\ir tables/ledger.sql
+\ir tables/marks.sql
+\ir tables/workers.sql
+\ir tables/history.sql
+\ir tables/imports.sql
+\ir tables/audit.sql
+
+-- Helpers
+\ir internal/types.sql
+\ir internal/clock.sql
+\ir internal/isolation.sql
+\ir internal/durable.sql
+\ir internal/locks.sql
+\ir internal/group.sql
+\ir internal/action.sql
+\ir internal/ledger.sql
+\ir internal/wake.sql
+\ir internal/enqueue_checks.sql
+\ir internal/audit.sql
+\ir internal/end_run.sql
+\ir internal/finish_one.sql
+\ir internal/finish_batch.sql
+\ir internal/fence_worker.sql
+\ir internal/lock_run.sql
+\ir internal/scan.sql
+\ir internal/remark.sql
+\ir internal/claim_returned.sql
+\ir internal/claim_batch.sql
+\ir internal/policy.sql
+\ir internal/set_paused.sql
+\ir internal/take_back.sql
+\ir internal/rescue.sql
+\ir internal/sweep.sql
+\ir internal/retention.sql
+\ir internal/maintain_if_late.sql
+
+-- Looking
+\ir functions/format_group.sql
+\ir views/_action_policies.sql
+\ir views/lane_stats.sql
+\ir views/queue_stats.sql
+\ir views/executions.sql
+\ir views/workers.sql
+\ir views/starts.sql
+\ir views/order_violations.sql
+\ir views/slot_violations.sql
+\ir functions/position.sql
+\ir functions/effective_policy.sql
+\ir functions/schema_info.sql
+\ir functions/check.sql
+
+-- Producing
+\ir functions/max_batch_lanes.sql
+\ir functions/group_text.sql
+\ir functions/enqueue.sql
+\ir functions/enqueue_many.sql
+\ir functions/cancel.sql
+\ir functions/import_start.sql
+\ir functions/import_commit.sql
+\ir functions/import_status.sql
+\ir functions/import_finish.sql
+
+-- Consuming
+\ir functions/worker_start.sql
+\ir functions/worker_relock.sql
+\ir functions/worker_stop.sql
+\ir functions/work.sql
+\ir functions/claim.sql
+\ir functions/finish.sql
+\ir functions/release.sql
+\ir functions/heartbeat.sql
+\ir functions/sleeping.sql
+\ir functions/awake.sql
+
+-- Operating
+\ir functions/declare_action.sql
+\ir functions/set_policy.sql
+\ir functions/set_pack_policy.sql
+\ir functions/set_default_policy.sql
+\ir functions/pause.sql
+\ir functions/resume.sql
+\ir functions/maintain.sql
+\ir functions/advance.sql
+
+-- The version, and who may call
+\ir finish.sql

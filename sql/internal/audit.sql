@@ -1,0 +1,14 @@
+-- One line of the audit, in the transaction of the change. set_config('pgfifo.actor', …) names a person behind the role.
+create or replace function pgfifo._audit(p_what text, p_action text, p_id bigint, p_detail jsonb) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  insert into pgfifo.audit (at, who, application, actor, what, action, group_text, detail)
+  select pgfifo._now(), session_user, coalesce(current_setting('application_name', true), ''), nullif(current_setting('pgfifo.actor', true), ''),
+    p_what, coalesce(p_action, x.name), coalesce(p_detail ->> 'group', x.group_text), p_detail
+  from (select 1) o
+  left join (
+    select a.name, l.group_text from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id
+    where l.id = coalesce((select e.lane_id from pgfifo._executions e where e.id = p_id), (select h.lane_id from pgfifo.history h where h.id = p_id limit 1))) x on true;
+end $$;

@@ -1,0 +1,335 @@
+-- Start executions of these actions, at most p_limit, lanes in the order of their oldest marks.
+-- Per round: 1. the next marks; 2. their lanes' slot locks, by try: a claim never waits for a lane; 3. delete those marks
+-- and fold the lanes' arrivals; 4. look at the lanes, in a statement of its own (law 1): what becomes visible after 3 has
+-- a mark that is still there. Goes on along the marks until the limit is filled or the work budget is used.
+-- p_refill: lanes whose slot lock this transaction holds already, because it has just finished something there, and that
+-- have something waiting. They come after all marks that wait, so lanes take turns; what is not refilled leaves a mark.
+-- Rows of kind 'start', and at most one of kind 'more'.
+create or replace function pgfifo._claim_batch(p_worker bigint, p_call bigint, p_action_ids integer[], p_caps integer[], p_limit integer, p_refill bigint[])
+returns setof pgfifo.work_row
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  c_lanes constant integer := 'pgfifo.lanes'::regclass::oid::integer;
+  c_policies constant integer := 'pgfifo.policies'::regclass::oid::integer;
+  v_now timestamptz := pgfifo._now();
+  v_epoch integer;
+  v_left integer := p_limit;
+  v_soon boolean := false;
+  v_actions integer[];
+  v_caps integer[];
+  v_max integer[];
+  v_strict boolean[];
+  v_from bigint[] := '{}';
+  v_timer_from timestamptz[] := '{}';
+  v_scan record;
+  v_cut bigint := 0;
+  v_budget integer := 0;
+  v_stuck integer := 0;
+  v_chunk integer;
+  v_more boolean := true;
+  c_action integer[];
+  c_id bigint[];
+  c_lane bigint[];
+  v_want integer;
+  v_lanes bigint[];
+  v_locked bigint[];
+  v_locks integer := 0;
+  v_refilled bigint[] := '{}';
+  v_started bigint[] := '{}';
+  v_row pgfifo.work_row;
+  v_due timestamptz;
+  v_xmin xid8;
+  v_xmax xid8;
+  v_seen bigint;
+  f_lane bigint[];
+  f_n bigint[];
+  f_top bigint[];
+  f_rows bigint[];
+  v_special bigint[];
+  v_lane bigint;
+  v_lane_policy record;
+  v_ids bigint[];
+  v_rows integer;
+begin
+  -- The limits stay as they are until we commit: a change takes these locks exclusive. So the policies are read in a
+  -- statement after the locks.
+  if p_limit > 0 and pg_try_advisory_xact_lock_shared(c_policies, 0) then
+    v_actions := array(select a.id from unnest(p_action_ids) a(id) where pg_try_advisory_xact_lock_shared(c_policies, a.id));
+    v_soon := cardinality(v_actions) < cardinality(p_action_ids);
+    select array_agg(p.action_id), array_agg(coalesce(c.cap, p_limit)), array_agg(p.max_concurrent), array_agg(p.ordering = 'strict')
+      into v_actions, v_caps, v_max, v_strict
+    from unnest(p_action_ids, p_caps) c(action_id, cap)
+    join pgfifo._action_policies p on p.action_id = c.action_id
+    where p.action_id = any (v_actions) and p.paused_at is null and coalesce(c.cap, p_limit) > 0;
+  else
+    v_soon := p_limit > 0;
+  end if;
+  if v_actions is not null then
+    select i.epoch into strict v_epoch from pgfifo.installation i;
+    if exists (select from pgfifo.remarks r where r.action_id = any (v_actions)) then
+      perform pgfifo._remark(r.action_id) from pgfifo.remarks r where r.action_id = any (v_actions);
+    end if;
+    for v_scan in select s.* from unnest(v_actions) with ordinality a(id, n), pgfifo._scan_from(a.id, v_now) s order by a.n loop
+      v_from := v_from || v_scan.o_mark;
+      v_timer_from := v_timer_from || v_scan.o_timer;
+    end loop;
+    -- Timers that are due become marks. Rows that another claim is taking are skipped, not waited for.
+    if exists (select from unnest(v_actions, v_timer_from) a(id, due_from)
+      cross join lateral (select from pgfifo.timers t where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now limit 1) d)
+    then
+      perform pg_current_xact_id();
+      with due as (
+        select d.* from unnest(v_actions, v_timer_from) a(id, due_from)
+        cross join lateral (
+          select t.action_id, t.due_at, t.id from pgfifo.timers t
+          where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now
+          order by t.action_id, t.due_at, t.id limit 256 for update skip locked) d),
+      fired as (
+        delete from pgfifo.timers t using due d where t.action_id = d.action_id and t.due_at = d.due_at and t.id = d.id
+        returning t.action_id, t.lane_id, t.tries)
+      insert into pgfifo.marks (action_id, id, lane_id, tries)
+      select f.action_id, nextval('pgfifo.mark_ids'), f.lane_id, f.tries from fired f;
+    end if;
+  end if;
+
+  loop
+    exit when v_actions is null or v_left <= 0;
+    if not v_more then
+      -- No older mark waits; now the lanes that we have just finished something in.
+      exit when v_refilled <> '{}' or p_refill = '{}';
+      v_refilled := array(select f.lane_id from unnest(p_refill) with ordinality f(lane_id, n)
+        join pgfifo.lanes l on l.id = f.lane_id where l.action_id = any (v_actions) order by f.n);
+      exit when v_refilled = '{}';
+      v_locked := v_refilled;
+      c_id := null;
+    else
+      -- 1. The next marks, oldest first over all actions; the first mark of each lane says when it is its turn.
+      v_chunk := least(256, greatest(32, 4 * v_left));
+      v_want := least(v_left, 64);
+      select array_agg(s.action_id order by s.id), array_agg(s.id order by s.id), array_agg(s.lane_id order by s.id)
+        into c_action, c_id, c_lane
+      from (
+        select m.* from unnest(v_actions, v_from, v_caps) a(id, mark_from, cap)
+        cross join lateral (
+          select m.action_id, m.id, m.lane_id from pgfifo.marks m
+          where m.action_id = a.id and m.id > greatest(a.mark_from, v_cut) order by m.action_id, m.id limit v_chunk) m
+        where a.cap > 0
+        order by m.id limit v_chunk) s;
+      if c_id is null then
+        v_more := false;
+        continue;
+      end if;
+      select array_agg(d.lane_id order by d.first) filter (where d.nth <= v_want), min(d.first) filter (where d.nth > v_want) - 1
+        into v_lanes, v_cut
+      from (
+        select s.lane_id, min(s.id) as first, row_number() over (order by min(s.id)) as nth
+        from unnest(c_lane, c_id) s(lane_id, id) group by s.lane_id) d;
+      if v_cut is null then
+        v_cut := c_id[cardinality(c_id)];
+      end if;
+      v_rows := cardinality(c_id);
+      -- 2. Lock their lanes.
+      v_locked := array(select l.lane_id from unnest(v_lanes) with ordinality l(lane_id, n)
+        where pg_try_advisory_xact_lock(c_lanes, pgfifo._key(l.lane_id)) order by l.n);
+      v_locks := v_locks + cardinality(v_locked);
+      if cardinality(v_locked) < cardinality(v_lanes) then
+        v_soon := true;
+        v_stuck := v_stuck + v_rows;
+        -- A few locked lanes in front are passed over. Where they are many, they come again later, less and less often:
+        -- one timer for all marks of a lane, and again nobody waits for a row that somebody else is taking.
+        if v_stuck > 64 then
+          perform pg_current_xact_id();
+          with away as (
+            select m.action_id, m.id from unnest(c_action, c_id, c_lane) s(action_id, id, lane_id)
+            join pgfifo.marks m on m.action_id = s.action_id and m.id = s.id
+            where s.id <= v_cut and s.lane_id <> all (v_locked) for update of m skip locked),
+          gone as (
+            delete from pgfifo.marks m using away a where m.action_id = a.action_id and m.id = a.id returning m.lane_id, m.tries)
+          select count(pgfifo._timer(g.lane_id, v_now + least(interval '1 s', interval '50 ms' * power(2, least(g.tries, 6))), (g.tries + 1)::integer))
+            into v_rows
+          from (select lane_id, max(tries)::integer as tries from gone group by lane_id) g;
+        end if;
+      end if;
+      v_budget := v_budget + 1;
+      if cardinality(v_locked) = 0 then
+        exit when v_budget >= 64;
+        continue;
+      end if;
+    end if;
+
+    -- 3. Delete the marks we came by, and fold what has arrived in these lanes. Everything deleted here is visible to 4.
+    select case when m.is_called then m.last_value else m.last_value - 1 end into v_seen from pgfifo.mark_ids m;
+    select pg_snapshot_xmin(s), pg_snapshot_xmax(s) into v_xmin, v_xmax from pg_current_snapshot() s;
+    if c_id is not null then
+      with mine as (
+        select m.action_id, m.id from unnest(c_action, c_id, c_lane) s(action_id, id, lane_id)
+        join pgfifo.marks m on m.action_id = s.action_id and m.id = s.id
+        where s.id <= v_cut and s.lane_id = any (v_locked) for update of m skip locked)
+      delete from pgfifo.marks m using mine a where m.action_id = a.action_id and m.id = a.id;
+    end if;
+    with state as materialized (
+      select g.lane_id, g.mark_floor, g.held, g.returned, g.consumed
+      from unnest(v_locked) l(lane_id)
+      cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g),
+    gone as (
+      delete from pgfifo.arrivals a using (
+        select k.lane_id, k.id from state s
+        cross join lateral (
+          select a.lane_id, a.id from pgfifo.arrivals a where a.lane_id = s.lane_id and a.id > s.mark_floor order by a.lane_id, a.id limit 1000) k) k
+      where a.lane_id = k.lane_id and a.id = k.id
+      returning a.lane_id, a.id, a.n, a.first_ticket),
+    folded as (
+      select g.lane_id, sum(g.n)::bigint as n, max(g.id) as top, min(g.first_ticket) as first_ticket, count(*) as rows from gone g group by g.lane_id)
+    select array_agg(f.lane_id) filter (where f.n is not null), array_agg(f.n) filter (where f.n is not null), array_agg(f.top) filter (where f.n is not null),
+        array_agg(f.rows) filter (where f.n is not null), array_agg(s.lane_id) filter (where s.held > 0 or s.returned > 0 or f.first_ticket <= s.consumed)
+      into f_lane, f_n, f_top, f_rows, v_special
+    from state s left join folded f on f.lane_id = s.lane_id;
+
+    -- 4a. What comes before the line, lane by lane: there are few.
+    if v_special is not null then
+      foreach v_lane in array v_special loop
+        select coalesce(lp.max_concurrent, a.max) as max, a.is_strict, lp.paused_at is not null as paused, a.cap into v_lane_policy
+        from pgfifo.lanes l
+        join unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) on a.action_id = l.action_id
+        left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
+        where l.id = v_lane;
+        continue when not found;
+        v_ids := pgfifo._claim_returned(v_lane, least(v_left, v_lane_policy.cap), p_worker, p_call, v_lane_policy.max, v_lane_policy.is_strict, v_lane_policy.paused);
+        v_started := v_started || v_ids;
+        v_left := v_left - cardinality(v_ids);
+        if p_caps is not null then
+          v_caps := pgfifo._less(v_actions, v_caps, v_ids);
+        end if;
+      end loop;
+    end if;
+
+    -- 4b. The line: the next tickets up to the free slots, for all locked lanes at once. A lane gets its mark back when
+    -- it may have more waiting and a slot left; a full one gets it from its next finish.
+    with state as materialized (
+      select t.n as turn, l.action_id, a.cap, a.is_strict as is_strict, coalesce(lp.max_concurrent, a.max) as max, g.*,
+        coalesce(f.n, 0) as folded, f.top, f.rows,
+        case when lp.paused_at is not null then 0
+             else greatest(0, coalesce(lp.max_concurrent, a.max) - g.running - g.held) end as free
+      from unnest(v_locked) with ordinality t(lane_id, n)
+      join pgfifo.lanes l on l.id = t.lane_id
+      join unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) on a.action_id = l.action_id
+      cross join lateral (select * from pgfifo.ledger g where g.lane_id = t.lane_id order by g.lane_id desc, g.version desc limit 1) g
+      left join unnest(f_lane, f_n, f_top, f_rows) f(lane_id, n, top, rows) on f.lane_id = t.lane_id
+      left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = t.lane_id),
+    line as materialized (
+      select s.turn, s.lane_id, s.action_id, s.cap, e.id, e.ticket
+      from state s
+      cross join lateral (
+        select e.id, e.ticket from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
+        order by e.lane_id, e.ticket limit least(s.free, s.cap, v_left)) e
+      -- What has returned comes first; it is still there only when the limit of this call was used up.
+      where s.returned = 0),
+    picked as materialized (
+      select r.*, row_number() over (partition by r.lane_id order by r.ticket) as nth
+      from (
+        select l.*, row_number() over (order by l.turn, l.ticket) as place, row_number() over (partition by l.action_id order by l.turn, l.ticket) as of_action
+        from line l) r
+      where r.place <= v_left and r.of_action <= r.cap),
+    counted as materialized (
+      select s.lane_id, (select count(*) from line l where l.lane_id = s.lane_id)::integer as seen,
+        (select count(*) from picked p where p.lane_id = s.lane_id)::integer as n,
+        (select max(p.ticket) from picked p where p.lane_id = s.lane_id) as last
+      from state s),
+    started as (
+      insert into pgfifo.runs (id, lane_id, ticket, state, attempt, worker_id, call_no, start_no, start_limit, is_strict, started_at)
+      select p.id, p.lane_id, p.ticket, 'running', 1, p_worker, p_call, s.starts + p.nth, s.max, s.is_strict, v_now
+      from picked p join state s on s.lane_id = p.lane_id
+      returning id),
+    pruned as (
+      delete from pgfifo.ledger g using state s, counted c
+      where c.lane_id = s.lane_id and (c.n > 0 or s.folded > 0) and g.lane_id = s.lane_id and g.version = s.version),
+    appended as (
+      insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+        pending_xid, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
+      select s.lane_id, s.version + 1, s.running + c.n, s.held, s.returned, s.waiting + s.folded - c.n, s.delayed,
+        coalesce(c.last, s.consumed),
+        case when s.is_strict then greatest(s.mark_floor, s.top)
+             when s.pending_xid <= v_xmin then greatest(s.mark_floor, s.pending_mark) else s.mark_floor end,
+        case when s.is_strict then null when s.pending_xid is null or s.pending_xid <= v_xmin then v_seen else s.pending_mark end,
+        case when s.is_strict then null when s.pending_xid is null or s.pending_xid <= v_xmin then v_xmax else s.pending_xid end,
+        s.starts + c.n, s.enqueued + s.folded, s.succeeded, s.failed, s.cancelled, s.expired, v_now
+      from state s join counted c on c.lane_id = s.lane_id
+      where c.n > 0 or s.folded > 0),
+    put_back as (
+      insert into pgfifo.marks (action_id, id, lane_id)
+      select s.action_id, nextval('pgfifo.mark_ids'), s.lane_id
+      from state s join counted c on c.lane_id = s.lane_id
+      where s.free > c.n and (s.returned > 0 or c.seen > c.n or c.seen >= least(s.cap, v_left)) or s.rows >= 1000)
+    select array_agg(p.id order by p.place), (select count(*) from started)
+      into v_ids, v_rows
+    from picked p;
+    if v_rows <> coalesce(cardinality(v_ids), 0) then
+      raise exception using errcode = 'XX000', message = format('a claim picked %s executions and started %s', cardinality(v_ids), v_rows);
+    end if;
+    if v_rows > 0 then
+      v_started := v_started || v_ids;
+      v_left := v_left - v_rows;
+      if p_caps is not null then
+        v_caps := pgfifo._less(v_actions, v_caps, v_ids);
+      end if;
+    end if;
+    exit when v_locks >= 64 or v_budget >= 64;
+  end loop;
+
+  -- Lanes we finished something in and have not refilled: the mark is left in the transaction of the finish (law 2).
+  if cardinality(p_refill) > cardinality(v_refilled) then
+    perform pg_current_xact_id();
+    insert into pgfifo.marks (action_id, id, lane_id)
+    select l.action_id, nextval('pgfifo.mark_ids'), l.id
+    from unnest(p_refill) with ordinality f(lane_id, n) join pgfifo.lanes l on l.id = f.lane_id
+    where l.id <> all (v_refilled) order by f.n;
+  end if;
+  if v_left <= 0 and v_actions is not null then
+    -- We are full and others may sleep.
+    perform pgfifo._wake(a.id, n.name) from unnest(v_actions, v_from) a(id, mark_from) join pgfifo.actions n on n.id = a.id
+    where exists (select from pgfifo.marks m where m.action_id = a.id and m.id > a.mark_from);
+  end if;
+  if v_started <> '{}' then
+    return query
+    select 'start'::text, s.id, r.attempt, v_epoch || '-' || s.id || '-' || r.attempt, n.name, l.group_text, e.payload, e.headers, e.tags,
+      e.enqueued_at, greatest(0, extract(epoch from v_now - e.enqueued_at))::double precision, r.lane_id, r.start_no, null::text, null::jsonb
+    from unnest(v_started) with ordinality s(id, place)
+    join pgfifo.runs r on r.id = s.id
+    join pgfifo._executions e on e.id = s.id
+    join pgfifo.lanes l on l.id = r.lane_id
+    join pgfifo.actions n on n.id = l.action_id
+    order by s.place;
+  end if;
+  if v_left > 0 then
+    v_row.kind := 'more';
+    if v_more and (v_locks >= 64 or v_budget >= 64) then
+      v_row.status := 'now';
+      return next v_row;
+    elsif v_soon then
+      v_row.status := 'soon';
+      return next v_row;
+    elsif v_actions is not null then
+      select min(d.due_at) into v_due from unnest(v_actions, v_timer_from) a(id, due_from)
+      cross join lateral (select t.due_at from pgfifo.timers t where t.action_id = a.id and t.due_at >= a.due_from
+                          order by t.action_id, t.due_at limit 1) d;
+      if v_due is not null then
+        v_row.status := 'later';
+        v_row.detail := jsonb_build_object('seconds', greatest(0, extract(epoch from v_due - v_now)));
+        return next v_row;
+      end if;
+    end if;
+  end if;
+end $$;
+
+-- Caps per action after these executions have started.
+create or replace function pgfifo._less(p_actions integer[], p_caps integer[], p_ids bigint[]) returns integer[]
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(c.cap - coalesce(u.n, 0) order by c.ord)
+  from unnest(p_actions, p_caps) with ordinality c(action_id, cap, ord)
+  left join (select l.action_id, count(*)::integer as n from pgfifo._executions e join pgfifo.lanes l on l.id = e.lane_id
+             where e.id = any (p_ids) group by l.action_id) u on u.action_id = c.action_id
+$$;

@@ -1,0 +1,81 @@
+-- The part of a claim that looks at what is ahead of the consumed mark of one lane: late arrivals of a relaxed lane,
+-- held ones whose backoff is over, returned ones. They come before the line. The caller holds the lane's slot lock since
+-- an earlier statement; so each statement here sees the lane as it is.
+-- A held one starts again only while no more are active than the limit; when the limit has been lowered below what is
+-- active, those that are due give their slots back, the youngest first, and wait at their place.
+create or replace function pgfifo._claim_returned(p_lane_id bigint, p_limit integer, p_worker bigint, p_call bigint,
+  p_max integer, p_strict boolean, p_paused boolean) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pgfifo._now();
+  v_state pgfifo.ledger;
+  v_run pgfifo.runs;
+  v_late integer;
+  v_started bigint[] := '{}';
+begin
+  select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
+  if not p_strict then
+    insert into pgfifo.runs (id, lane_id, ticket, state, attempt, is_strict)
+    select e.id, e.lane_id, e.ticket, 'returned', 0, false from pgfifo._executions e
+    where e.lane_id = p_lane_id and e.ticket <= v_state.consumed and not exists (select from pgfifo.runs r where r.id = e.id);
+    get diagnostics v_late = row_count;
+    if v_late > 0 then
+      v_state := pgfifo._append(p_lane_id, p_returned => v_late);
+    end if;
+  end if;
+  if v_state.held > 0 then
+    for v_run in
+      select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'held'
+        and exists (select from pgfifo.cancellations c where c.id = r.id)
+    loop
+      perform pgfifo._end_run(v_run, 'cancelled');
+    end loop;
+    if not p_paused then
+      for v_run in
+        select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'held' and r.due_at <= v_now order by r.lane_id, r.ticket desc
+      loop
+        select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
+        exit when v_state.running + v_state.held <= p_max;
+        v_state := pgfifo._append(p_lane_id, p_held => -1, p_returned => 1, p_waiting => 1);
+        update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts,
+          attempts = pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts))
+        where r.id = v_run.id;
+      end loop;
+    end if;
+  end if;
+  if p_paused then
+    return v_started;
+  end if;
+  for v_run in
+    select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state <> 'running' and (r.state = 'returned' or r.due_at <= v_now)
+    order by r.lane_id, r.ticket
+  loop
+    exit when cardinality(v_started) >= p_limit;
+    select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
+    if v_run.state = 'held' then
+      v_state := pgfifo._append(p_lane_id, p_running => 1, p_held => -1, p_starts => 1);
+    elsif v_state.running + v_state.held < p_max then
+      v_state := pgfifo._append(p_lane_id, p_running => 1, p_returned => -1, p_waiting => -1, p_starts => 1);
+    else
+      continue;  -- no slot for a returned one; a held one behind it has its own
+    end if;
+    update pgfifo.runs r set state = 'running', worker_id = p_worker, call_no = p_call, attempt = r.attempt + 1, due_at = null,
+      held_by = null, held_outcome = null, ended_at = null, start_no = v_state.starts, start_limit = p_max, is_strict = p_strict, started_at = v_now,
+      joined_no = case when v_run.state = 'held' then v_state.starts - 1 else r.joined_no end,
+      attempts = case when v_run.state = 'held' then pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts - 1)) else r.attempts end
+    where r.id = v_run.id and r.state = v_run.state;
+    v_started := v_started || v_run.id;
+  end loop;
+  return v_started;
+end $$;
+
+-- The log entry of an attempt whose slot was held until now.
+create or replace function pgfifo._held_entry(p_run pgfifo.runs, p_end_no bigint) returns jsonb
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select pgfifo._attempt_entry(p_run, coalesce(p_run.held_outcome, 'failed'), p_end_no, p_run.ended_at, p_run.last_error)
+    || jsonb_strip_nulls(jsonb_build_object('worker', p_run.held_by))
+$$;

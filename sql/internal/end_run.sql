@@ -1,0 +1,62 @@
+-- What one attempt leaves behind in `attempts`, as kept per attempt in runs and history. At most the last 100.
+create or replace function pgfifo._attempt_entry(p_run pgfifo.runs, p_outcome text, p_end_no bigint, p_ended_at timestamptz, p_error text) returns jsonb
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_strip_nulls(jsonb_build_object('attempt', p_run.attempt, 'joined_no', p_run.joined_no, 'start_no', p_run.start_no,
+    'end_no', p_end_no, 'limit', p_run.start_limit, 'is_strict', p_run.is_strict, 'ticket', p_run.ticket, 'worker', p_run.worker_id,
+    'started_at', p_run.started_at, 'ended_at', p_ended_at, 'outcome', p_outcome, 'error', left(p_error, 1000)))
+$$;
+
+create or replace function pgfifo._log_attempt(p_attempts jsonb, p_entry jsonb) returns jsonb
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select case when jsonb_array_length(coalesce(p_attempts, '[]')) >= 100 then (p_attempts - 0) || jsonb_build_array(p_entry)
+         else coalesce(p_attempts, '[]') || jsonb_build_array(p_entry) end
+$$;
+
+-- Move an execution that has a row in runs to history with its one outcome, and count it in the ledger.
+-- The caller holds the lane's slot lock and has read p_run under it.
+create or replace function pgfifo._end_run(
+  p_run pgfifo.runs,
+  p_outcome text,
+  p_result jsonb default null,
+  p_error text default null,
+  p_result_error text default null,
+  p_failures integer default null,
+  p_lost boolean default false
+) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ledger pgfifo.ledger;
+  v_cancel pgfifo.cancellations;
+begin
+  delete from pgfifo.runs r where r.id = p_run.id and r.attempt = p_run.attempt and r.state = p_run.state;
+  if not found then
+    raise exception using errcode = 'XX000', message = format('execution %s changed under its lane''s lock', p_run.id);
+  end if;
+  delete from pgfifo.cancellations c where c.id = p_run.id returning * into v_cancel;
+  v_ledger := pgfifo._append(p_run.lane_id,
+    p_running => -(p_run.state = 'running')::integer, p_held => -(p_run.state = 'held')::integer,
+    p_returned => -(p_run.state = 'returned')::integer, p_waiting => -(p_run.state = 'returned')::integer,
+    p_succeeded => (p_outcome = 'succeeded')::integer, p_failed => (p_outcome = 'failed')::integer,
+    p_cancelled => (p_outcome = 'cancelled')::integer);
+  with content as (
+    delete from pgfifo._executions e where e.id = p_run.id returning e.*)
+  insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
+    start_limit, is_strict, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
+    result_error, error, reason, attempts, lost)
+  -- A returned one's last attempt is in its log already: its own columns describe a stay in the line, not a start.
+  select e.id, l.action_id, e.lane_id, l.group_text, p_outcome, p_run.attempt, coalesce(p_failures, p_run.failures), p_run.ticket,
+    p_run.worker_id, p_run.joined_no, case when p_run.state <> 'returned' then p_run.start_no end,
+    case when p_run.state <> 'returned' then p_run.start_limit end, case when p_run.state <> 'returned' then p_run.is_strict end,
+    v_ledger.starts, e.enqueued_at, p_run.started_at, pgfifo._now(), v_cancel.requested_at, e.retry_of, e.payload, e.headers, e.tags,
+    p_result, p_result_error, coalesce(p_error, p_run.last_error), v_cancel.reason, p_run.attempts, p_lost
+  from content e join pgfifo.lanes l on l.id = e.lane_id;
+  if not found then
+    raise exception using errcode = 'XX000', message = format('execution %s has no content', p_run.id);
+  end if;
+end $$;

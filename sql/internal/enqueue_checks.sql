@@ -1,0 +1,63 @@
+-- What is promised for later versions is refused by name, not ignored.
+create or replace function pgfifo._reserved(p_name text, p_given boolean) returns void
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_given then
+    raise exception using errcode = 'QF022',
+      message = format('%s is reserved and not supported by this version of pgfifo', p_name),
+      detail = json_build_object('argument', p_name)::text,
+      hint = 'Leave it out.';
+  end if;
+end $$;
+
+-- jsonb is at most six times smaller than its text (escapes), so most payloads are never turned back into text here.
+create or replace function pgfifo._check_payload(p_action text, p_payload jsonb, p_limit double precision, p_index integer) returns void
+language plpgsql stable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_payload is null then
+    raise exception using errcode = 'QF022',
+      message = format('the payload of this execution of %s is missing (SQL null)', p_action),
+      detail = json_build_object('action', p_action, 'argument', 'p_payload', 'index', p_index)::text,
+      hint = 'Give any JSON value; JSON null is one.';
+  elsif pg_column_size(p_payload) * 6.0 > p_limit and octet_length(p_payload::text) > p_limit then
+    raise exception using errcode = 'QF009',
+      message = format('the payload of this execution of %s has %s bytes; at most %s are allowed', p_action, octet_length(p_payload::text), p_limit),
+      detail = json_build_object('action', p_action, 'bytes', octet_length(p_payload::text), 'limit', p_limit, 'index', p_index)::text,
+      hint = 'Store the data elsewhere and enqueue its id, or raise max_payload of the action.';
+  end if;
+end $$;
+
+-- The length of a lane as an enqueuer sees it who holds the lane's enqueue lock exclusively: what the newest ledger says
+-- is waiting, and what has arrived since. The newest arrival carries the running total where lengths are limited; where
+-- it does not, the unfolded ones are added up. One statement, one snapshot: an arrival is either folded or not.
+create or replace function pgfifo._length(p_lane_id bigint, out o_length bigint, out o_total bigint)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  select g.waiting + a.n, g.enqueued + a.n
+    into o_length, o_total
+  from (select * from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1) g,
+    lateral (
+      select coalesce(
+        (select coalesce(m.total - g.enqueued, (select sum(s.n) from pgfifo.arrivals s where s.lane_id = p_lane_id and s.id > g.mark_floor))
+         from pgfifo.arrivals m where m.lane_id = p_lane_id and m.id > g.mark_floor order by m.lane_id desc, m.id desc limit 1), 0) as n
+    ) a;
+end $$;
+
+create or replace function pgfifo._queue_full(p_action text, p_group text, p_limit double precision, p_current bigint, p_asked bigint, p_index integer)
+returns void
+language plpgsql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  raise exception using errcode = 'QF001',
+    message = format('the line of %s%s is full: %s waiting, at most %s allowed', p_action,
+      case when p_group = '' then '' else ' (' || pgfifo.format_group(p_group) || ')' end, p_current, p_limit),
+    detail = json_build_object('action', p_action, 'group', p_group, 'limit', p_limit, 'current', p_current, 'asked', p_asked, 'index', p_index)::text,
+    hint = 'Nothing was enqueued. Try again later, run more workers, or raise max_queue_length.';
+end $$;

@@ -1,0 +1,19 @@
+-- Hold the worker's fence, shared, to the commit, then look whether it is still alive. Whoever declares it dead takes the
+-- fence exclusive and holds it to his commit; so what is decided after this is decided by a living worker.
+create or replace function pgfifo._fence_worker(p_worker bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_state text;
+begin
+  perform pg_advisory_xact_lock_shared('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker));
+  select w.state into v_state from pgfifo._workers w where w.id = p_worker;
+  if v_state is distinct from 'alive' then
+    raise exception using errcode = 'QF010',
+      message = case when v_state is null then format('there is no worker %s', coalesce(p_worker::text, 'null'))
+                else format('worker %s is %s: what it held is no longer its own', p_worker, v_state) end,
+      detail = json_build_object('worker', p_worker, 'state', v_state)::text,
+      hint = 'Register again with pgfifo.worker_start and go on under the new id.';
+  end if;
+end $$;

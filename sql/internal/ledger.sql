@@ -1,0 +1,57 @@
+-- Append one version to a lane's ledger. The caller holds the lane's slot lock since an earlier statement; that makes the
+-- newest version that this statement sees the newest there is. For single steps; claim and finish have set-based twins.
+create or replace function pgfifo._append(
+  p_lane_id bigint,
+  p_running integer default 0,
+  p_held integer default 0,
+  p_returned integer default 0,
+  p_waiting integer default 0,
+  p_starts integer default 0,
+  p_succeeded integer default 0,
+  p_failed integer default 0,
+  p_cancelled integer default 0
+) returns pgfifo.ledger
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_new pgfifo.ledger;
+begin
+  with newest as (
+    select g.* from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1),
+  pruned as (
+    delete from pgfifo.ledger g using newest o where g.lane_id = o.lane_id and g.version = o.version)
+  insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+    pending_xid, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
+  select o.lane_id, o.version + 1, o.running + p_running, o.held + p_held, o.returned + p_returned, o.waiting + p_waiting, o.delayed,
+    o.consumed, o.mark_floor, o.pending_mark, o.pending_xid, o.starts + p_starts, o.enqueued, o.succeeded + p_succeeded,
+    o.failed + p_failed, o.cancelled + p_cancelled, o.expired, pgfifo._now()
+  from newest o
+  returning * into strict v_new;
+  return v_new;
+end $$;
+
+-- A mark for a lane, in a transaction that has an xid before the id is drawn: scans rely on that.
+create or replace function pgfifo._mark(p_lane_id bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pg_current_xact_id();
+  insert into pgfifo.marks (action_id, id, lane_id)
+  select l.action_id, nextval('pgfifo.mark_ids'), l.id from pgfifo.lanes l where l.id = p_lane_id;
+end $$;
+
+-- A mark that becomes due later. Never before the point from which timers are scanned, wherever the clock has gone.
+create or replace function pgfifo._timer(p_lane_id bigint, p_due_at timestamptz, p_tries integer default 0) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pg_current_xact_id();
+  insert into pgfifo.timers (action_id, due_at, id, lane_id, tries)
+  select l.action_id,
+    greatest(p_due_at, (select s.hot_timer from pgfifo.scans s where s.action_id = l.action_id order by s.action_id desc, s.version desc limit 1)),
+    nextval('pgfifo.mark_ids'), l.id, p_tries
+  from pgfifo.lanes l where l.id = p_lane_id;
+end $$;

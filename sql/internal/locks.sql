@@ -1,0 +1,64 @@
+-- Advisory locks have a class, the oid of one of our tables, and a key of 32 bits. Class and table always in this order:
+--   lanes       slot lock of a lane: exclusive, whoever decides about its slots
+--   executions  enqueue lock of a lane: exclusive (strict) or shared (relaxed), to the end of the enqueuing transaction
+--   actions     shared by enqueues, exclusive for changes of ordering and group_by
+--   policies    shared by claims, exclusive for changes of limits; key 0 stands for packs and everything
+--   runs        worker fence: shared by claim and heartbeat, exclusive for whoever declares the worker dead
+--   workers     liveness: held by a session of the living worker (the only lock, with `marks`, that outlives a transaction)
+--   marks       shared by sessions of workers that sleep, per action
+--   scans       election per action; ticks: election for maintenance
+create or replace function pgfifo._key(p_id bigint) returns integer
+language sql immutable parallel safe strict
+as $$ select (p_id operator(pg_catalog.&) 2147483647)::integer $$;
+
+-- Wait for an exclusive lock, at most so long; false when it could not be had. The wait is in a block of its own: when it
+-- fails, the lock and the setting go with the block, and nothing after it relies on either.
+create or replace function pgfifo._lock(p_class oid, p_key integer, p_wait interval) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before text;
+begin
+  if pg_try_advisory_xact_lock(p_class::integer, p_key) then
+    return true;
+  end if;
+  v_before := current_setting('lock_timeout');
+  begin
+    perform set_config('lock_timeout', greatest(1, extract(epoch from p_wait) * 1000)::integer::text, true);
+    perform pg_advisory_xact_lock(p_class::integer, p_key);
+    perform set_config('lock_timeout', v_before, true);
+    return true;
+  exception when lock_not_available then
+    return false;
+  end;
+end $$;
+
+-- Who stands in the way of a lock, for error messages: pid, since when, and the start of its statement.
+create or replace function pgfifo._blockers(p_class oid, p_key integer) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select coalesce(string_agg(format('pid %s (%s, transaction since %s): %s', a.pid, coalesce(a.state, 'unknown'),
+    coalesce(to_char(a.xact_start, 'HH24:MI:SS'), '?'), left(coalesce(a.query, ''), 80)), '; '), 'not known any more')
+  from pg_locks l
+  join pg_stat_activity a on a.pid = l.pid
+  where l.locktype = 'advisory' and l.granted and l.objsubid = 2
+    and l.database = (select d.oid from pg_database d where d.datname = current_database())
+    and l.classid = p_class and l.objid = p_key::oid and l.pid <> pg_backend_pid()
+$$;
+
+-- The slot lock of one lane, for callers who may wait: cancel, pause, a lane's policy, a single finish.
+create or replace function pgfifo._lock_lane(p_lane_id bigint, p_call text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if not pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(p_lane_id), interval '5 s') then
+    raise exception using errcode = 'QF023',
+      message = format('pgfifo.%s gave up after 5 s: another transaction holds this lane', p_call),
+      detail = json_build_object('lane_id', p_lane_id,
+        'blockers', pgfifo._blockers('pgfifo.lanes'::regclass, pgfifo._key(p_lane_id)))::text,
+      hint = 'Somebody cancelled, finished or paused in a transaction that is still open. Try again when it has ended.';
+  end if;
+end $$;

@@ -1,0 +1,53 @@
+-- Find workers that are gone, and take back what they held. Two rounds on purpose: a worker is declared dead under its
+-- fence, exclusive, and that commits; only a later round returns its executions, lane by lane. Between the two every call
+-- of the worker fails, so nothing it held can be finished by it, and nothing has been given on yet.
+-- Gone is: its heartbeat missed the lease, counted in ticks that happened; or its session lock is free, on the same run of
+-- the server it was taken on, for longer than the grace of one second. A lock that is held proves nothing.
+create or replace function pgfifo._rescue(p_tick bigint, out o_dead integer, out o_taken integer, out o_more boolean)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_worker record;
+  v_free boolean;
+  v_left integer;
+begin
+  o_dead := 0;
+  o_taken := 0;
+  o_more := false;
+  for v_worker in
+    select w.* from pgfifo._workers w where w.state = 'dead' and w.ended_at < pgfifo._now()
+      and exists (select from pgfifo.runs r where r.worker_id = w.id) order by w.id
+  loop
+    -- Its declaration has committed: this snapshot shows it, and this transaction did not write it.
+    o_taken := o_taken + pgfifo._take_back(v_worker.id, 'failed', format('worker %s (%s, pid %s) was lost', v_worker.id, v_worker.host, v_worker.pid), 1000);
+    select count(*) into v_left from pgfifo.runs r where r.worker_id = v_worker.id;
+    o_more := o_more or v_left > 0;
+  end loop;
+  for v_worker in
+    select w.* from pgfifo._workers w where w.state = 'alive' order by w.id
+  loop
+    v_free := false;
+    if v_worker.locked and v_worker.locked_on = pg_postmaster_start_time() then
+      -- A transaction-level probe, shared so that probes do not meet; given up at our commit.
+      v_free := pg_try_advisory_xact_lock_shared('pgfifo._workers'::regclass::oid::integer, pgfifo._key(v_worker.id));
+      if v_free and v_worker.lock_missed_tick is null then
+        update pgfifo._workers w set lock_missed_tick = p_tick where w.id = v_worker.id;
+      elsif not v_free and v_worker.lock_missed_tick is not null then
+        update pgfifo._workers w set lock_missed_tick = null where w.id = v_worker.id;
+      end if;
+    end if;
+    if p_tick - v_worker.seen_tick > extract(epoch from v_worker.lease) or (v_free and p_tick > v_worker.lock_missed_tick) then
+      -- A claim or heartbeat under way holds the fence: then it lives.
+      if pg_try_advisory_xact_lock('pgfifo.runs'::regclass::oid::integer, pgfifo._key(v_worker.id)) then
+        update pgfifo._workers w set state = 'dead', ended_at = pgfifo._now()
+        where w.id = v_worker.id and w.state = 'alive' and w.seen_tick = v_worker.seen_tick
+          and w.locked_on is not distinct from v_worker.locked_on;
+        if found then
+          o_dead := o_dead + 1;
+          o_more := true;
+        end if;
+      end if;
+    end if;
+  end loop;
+end $$;

@@ -1,0 +1,75 @@
+-- Day partitions of the history, ahead of time, and the end of old ones. Everything that locks more than rows takes its
+-- lock nowait: behind a reader (pg_dump) it is left for another round, and no finish ever queues up behind it.
+create or replace function pgfifo._partition(p_day date) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_name text := 'history_' || to_char(p_day, 'YYYYMMDD');
+begin
+  if to_regclass('pgfifo.' || v_name) is not null then
+    return false;
+  end if;
+  begin
+    -- Attaching looks through the default partition under an exclusive lock: only while nobody reads it.
+    lock table only pgfifo.history in share update exclusive mode nowait;
+    lock table pgfifo.history_default in access exclusive mode nowait;
+    execute format('create table pgfifo.%I (like pgfifo.history including defaults including constraints)', v_name);
+    execute format('alter table pgfifo.history attach partition pgfifo.%I for values from (%L) to (%L)', v_name,
+      to_char(p_day, 'YYYY-MM-DD') || ' 00:00:00+00', to_char(p_day + 1, 'YYYY-MM-DD') || ' 00:00:00+00');
+    return true;
+  exception
+    when lock_not_available then return false;
+    when check_violation then return false;  -- rows of that day are in the default partition already; they age there
+  end;
+end $$;
+
+create or replace function pgfifo._retain(out o_dropped integer, out o_deleted integer)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pgfifo._now();
+  v_today date := (v_now at time zone 'utc')::date;
+  v_longest double precision;
+  v_part record;
+  v_action record;
+  v_rows integer;
+begin
+  o_dropped := 0;
+  o_deleted := 0;
+  for v_day in 0 .. 2 loop
+    perform pgfifo._partition(v_today + v_day);
+  end loop;
+  select coalesce(max(p.retention), 604800) into v_longest from pgfifo._action_policies p;
+  -- A day whose youngest row is older than the longest retention goes as a whole.
+  if v_longest < 'infinity' then
+    for v_part in
+      select c.oid::regclass as part, substring(c.relname from 9)::date as day
+      from pg_inherits i join pg_class c on c.oid = i.inhrelid
+      where i.inhparent = 'pgfifo.history'::regclass and c.relname ~ '^history_[0-9]{8}$'
+        and (substring(c.relname from 9)::date + 1)::timestamp at time zone 'utc' < v_now - make_interval(secs => v_longest)
+      order by 2 limit 3
+    loop
+      begin
+        execute format('lock table only pgfifo.history in access exclusive mode nowait');
+        execute format('lock table %s in access exclusive mode nowait', v_part.part);
+        execute format('drop table %s', v_part.part);
+        o_dropped := o_dropped + 1;
+      exception when lock_not_available then
+        exit;
+      end;
+    end loop;
+  end if;
+  -- Shorter ones, and what is in the default partition, in batches.
+  for v_action in select p.action_id, p.retention from pgfifo._action_policies p where p.retention < 'infinity' loop
+    continue when v_action.retention >= v_longest and not exists (select from pgfifo.history_default);
+    with old as (
+      select h.tableoid, h.ctid from pgfifo.history h
+      where h.action_id = v_action.action_id and h.finished_at < v_now - make_interval(secs => v_action.retention)
+      order by h.action_id, h.finished_at limit 1000)
+    delete from pgfifo.history h using old o where h.tableoid = o.tableoid and h.ctid = o.ctid;
+    get diagnostics v_rows = row_count;
+    o_deleted := o_deleted + v_rows;
+  end loop;
+end $$;

@@ -1,0 +1,39 @@
+create or replace function pgfifo._set_paused(p_action text, p_group text, p_paused boolean, p_reason text) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_action_id integer := pgfifo._known_action(p_action);
+  v_lane_id bigint;
+  v_changed boolean;
+begin
+  if p_group is not null then
+    v_lane_id := pgfifo._find_lane(v_action_id, p_action, p_group);
+    if v_lane_id is null then
+      raise exception using errcode = 'QF007', message = format('action %s has no lane %s', p_action, left(p_group, 200)),
+        detail = json_build_object('action', p_action, 'group', left(p_group, 1024))::text,
+        hint = 'A lane comes to be with its first enqueue, and goes when it has been idle for its lane_retention.';
+    end if;
+  end if;
+  -- An empty change takes the scope's locks and makes the row if there is none.
+  perform pgfifo._set_policy(case when v_lane_id is null then 'action' else 'lane' end, null, v_action_id, v_lane_id, '{}', false);
+  update pgfifo.policies p set
+    paused_at = case when p_paused then coalesce(p.paused_at, pgfifo._now()) end,
+    paused_by = case when p_paused then coalesce(p.paused_by, session_user) end,
+    paused_reason = case when p_paused then coalesce(left(p_reason, 1000), p.paused_reason) end
+  where case when v_lane_id is null then p.scope = 'action' and p.action_id = v_action_id else p.scope = 'lane' and p.lane_id = v_lane_id end
+    and (p.paused_at is null) = p_paused;
+  v_changed := found;
+  if v_changed then
+    perform pgfifo._audit(case when p_paused then 'pause' else 'resume' end, p_action, null,
+      jsonb_build_object('group', (select l.group_text from pgfifo.lanes l where l.id = v_lane_id), 'reason', p_reason));
+    if not p_paused then
+      -- A paused action's marks are still there; a paused lane's have been taken. Its slot lock is ours, so mark it here.
+      if v_lane_id is not null then
+        perform pgfifo._mark(v_lane_id);
+      end if;
+      perform pgfifo._wake(v_action_id, p_action);
+    end if;
+  end if;
+  return v_changed;
+end $$;

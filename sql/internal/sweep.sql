@@ -1,0 +1,84 @@
+-- The net below the net: a slice of lanes per tick, looked at whether they have something to start and no mark. What it
+-- finds is a bug somewhere else, so it is counted and shown. Due held ones without a timer are found the same way.
+-- It also removes lanes that have been idle for their lane_retention.
+create or replace function pgfifo._sweep(p_from bigint, p_slice integer, out o_to bigint, out o_found integer, out o_removed integer)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pgfifo._now();
+  v_lane record;
+begin
+  o_found := 0;
+  o_removed := 0;
+  select max(s.id) into o_to from (select l.id from pgfifo.lanes l where l.id > p_from order by l.id limit p_slice) s;
+  if o_to is null then
+    o_to := 0;
+    return;
+  end if;
+  perform pg_current_xact_id();
+  with slice as materialized (
+    select l.id, l.action_id, g.waiting, g.held, g.returned
+    from pgfifo.lanes l
+    join pgfifo._action_policies p on p.action_id = l.action_id
+    cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
+    left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
+    where l.id > p_from and l.id <= o_to and p.paused_at is null and lp.paused_at is null
+      and ((g.waiting > 0 and g.running + g.held < coalesce(lp.max_concurrent, p.max_concurrent)
+            and g.changed_at not between v_now - interval '2 s' and v_now + interval '1 hour')
+           or (g.held > 0 and exists (select from pgfifo.runs r where r.lane_id = l.id and r.state = 'held' and r.due_at < v_now - interval '2 s')))),
+  unmarked as (
+    -- Marks may be many where work is plenty: one pass over those of the slice's actions.
+    select s.id, s.action_id from slice s
+    where not exists (select from pgfifo.marks m where m.action_id = s.action_id and m.lane_id = s.id)
+      and not exists (select from pgfifo.timers t where t.action_id = s.action_id and t.lane_id = s.id and t.due_at > v_now - interval '2 s')),
+  marked as (
+    insert into pgfifo.marks (action_id, id, lane_id) select u.action_id, nextval('pgfifo.mark_ids'), u.id from unmarked u returning 1)
+  select count(*) into o_found from marked;
+
+  for v_lane in
+    select l.id, l.action_id from pgfifo.lanes l
+    join pgfifo._action_policies p on p.action_id = l.action_id
+    cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
+    left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
+    where l.id > p_from and l.id <= o_to and lp.id is null and g.running = 0 and g.held = 0 and g.waiting = 0 and g.delayed = 0
+      and extract(epoch from v_now - g.changed_at) > p.lane_retention
+      and not exists (select from pgfifo.arrivals a where a.lane_id = l.id)
+    order by pgfifo._key(l.id)
+  loop
+    o_removed := o_removed + pgfifo._remove_lane(v_lane.id, v_lane.action_id);
+  end loop;
+end $$;
+
+-- Remove one idle lane, its totals going to the action in the same transaction. Both its locks by try, then look again:
+-- an enqueue that is under way holds the enqueue lock; one that waits for it will find the lane gone and start over.
+create or replace function pgfifo._remove_lane(p_lane_id bigint, p_action_id integer) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_ledger pgfifo.ledger;
+begin
+  if not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(p_lane_id))
+    or not pg_try_advisory_xact_lock('pgfifo._executions'::regclass::oid::integer, pgfifo._key(p_lane_id))
+  then
+    return 0;
+  end if;
+  select g.* into v_ledger from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
+  if v_ledger.running + v_ledger.held + v_ledger.waiting + v_ledger.delayed <> 0
+    or exists (select from pgfifo.arrivals a where a.lane_id = p_lane_id)
+    or exists (select from pgfifo._executions e where e.lane_id = p_lane_id)
+    or exists (select from pgfifo.policies p where p.scope = 'lane' and p.lane_id = p_lane_id)
+  then
+    return 0;
+  end if;
+  delete from pgfifo.lanes l where l.id = p_lane_id;
+  if not found then
+    return 0;
+  end if;
+  delete from pgfifo.ledger g where g.lane_id = p_lane_id;
+  update pgfifo.actions a set past_succeeded = a.past_succeeded + v_ledger.succeeded, past_failed = a.past_failed + v_ledger.failed,
+    past_cancelled = a.past_cancelled + v_ledger.cancelled, past_expired = a.past_expired + v_ledger.expired
+  where a.id = p_action_id;
+  return 1;
+end $$;

@@ -1,0 +1,16 @@
+-- Notify when somebody sleeps who serves this action, and not otherwise: a transaction that notifies takes a lock of the
+-- whole database at its commit. Sleepers hold a shared session lock; one expression takes and gives back the exclusive
+-- one, so nothing is held when it returns. A worker that falls asleep between this look and our commit is woken by its
+-- poll: the documented bound. `set local pgfifo.notify = off` keeps a transaction free of it (PREPARE TRANSACTION).
+create or replace function pgfifo._wake(p_action_id integer, p_action text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('pgfifo.notify', true) is distinct from 'off'
+    and not (select case when pg_try_advisory_lock('pgfifo.marks'::regclass::oid::integer, p_action_id)
+                    then pg_advisory_unlock('pgfifo.marks'::regclass::oid::integer, p_action_id) else false end)
+  then
+    perform pg_notify('pgfifo', p_action);
+  end if;
+end $$;

@@ -1,0 +1,37 @@
+-- Finished executions: inserted once, dropped by the day. The default partition takes what no day partition covers.
+create table if not exists pgfifo.history (
+  id bigint not null,
+  action_id integer not null,
+  lane_id bigint not null,
+  group_text text not null,
+  outcome text not null check (outcome in ('succeeded', 'failed', 'cancelled', 'expired')),
+  attempt integer not null,
+  failures integer not null,
+  ticket bigint,
+  worker_id bigint,
+  joined_no bigint not null default 0,
+  start_no bigint,
+  start_limit integer,
+  is_strict boolean,
+  -- The lane's count of starts when it left its slot: it overlapped with starts up to this number.
+  end_no bigint not null,
+  enqueued_at timestamptz not null,
+  started_at timestamptz,
+  finished_at timestamptz not null,
+  cancel_requested_at timestamptz,
+  retry_of bigint,
+  payload jsonb not null,
+  headers jsonb,
+  tags text[],
+  result jsonb,
+  result_error text,
+  error text,
+  reason text,
+  attempts jsonb,
+  -- The last attempt was taken from its worker, who did not end it.
+  lost boolean not null default false
+) partition by range (finished_at);
+create table if not exists pgfifo.history_default partition of pgfifo.history default;
+create index if not exists history_id on pgfifo.history (id);
+create index if not exists history_action_time on pgfifo.history (action_id, finished_at);
+comment on table pgfifo.history is 'Finished executions, by day of finishing.';

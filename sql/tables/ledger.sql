@@ -1,0 +1,32 @@
+-- The state of each lane, append-only: a change inserts version n + 1 and deletes version n in one transaction, so every
+-- snapshot sees exactly one row per lane, and the newest is the first entry from the index's end. An updated row would
+-- bury its live version under dead ones while somebody holds a snapshot. Only the holder of the lane's slot lock appends;
+-- the primary key stops two deciders who saw the same version.
+create table if not exists pgfifo.ledger (
+  lane_id bigint not null,
+  version bigint not null,
+  running integer not null default 0 check (running >= 0),
+  held integer not null default 0 check (held >= 0),
+  -- How many of the waiting are in pgfifo.runs, below the consumed mark.
+  returned integer not null default 0 check (returned >= 0),
+  -- Waiting as far as arrivals have been folded in. Below zero for a moment when a claim took what was not yet folded;
+  -- waiting + unfolded arrivals is the length, at every instant.
+  waiting bigint not null default 0,
+  delayed integer not null default 0 check (delayed >= 0),
+  -- Tickets up to here have left the line. Never moves back: dead entries of the line's index stay behind it.
+  consumed bigint not null default 0,
+  -- Arrivals of this lane up to here are folded. In relaxed lanes it follows only where nothing older can still commit:
+  -- once pg_snapshot_xmin has passed pending_xid, nobody who drew an id up to pending_mark is still in progress.
+  mark_floor bigint not null default 0,
+  pending_mark bigint,
+  pending_xid xid8,
+  starts bigint not null default 0,
+  enqueued bigint not null default 0,
+  succeeded bigint not null default 0,
+  failed bigint not null default 0,
+  cancelled bigint not null default 0,
+  expired bigint not null default 0,
+  changed_at timestamptz not null,
+  primary key (lane_id, version)
+);
+comment on table pgfifo.ledger is 'State and totals of each lane; the newest version counts.';

@@ -1,0 +1,54 @@
+-- Limits and rules, one row per scope that sets any. Null inherits from the next wider scope, attribute by attribute:
+-- lane > action > declared (by code) > pack > everything > built-in default. 'infinity' is an explicit "unlimited".
+-- The oid of this table is the class of the policy locks: claims hold (policies, action) and (policies, 0) shared until
+-- their commit, a change holds its scope's exclusive. So no start commits under a limit that has already been replaced.
+create table if not exists pgfifo.policies (
+  id bigint generated always as identity primary key,
+  scope text not null check (scope in ('everything', 'pack', 'declared', 'action', 'lane')),
+  pack text,
+  action_id integer,
+  lane_id bigint,
+  group_by text[],
+  max_concurrent integer check (max_concurrent between 1 and 1000000),
+  ordering text check (ordering in ('strict', 'relaxed')),
+  max_queue_length double precision check (max_queue_length between 1 and 1000000 or max_queue_length = 'infinity'),
+  max_attempts integer check (max_attempts between 1 and 1000000),
+  failure_mode text check (failure_mode in ('hold')),
+  backoff text check (backoff in ('exponential', 'constant')),
+  backoff_initial double precision check (backoff_initial >= 0 and backoff_initial <= 31536000),
+  backoff_factor double precision check (backoff_factor between 1 and 1000),
+  backoff_cap double precision check (backoff_cap >= 0 and backoff_cap <= 31536000),
+  backoff_jitter double precision check (backoff_jitter between 0 and 1),
+  on_exhausted text check (on_exhausted in ('continue')),
+  retention double precision check (retention >= 0),
+  lane_retention double precision check (lane_retention >= 0),
+  max_payload double precision check (max_payload between 1 and 268435455),
+  paused_at timestamptz,
+  paused_by text,
+  paused_reason text,
+  changed_at timestamptz not null default clock_timestamp(),
+  constraint policies_scope_has_its_key check (
+    case scope
+      when 'everything' then pack is null and action_id is null and lane_id is null
+      when 'pack' then pack is not null and action_id is null and lane_id is null
+      when 'lane' then pack is null and action_id is null and lane_id is not null
+      else pack is null and action_id is not null and lane_id is null
+    end),
+  constraint policies_group_by_belongs_to_actions check (group_by is null or scope in ('action', 'declared')),
+  constraint policies_pause_belongs_to_actions_and_lanes check (paused_at is null or scope in ('action', 'lane'))
+);
+create unique index if not exists policies_everything on pgfifo.policies (scope) where scope = 'everything';
+create unique index if not exists policies_pack on pgfifo.policies (pack) where scope = 'pack';
+create unique index if not exists policies_declared on pgfifo.policies (action_id) where scope = 'declared';
+create unique index if not exists policies_action on pgfifo.policies (action_id) where scope = 'action';
+create unique index if not exists policies_lane on pgfifo.policies (lane_id) where scope = 'lane';
+comment on table pgfifo.policies is 'Limits and rules per scope; null inherits.';
+
+-- "Limits of this scope changed: look at its lanes again." Written with the change, acted on by whoever sees it committed.
+create table if not exists pgfifo.remarks (
+  id bigint generated always as identity primary key,
+  action_id integer not null,
+  -- Lanes up to this id have been marked already; a wide scope is worked off in slices.
+  done_to bigint not null default 0
+);
+comment on table pgfifo.remarks is 'Actions whose lanes must be looked at again because a limit changed.';

@@ -1,0 +1,30 @@
+-- The same, per action; totals of lanes that have been removed are in the action's own row.
+create or replace view pgfifo.queue_stats as
+select a.name as action,
+  coalesce(s.queue_length, 0)::bigint as queue_length,
+  coalesce(s.active_count, 0)::bigint as active_count,
+  p.max_concurrent,
+  s.oldest_enqueued_at,
+  (coalesce(s.total_enqueued, 0) + a.past_succeeded + a.past_failed + a.past_cancelled + a.past_expired)::bigint as total_enqueued,
+  (coalesce(s.total_completed, 0) + a.past_succeeded + a.past_failed + a.past_cancelled + a.past_expired)::bigint as total_completed,
+  s.last_updated,
+  coalesce(s.running_count, 0)::bigint as running_count,
+  coalesce(s.held_count, 0)::bigint as held_count,
+  coalesce(s.delayed_count, 0)::bigint as delayed_count,
+  coalesce(s.lanes, 0)::bigint as lanes,
+  coalesce(s.slots_total, 0)::bigint as slots_total,
+  (coalesce(s.total_succeeded, 0) + a.past_succeeded)::bigint as total_succeeded,
+  (coalesce(s.total_failed, 0) + a.past_failed)::bigint as total_failed,
+  (coalesce(s.total_cancelled, 0) + a.past_cancelled)::bigint as total_cancelled,
+  (coalesce(s.total_expired, 0) + a.past_expired)::bigint as total_expired,
+  p.paused_at is not null as paused
+from pgfifo.actions a
+join pgfifo._action_policies p on p.action_id = a.id
+left join lateral (
+  select sum(t.queue_length) as queue_length, sum(t.active_count) as active_count, min(t.oldest_enqueued_at) as oldest_enqueued_at,
+    sum(t.total_enqueued) as total_enqueued, sum(t.total_completed) as total_completed, max(t.last_updated) as last_updated,
+    sum(t.running_count) as running_count, sum(t.held_count) as held_count, sum(t.delayed_count) as delayed_count,
+    count(*) as lanes, sum(t.max_concurrent) as slots_total, sum(t.total_succeeded) as total_succeeded,
+    sum(t.total_failed) as total_failed, sum(t.total_cancelled) as total_cancelled, sum(t.total_expired) as total_expired
+  from pgfifo.lane_stats t where t.action = a.name) s on true;
+comment on view pgfifo.queue_stats is 'State and totals of each action, true at every instant.';

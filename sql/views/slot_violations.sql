@@ -1,0 +1,16 @@
+-- Starts after which more of the lane were active than the limit they were admitted under; counted from the recorded
+-- stays in slots, not from the ledger.
+create or replace view pgfifo.slot_violations as
+with events as (
+  select s.lane_id, s.start_no as at, 1 as step, 1 as kind, s.id, s.attempt, s.start_limit from pgfifo.starts s
+  union all
+  -- It had left by the time of the next start.
+  select s.lane_id, s.end_no + 1, -1, 0, s.id, s.attempt, null from pgfifo.starts s where s.end_no is not null),
+counted as (
+  select e.*, sum(e.step) over (partition by e.lane_id order by e.at, e.kind rows unbounded preceding) as active from events e)
+select a.name as action, l.group_text, c.lane_id, c.id, c.attempt, c.at as start_no, c.active, c.start_limit as max_concurrent
+from counted c
+left join pgfifo.lanes l on l.id = c.lane_id
+left join pgfifo.actions a on a.id = l.action_id
+where c.kind = 1 and c.active > c.start_limit;
+comment on view pgfifo.slot_violations is 'Recorded starts that took a lane above its limit; should be empty.';

@@ -1,0 +1,22 @@
+-- Every start that is on record, with its stay in the line before and its stay in a slot after, on the lane's own clock:
+-- its count of starts. joined_no: the count when it came (back) to the line, 0 for its enqueue. end_no: the count when it
+-- left its slot, null while it has one. A held execution keeps its slot, so its stays touch.
+create or replace view pgfifo.starts as
+with on_record as (
+  select r.lane_id, r.id, r.attempt, r.ticket, r.joined_no, r.start_no, r.start_limit, r.is_strict, null::bigint as end_no, r.started_at, r.attempts
+  from pgfifo.runs r
+  union all
+  select h.lane_id, h.id, h.attempt, h.ticket, h.joined_no, h.start_no, h.start_limit, h.is_strict, h.end_no, h.started_at, h.attempts
+  from pgfifo.history h)
+select o.lane_id, o.id, o.attempt, o.ticket, o.joined_no, o.start_no, o.start_limit, o.is_strict, o.end_no, o.started_at
+from on_record o
+where o.start_no is not null and not exists (
+  -- a returned one's last start is in its log
+  select from jsonb_array_elements(o.attempts) x where (x ->> 'attempt')::integer = o.attempt)
+union all
+select o.lane_id, o.id, x.attempt, x.ticket, x.joined_no, x.start_no, x."limit", x.is_strict, x.end_no, x.started_at
+from on_record o
+cross join lateral jsonb_to_recordset(o.attempts) x(attempt integer, ticket bigint, joined_no bigint, start_no bigint, "limit" integer, is_strict boolean,
+  end_no bigint, started_at timestamptz)
+where x.start_no is not null;
+comment on view pgfifo.starts is 'Every start on record, on its lane''s own clock.';
