@@ -15,7 +15,7 @@ from psycopg.rows import tuple_row
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
-__all__ = ["MIN_CLIENT", "VERSION", "install", "sql_text", "uninstall", "upgrade", "version"]
+__all__ = ["MIN_CLIENT", "VERSION", "install", "script_hash", "sql_text", "uninstall", "upgrade", "version"]
 
 VERSION = 1
 """The version of the schema that this package installs and needs."""
@@ -57,6 +57,12 @@ def sql_text() -> str:
     return f"{text}\nupdate pgfifo.installation set script_hash = '{digest}' where script_hash is distinct from '{digest}';\n"
 
 
+@cache
+def script_hash() -> str:
+    """Return what the installation's row says when exactly this script was its last."""
+    return str(re.findall(r"script_hash = '([0-9a-f]{64})'", sql_text())[-1])
+
+
 def version(conn: psycopg.Connection[Any]) -> int | None:
     """Return the installed version of the schema, or None where there is none."""
     with conn.cursor(row_factory=tuple_row) as cursor:
@@ -70,13 +76,12 @@ def version(conn: psycopg.Connection[Any]) -> int | None:
 
 
 def _is_current(conn: psycopg.Connection[Any]) -> bool:
-    digest = re.findall(r"script_hash = '([0-9a-f]{64})'", sql_text())[-1]
     with conn.cursor(row_factory=tuple_row) as cursor:
         cursor.execute("select to_regclass('pgfifo.installation') is not null")
         found = cursor.fetchone()
         if found is None or not found[0]:
             return False
-        cursor.execute("select script_hash = %s from pgfifo.installation", (digest,))
+        cursor.execute("select script_hash = %s from pgfifo.installation", (script_hash(),))
         row = cursor.fetchone()
         return row is not None and bool(row[0])
 

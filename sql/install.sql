@@ -106,6 +106,7 @@ end $$;
 \ir functions/group_text.sql
 \ir functions/enqueue.sql
 \ir functions/enqueue_many.sql
+\ir functions/lanes_of.sql
 \ir functions/cancel.sql
 \ir functions/import_start.sql
 \ir functions/import_commit.sql
