@@ -1,3 +1,114 @@
-"""An ordered queue with limits, inside your own PostgreSQL."""
+"""An ordered queue with limits, inside your own PostgreSQL.
+
+::
+
+    actions = pgfifo.Actions()
+
+    @actions.action("deploy", group_by=["env"], max_concurrent=1)
+    def deploy(execution: pgfifo.Execution) -> dict: ...
+
+    fifo = pgfifo.Client("postgresql://…")
+    fifo.install()
+    fifo.declare(actions)
+    fifo.enqueue("deploy", {"env": "prod", "sha": "abc123"})
+"""
+
+from pgfifo.actions import Action, Actions
+from pgfifo.client import Client
+from pgfifo.client_async import AsyncClient
+from pgfifo.errors import (
+    ActionClosed,
+    AlreadyHeld,
+    Busy,
+    CommitUnknown,
+    ConcurrencyLimit,
+    ExecutionFailed,
+    GroupMismatch,
+    GroupTooLong,
+    InTransaction,
+    InvalidValue,
+    IsolationLevel,
+    LeaseLost,
+    PayloadTooLarge,
+    PgfifoError,
+    QueueFull,
+    QuotaExceeded,
+    RateLimit,
+    SchemaMismatch,
+    SchemaMissing,
+    SlotLost,
+    SlotTimeout,
+    SnapshotTooOld,
+    TooManyLanes,
+    UnknownAction,
+    UnknownExecution,
+)
+from pgfifo.execution import Execution
+from pgfifo.jsontext import JsonText
+from pgfifo.models import (
+    ActionStats,
+    Enqueued,
+    ExecutionInfo,
+    Finding,
+    ImportStatus,
+    Lane,
+    LaneStats,
+    OrderViolation,
+    PolicyChange,
+    PolicyValue,
+    Position,
+    SchemaInfo,
+    WorkerInfo,
+)
+from pgfifo.policies import Policy
 
 __version__ = "0.1.0"
+
+__all__ = [
+    "Action",
+    "ActionClosed",
+    "ActionStats",
+    "Actions",
+    "AlreadyHeld",
+    "AsyncClient",
+    "Busy",
+    "Client",
+    "CommitUnknown",
+    "ConcurrencyLimit",
+    "Enqueued",
+    "Execution",
+    "ExecutionFailed",
+    "ExecutionInfo",
+    "Finding",
+    "GroupMismatch",
+    "GroupTooLong",
+    "ImportStatus",
+    "InTransaction",
+    "InvalidValue",
+    "IsolationLevel",
+    "JsonText",
+    "Lane",
+    "LaneStats",
+    "LeaseLost",
+    "OrderViolation",
+    "PayloadTooLarge",
+    "PgfifoError",
+    "Policy",
+    "PolicyChange",
+    "PolicyValue",
+    "Position",
+    "QueueFull",
+    "QuotaExceeded",
+    "RateLimit",
+    "SchemaInfo",
+    "SchemaMismatch",
+    "SchemaMissing",
+    "SlotLost",
+    "SlotTimeout",
+    "SnapshotTooOld",
+    "TooManyLanes",
+    "UnknownAction",
+    "UnknownExecution",
+    "WorkerInfo",
+    "__version__",
+]

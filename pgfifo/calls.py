@@ -213,8 +213,8 @@ class Calls:
         ::
 
             with fifo.transaction() as conn:
-                fifo.enqueue_many("deliver", lines, connection=conn)
                 fifo.import_commit(number, upto, connection=conn)
+                fifo.enqueue_many("deliver", lines, connection=conn)
 
         Yields:
             The connection, to be given to calls as ``connection=``.

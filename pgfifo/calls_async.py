@@ -215,8 +215,8 @@ class AsyncCalls:
         ::
 
             async with fifo.transaction() as conn:
-                await fifo.enqueue_many("deliver", lines, connection=conn)
                 await fifo.import_commit(number, upto, connection=conn)
+                await fifo.enqueue_many("deliver", lines, connection=conn)
 
         Yields:
             The connection, to be given to calls as ``connection=``.

@@ -23,7 +23,7 @@ from pgfifo.models import (
     Enqueued,
     ExecutionInfo,
     Finding,
-    Import,
+    ImportStatus,
     Lane,
     LaneStats,
     OrderViolation,
@@ -84,7 +84,13 @@ class AsyncClient(AsyncCalls):
         Raises:
             SchemaMismatch: The schema is newer than this package.
         """
-        await self._script(schema.sql_text())
+        async with self._lend() as conn:
+            [(current,)] = await fetch(conn, "select to_regclass('pgfifo.installation') is not null", ())
+            if current:
+                query = "select script_hash = %s::text from pgfifo.installation"
+                current = await fetch(conn, query, (schema.script_hash(),)) == [(True,)]
+        if not current:
+            await self._script(schema.sql_text())
 
     async def upgrade(self) -> None:
         """Bring the schema to this package's version.
@@ -94,7 +100,7 @@ class AsyncClient(AsyncCalls):
             SchemaMismatch: It is newer than this package.
         """
         await self.schema_info()
-        await self._script(schema.sql_text())
+        await self.install()
 
     async def uninstall(self) -> None:
         """Remove the schema with everything in it: what waits, what runs, and the history."""
@@ -434,7 +440,9 @@ class AsyncClient(AsyncCalls):
         Raises:
             UnknownExecution: There is no such execution, or it is older than its retention.
         """
-        return await self._row("select pos, exact from pgfifo.position(%s::bigint)", (id,), Position)
+        return await self._row(
+            "select pos, coalesce(exact, true) from pgfifo.position(%s::bigint)", (id,), Position
+        )
 
     @overload
     async def stats(self) -> list[ActionStats]: ...
@@ -710,26 +718,29 @@ class AsyncClient(AsyncCalls):
             once=True,
         )
 
-    async def import_commit(self, number: int, upto: int, *, connection: object = None) -> None:
-        """Record how far an import has come, in the transaction that enqueues the lines up to there.
+    async def import_commit(
+        self, number: int, upto: int, after: int | None = None, *, connection: object = None
+    ) -> None:
+        """Record how far an import comes with a transaction, before it enqueues the lines up to there.
 
         Args:
             number: The import.
-            upto: The last line that this transaction enqueues; more than the last time.
+            upto: The last line that this transaction enqueues.
+            after: The line that it goes on after; what the import has come to must be exactly that.
             connection: The connection with that transaction.
 
         Raises:
-            InvalidValue: The line is not after the last one recorded: somebody else imports the same.
+            InvalidValue: The import has come further already: somebody else is at it.
         """
         await self._rows(
-            "select pgfifo.import_commit(%s::bigint, %s::bigint)",
-            (number, upto),
+            "select pgfifo.import_commit(%s::bigint, %s::bigint, %s::bigint)",
+            (number, upto, after),
             _first,
             connection=connection,
             once=True,
         )
 
-    async def import_status(self, number: int) -> Import:
+    async def import_status(self, number: int) -> ImportStatus:
         """Return how far an import has come.
 
         Args:
@@ -738,7 +749,12 @@ class AsyncClient(AsyncCalls):
         Raises:
             InvalidValue: There is no such import.
         """
-        return await self._row(select(Import, "pgfifo.import_status(%s::bigint)"), (number,), Import)
+        rows = await self._rows(
+            select(ImportStatus, "pgfifo.import_status(%s::bigint)"), (number,), ImportStatus
+        )
+        if not rows:
+            raise InvalidValue(f"there is no import {number}", detail={"name": "number", "value": number})
+        return rows[0]
 
     async def import_finish(self, number: int) -> None:
         """Record that all of a file is in.

@@ -67,23 +67,25 @@ def array(texts: Sequence[str | None]) -> str:
         InvalidValue: A text has a NUL character, which PostgreSQL cannot store.
     """
     if None in texts:
+        for index, text in enumerate(texts):
+            if "\0" in (text or ""):
+                raise _nul(index)
         return "{" + ",".join(["NULL" if text is None else _quoted(text) for text in texts]) + "}"
     if not texts:
         return "{}"
     # NUL is in no valid text, so it can stand between them while all are escaped in one go.
     joined = "\0".join(texts)  # type: ignore[arg-type]  # no None is left
     if joined.count("\0") != len(texts) - 1:
-        raise _wrong(
-            "batch",
-            next(i for i, t in enumerate(texts) if "\0" in (t or "")),
-            "it holds a NUL character",
-            None,
-        )
+        raise _nul(next(index for index, text in enumerate(texts) if text and "\0" in text))
     return '{"' + joined.replace("\\", "\\\\").replace('"', '\\"').replace("\0", '","') + '"}'
 
 
 def _quoted(text: str) -> str:
     return '"' + text.replace("\\", "\\\\").replace('"', '\\"') + '"'
+
+
+def _nul(index: int) -> InvalidValue:
+    return _wrong("text", index, "it holds a NUL character", "PostgreSQL has none in text; remove it.")
 
 
 def _wrong(what: str, index: int | None, reason: str, hint: str | None = None) -> InvalidValue:

@@ -163,6 +163,9 @@ class ExecutionInfo:
         retry_of: The finished execution that it repeats.
         start_no: The number of its last start, counted in its lane.
         lane_id: Its lane's number.
+        due_at: When a held one is tried again.
+        reason: Why it was cancelled.
+        attempts: What is on record of its earlier attempts.
     """
 
     id: int
@@ -186,6 +189,9 @@ class ExecutionInfo:
     retry_of: int | None
     start_no: int | None
     lane_id: int
+    due_at: datetime | None
+    reason: str | None
+    attempts: list[dict[str, Any]] | None
 
     @property
     def lane(self) -> Lane:
@@ -264,13 +270,14 @@ class Finding:
     """Something that `check` found.
 
     Attributes:
-        severity: ``violation``: a promise was broken. ``overdue``: nobody was there to act.
+        severity: ``violation``: a promise was broken. ``overdue``: nobody was there to act. ``repaired``: what
+            a check with repair mended.
         kind: Which of the checks found it.
         lane: Where, if it belongs to a lane.
         detail: What exactly.
     """
 
-    severity: Literal["violation", "overdue"]
+    severity: Literal["violation", "overdue", "repaired"]
     kind: str
     lane: str | None
     detail: str
@@ -282,17 +289,23 @@ class OrderViolation:
 
     Attributes:
         id: The execution that started too early.
+        attempt: Which of its attempts did.
+        ticket: Its ticket.
         action: Its action.
         group_text: Its canonical group; empty if the action has none.
         start_no: The number of that start, counted in its lane.
-        overtaken: The older execution.
+        overtaken: The older execution, which was in the line and startable.
+        overtaken_ticket: That one's ticket.
     """
 
     id: int
+    attempt: int
+    ticket: int
     action: str
     group_text: str
     start_no: int
     overtaken: int
+    overtaken_ticket: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -311,7 +324,7 @@ class SchemaInfo:
 
 
 @dataclass(frozen=True, slots=True)
-class Import:
+class ImportStatus:
     """How far a file has been imported.
 
     Attributes:

@@ -1,0 +1,162 @@
+"""Uses the whole public API, for the type checker only: `mypy --strict` reads it, and nothing runs it."""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Literal, assert_type
+
+import psycopg
+import psycopg_pool
+
+import pgfifo
+
+actions = pgfifo.Actions()
+
+
+@actions.action("deploy", group_by=["env", "target.region"], max_concurrent=1)
+def deploy(execution: pgfifo.Execution) -> dict[str, object]:
+    assert_type(execution.id, int)
+    assert_type(execution.attempt, int)
+    assert_type(execution.payload, Any)
+    return {"url": "https://…"}
+
+
+@actions.action(
+    "index",
+    ordering="relaxed",
+    max_queue_length="unlimited",
+    max_attempts=3,
+    failure_mode="hold",
+    backoff="constant",
+    backoff_initial=1.5,
+    backoff_factor=2,
+    backoff_cap=timedelta(minutes=5),
+    backoff_jitter=0.1,
+    on_exhausted="continue",
+    retention="7d",
+    lane_retention="unlimited",
+    max_payload=1024,
+)
+async def index(execution: pgfifo.Execution) -> None:
+    """Do nothing."""
+
+
+actions.action("wrong", max_concurrent="many")  # type: ignore[arg-type]
+actions.action("wrong", no_such=1)  # type: ignore[call-arg]
+actions.add("plain", deploy, max_concurrent=None)
+actions.include(pgfifo.Actions())
+handler: Callable[[pgfifo.Execution], dict[str, object]] = deploy
+assert_type(actions.names, list[str])
+assert_type(actions["deploy"], pgfifo.Action)
+assert_type(actions["deploy"].is_async, bool)
+
+
+def made(conn: psycopg.Connection[dict[str, Any]], pool: psycopg_pool.ConnectionPool[Any]) -> None:
+    pgfifo.Client()
+    pgfifo.Client("postgresql://…", max_size=2, timeout=5, prepare_threshold=None, application_name="shop")
+    pgfifo.Client(conn)
+    pgfifo.Client(pool)
+    pgfifo.Client(7)  # type: ignore[arg-type]
+
+
+def producing(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
+    job = fifo.enqueue("deploy", {"env": "prod"})
+    assert_type(job, pgfifo.Enqueued)
+    assert_type(job.id, int)
+    assert_type(job.created, bool)
+    assert_type(job.lane, pgfifo.Lane)
+    assert_type(job.lane.group, dict[str, object] | str)
+    fifo.enqueue("deploy", [1, "two", None], group={"env": "prod"}, headers={"trace": "x"}, tags=["a"])
+    fifo.enqueue("deploy", pgfifo.JsonText("{}"), group="prod", connection=conn)
+    fifo.enqueue("deploy", request_id="a", dedup_key="b", item_key="c", run_at=datetime.now().astimezone())
+    jobs = fifo.enqueue_many("deploy", ({"n": n} for n in range(3)), groups=["a", None, {"b": 1}], split=True)
+    assert_type(jobs, list[pgfifo.Enqueued])
+    fifo.enqueue_many("deploy", [1], headers=[None], request_ids=[None], connection=conn)
+    assert_type(fifo.cancel(job.id, reason="no", connection=conn), str)
+    assert_type(fifo.finish(1, 1, "succeeded", result={"ok": True}, connection=conn), str)
+    fifo.finish(1, 1, "exploded")  # type: ignore[arg-type]
+    fifo.finish(1, 1, "failed", error="no", retry=False)
+    fifo.release(1, 1)
+    with fifo.transaction() as own:
+        assert_type(own, psycopg.Connection[Any])
+
+
+def looking(fifo: pgfifo.Client) -> None:
+    info = fifo.execution(1)
+    assert_type(info, pgfifo.ExecutionInfo)
+    assert_type(info.lane, pgfifo.Lane)
+    assert_type(info.finished, bool)
+    assert_type(info.finished_at, datetime | None)
+    assert_type(fifo.executions(), list[pgfifo.ExecutionInfo])
+    fifo.executions("deploy", group="prod", state="waiting", before=10, limit=5)
+    fifo.executions(state=["failed", "cancelled"])
+    fifo.executions(state="exploded")  # type: ignore[arg-type]
+    position = fifo.position(1)
+    assert_type(position, pgfifo.Position)
+    assert_type(position.position, int | None)
+    assert_type(position.exact, bool)
+    assert_type(fifo.stats(), list[pgfifo.ActionStats])
+    stats = fifo.stats("deploy")
+    assert_type(stats, pgfifo.ActionStats)
+    assert_type(stats.queue_length, int)
+    assert_type(stats.lanes, int)
+    lanes = fifo.lanes("deploy", {"env": "prod"}, limit=10)
+    assert_type(lanes, list[pgfifo.LaneStats])
+    assert_type(lanes[0].lane, pgfifo.Lane)
+    assert_type(fifo.workers(), list[pgfifo.WorkerInfo])
+    assert_type(fifo.order_violations("deploy", limit=5), list[pgfifo.OrderViolation])
+    found = fifo.check(repair=True)
+    assert_type(found, list[pgfifo.Finding])
+    assert_type(found[0].severity, Literal["violation", "overdue", "repaired"])
+    info.id = 2  # type: ignore[misc]
+
+
+def operating(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
+    fifo.install()
+    fifo.upgrade()
+    fifo.uninstall()
+    assert_type(fifo.schema_info(), pgfifo.SchemaInfo)
+    fifo.declare(actions)
+    changes = fifo.set_policy("deploy", max_concurrent=3, retention="2d", connection=conn)
+    assert_type(changes, list[pgfifo.PolicyChange])
+    fifo.set_policy("deploy", {"env": "prod"}, max_concurrent=None)
+    fifo.set_policy("deploy", force=True, group_by=["env"])
+    fifo.set_policy("deploy", max_concurrent="many")  # type: ignore[arg-type]
+    fifo.set_pack_policy("billing", max_attempts=1)
+    fifo.set_default_policy(max_attempts=1)
+    assert_type(fifo.effective_policy("deploy", "prod"), list[pgfifo.PolicyValue])
+    assert_type(fifo.pause("deploy", reason="holiday"), bool)
+    assert_type(fifo.resume("deploy", {"env": "prod"}), bool)
+    assert_type(fifo.maintain(), dict[str, Any])
+    number = fifo.import_start("deploy", "events.jsonl", "abc")
+    assert_type(number, int)
+    fifo.import_commit(number, 1000, connection=conn)
+    assert_type(fifo.import_status(number), pgfifo.ImportStatus)
+    fifo.import_finish(number)
+    with fifo:
+        pass
+    fifo.close()
+
+
+async def asynchronous(
+    conn: psycopg.AsyncConnection[Any], pool: psycopg_pool.AsyncConnectionPool[Any]
+) -> None:
+    pgfifo.AsyncClient(pool)
+    async with pgfifo.AsyncClient(conn) as fifo:
+        assert_type(await fifo.enqueue("deploy", {}, connection=conn), pgfifo.Enqueued)
+        assert_type(await fifo.enqueue_many("deploy", [{}]), list[pgfifo.Enqueued])
+        assert_type(await fifo.stats(), list[pgfifo.ActionStats])
+        assert_type(await fifo.stats("deploy"), pgfifo.ActionStats)
+        async with fifo.transaction() as own:
+            assert_type(own, psycopg.AsyncConnection[Any])
+
+
+def refusals(error: pgfifo.PgfifoError, full: pgfifo.QueueFull, late: pgfifo.SlotTimeout) -> None:
+    assert_type(error.message, str)
+    assert_type(error.detail, dict[str, Any])
+    assert_type(error.hint, str | None)
+    assert_type(full.action, str | None)
+    assert_type(full.limit, float | None)
+    timeout: TimeoutError = late
+    value: ValueError = pgfifo.InvalidValue("odd")
+    base: psycopg.DatabaseError = error
+    print(timeout, value, base)
