@@ -1,0 +1,131 @@
+"""The connection on which a sleeping worker is woken."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Iterable
+from typing import Any
+
+import psycopg
+
+from pgfifo._connections import Pauses
+
+logger = logging.getLogger("pgfifo")
+
+
+class Listener:
+    """Tells others that this worker sleeps, and hears when there is work.
+
+    It is a help, not a need: while its connection is down, the worker polls.
+    """
+
+    def __init__(self, conninfo: str, woken: Callable[[], None]) -> None:
+        """Prepare it; `connect` opens the connection.
+
+        Args:
+            conninfo: The database, with no transaction pooler in between.
+            woken: Called in the event loop when there is work, or may be.
+        """
+        self._conninfo = conninfo
+        self._woken = woken
+        self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._watched = -1
+        self._asleep: frozenset[str] = frozenset()
+        self._reconnecting: asyncio.Task[None] | None = None
+
+    async def connect(self) -> None:
+        """Open the connection.
+
+        Raises:
+            psycopg.OperationalError: The server cannot be reached.
+        """
+        conn = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        try:
+            conn.add_notify_handler(lambda _: self._woken())
+            await conn.execute("listen pgfifo")
+        except BaseException:
+            await conn.close()
+            raise
+        self._conn = conn
+        self._watch(conn)
+
+    async def fall_asleep(self, actions: Iterable[str]) -> bool:
+        """Ask to be woken for these actions; true when that is news, and the worker has to look once more."""
+        wanted = frozenset(actions)
+        old, new = self._asleep - wanted, wanted - self._asleep
+        if not (old or new) or not await self._say("select pgfifo.awake(%s)", old):
+            return False
+        if not await self._say("select pgfifo.sleeping(%s)", new):
+            return False
+        self._asleep = wanted
+        return bool(new)
+
+    async def wake_up(self) -> None:
+        """Ask no longer to be woken."""
+        asleep, self._asleep = self._asleep, frozenset()
+        await self._say("select pgfifo.awake(%s)", asleep)
+
+    async def close(self) -> None:
+        """Close the connection."""
+        if self._reconnecting is not None:
+            self._reconnecting.cancel()
+            await asyncio.gather(self._reconnecting, return_exceptions=True)
+        conn, self._conn = self._conn, None
+        if conn is not None:
+            self._unwatch()
+            await conn.close()
+
+    async def _say(self, query: str, actions: frozenset[str]) -> bool:
+        """Call one of the two functions; false when the connection is down."""
+        conn = self._conn
+        if conn is None or not actions:
+            return conn is not None
+        self._unwatch()  # while a statement runs, psycopg watches the socket itself
+        try:
+            await conn.execute(query, (sorted(actions),))
+        except psycopg.OperationalError as error:
+            self._lose(conn, error)
+            return False
+        self._watch(conn)
+        return True
+
+    def _watch(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        self._watched = conn.fileno()
+        asyncio.get_running_loop().add_reader(self._watched, self._read, conn)
+
+    def _unwatch(self) -> None:
+        # By the number that was registered: a broken connection has none, and soon it is somebody else's.
+        if self._watched >= 0:
+            asyncio.get_running_loop().remove_reader(self._watched)
+            self._watched = -1
+
+    def _read(self, conn: psycopg.AsyncConnection[Any]) -> None:
+        heard = False
+        try:
+            conn.pgconn.consume_input()
+            while conn.pgconn.notifies() is not None:
+                heard = True
+        except psycopg.OperationalError as error:
+            self._lose(conn, error)
+        if heard:
+            self._woken()
+
+    def _lose(self, conn: psycopg.AsyncConnection[Any], error: psycopg.Error) -> None:
+        self._unwatch()
+        self._conn, self._asleep = None, frozenset()
+        self._reconnecting = asyncio.create_task(self._reconnect(conn, error))
+
+    async def _reconnect(self, conn: psycopg.AsyncConnection[Any], error: psycopg.Error) -> None:
+        logger.warning(
+            "lost the connection that wakes this worker, polling meanwhile: %s", str(error).strip()
+        )
+        await conn.close()
+        pauses = Pauses()
+        while self._conn is None:
+            await asyncio.sleep(pauses.next())
+            try:
+                await self.connect()
+            except psycopg.Error:
+                continue
+        self._woken()

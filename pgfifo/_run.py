@@ -1,0 +1,137 @@
+"""One execution in the hands of this process."""
+
+from __future__ import annotations
+
+import asyncio
+import inspect
+import logging
+from typing import TYPE_CHECKING
+
+from pgfifo.groups import lane
+from pgfifo.outcome import CANCELLED, RELEASED, Outcome, failed, raised, succeeded
+
+if TYPE_CHECKING:
+    from pgfifo.actions import Action
+    from pgfifo.execution import Execution, Reason
+    from pgfifo.heartbeat import Registration
+
+logger = logging.getLogger("pgfifo")
+
+
+class Run:
+    """An execution that was claimed, from its start until its outcome was handed in.
+
+    Attributes:
+        execution: What the handler sees.
+        action: What runs it.
+        registration: The worker's life in which it was claimed.
+        task: The task of an async handler.
+        started: Whether the handler was called.
+        outcome: How it ended; None while it runs.
+        refused: How often its outcome could not be taken yet.
+    """
+
+    __slots__ = ("action", "execution", "outcome", "refused", "registration", "started", "task")
+
+    def __init__(self, execution: Execution, action: Action, registration: Registration) -> None:
+        self.execution = execution
+        self.action = action
+        self.registration = registration
+        self.task: asyncio.Task[None] | None = None
+        self.started = False
+        self.outcome: Outcome | None = None
+        self.refused = 0
+
+    def stop(self, reason: Reason) -> bool:
+        """Ask it to stop, from any thread; false if there is nobody to tell, or he knows already."""
+        execution = self.execution
+        if self.outcome is not None or (reason == "lost" and execution.completed):
+            return False
+        known = execution.cancel_reason is not None
+        if not known or reason == "lost":
+            execution.cancel_reason = reason
+        return not known
+
+    def cancel_task(self) -> None:
+        """Raise CancelledError in an async handler; one that has not begun sees for itself."""
+        if self.task is not None and self.started and self.outcome is None:
+            self.task.cancel()
+
+    def call(self) -> Outcome:
+        """Run a sync handler; raises nothing."""
+        if self.execution.cancel_reason is not None:
+            return self._stopped()
+        self.started = True
+        try:
+            result = self.action.handler(self.execution)
+            if inspect.isawaitable(result):
+                return self._told(_never_awaited(result))
+            return self._ended(result)
+        except asyncio.CancelledError as error:
+            return self._cancelled(error)
+        except BaseException as error:  # noqa: BLE001 - SystemExit in a handler is its failure, not our end
+            return self._raised(error)
+
+    async def call_async(self) -> Outcome:
+        """Run an async handler; raises nothing."""
+        if self.execution.cancel_reason is not None:
+            return self._stopped()
+        self.started = True
+        try:
+            return self._ended(await self.action.handler(self.execution))
+        except asyncio.CancelledError as error:
+            return self._cancelled(error)
+        except GeneratorExit:
+            raise
+        except BaseException as error:  # noqa: BLE001 - as above
+            return self._raised(error)
+
+    def _ended(self, result: object) -> Outcome:
+        if self.execution.completed:
+            # Was it committed? If so, whatever is handed in now changes nothing. If not, back to its place.
+            return RELEASED
+        outcome = succeeded(result)
+        return self._told(outcome) if outcome.kind == "failed" else outcome
+
+    def _cancelled(self, error: asyncio.CancelledError) -> Outcome:
+        if self.execution.cancel_reason is None:
+            return self._raised(error)  # nobody asked for it: something that the handler waited for
+        return self._stopped()
+
+    def _stopped(self) -> Outcome:
+        return CANCELLED if self.execution.cancel_reason == "cancel" else RELEASED
+
+    def _raised(self, error: BaseException) -> Outcome:
+        # The first frame of the traceback is ours.
+        if error.__traceback__ is not None:
+            error.__traceback__ = error.__traceback__.tb_next
+        logger.error("%s failed", self, exc_info=error, extra=self.ids())
+        outcome = raised(error)
+        error.__traceback__ = None  # it holds the handler's locals
+        return outcome
+
+    def _told(self, outcome: Outcome) -> Outcome:
+        logger.warning("%s failed: %s", self, outcome.error, extra=self.ids())
+        return outcome
+
+    def ids(self) -> dict[str, object]:
+        """Return what says which execution it is, as attributes of a log record."""
+        execution = self.execution
+        return {
+            "pgfifo_id": execution.id,
+            "pgfifo_attempt": execution.attempt,
+            "pgfifo_action": execution.action,
+            "pgfifo_group": execution.group_text,
+            "pgfifo_worker": self.registration.worker,
+        }
+
+    def __str__(self) -> str:
+        execution = self.execution
+        where = lane(execution.action, execution.group_text)
+        return f"execution {execution.id} ({where}), attempt {execution.attempt},"
+
+
+def _never_awaited(result: object) -> Outcome:
+    if inspect.iscoroutine(result):
+        result.close()
+    return failed("TypeError: the handler is not async and returned an awaitable; nothing has awaited it")

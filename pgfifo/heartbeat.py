@@ -1,0 +1,274 @@
+"""The thread that keeps a worker alive in the database's eyes, whatever its handlers do to the event loop.
+
+On a connection of its own it registers the worker (the session holds the worker's lock), says every few
+seconds what the worker holds, hears what to stop, and does a round of maintenance each second.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import random
+import socket
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
+
+import psycopg
+
+from pgfifo._connections import Link, Pauses, is_passing
+from pgfifo.compatibility import SCHEMA_INFO, check
+from pgfifo.errors import LeaseLost, translated
+
+if TYPE_CHECKING:
+    from pgfifo.execution import Reason
+
+logger = logging.getLogger("pgfifo")
+
+_START = "select pgfifo.worker_start(%s, %s, %s, %s, %s, make_interval(secs => %s), %s)"
+_BEAT = "select id, signal from pgfifo.heartbeat(%s, %s, %s)"
+_MAINTAIN = "select (pgfifo.maintain() ->> 'more')::boolean"
+_MAINTAIN_EVERY = 1.0
+_MAINTAIN_AT_ONCE = 20
+
+
+class Held(Protocol):
+    """What the heartbeat has to know of an execution that the worker holds."""
+
+    def stop(self, reason: Reason) -> bool:
+        """Ask it to stop, from any thread; false if it was asked, or has ended, before."""
+
+
+class Registration:
+    """One life of a worker: its id, how far its claims have arrived, and what it holds.
+
+    A claim's rows and its number change together, under the lock: a heartbeat that knew the number and not
+    the rows would give them away.
+    """
+
+    def __init__(self, worker: int) -> None:
+        self.worker = worker
+        self.calls = 0
+        self.lock = threading.Lock()
+        self.arrived = 0
+        self.held: dict[int, Held] = {}
+        self.dead = False
+
+
+@dataclass(frozen=True, slots=True)
+class Identity:
+    """What a worker says of itself.
+
+    Attributes:
+        conninfo: The database that it beats in.
+        locked: Whether its session speaks for it; not through a transaction pooler.
+        name: For people.
+        actions: What it serves.
+        declared: The actions that its code declares, with their values.
+        concurrency: How many it runs at once.
+        interval: Seconds between heartbeats.
+        lease: Seconds without one until it counts as dead.
+    """
+
+    conninfo: str
+    locked: bool
+    name: str
+    actions: list[str]
+    concurrency: int
+    interval: float
+    lease: float
+    declared: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+
+
+class Heartbeat:
+    """The thread. All callbacks are called in it."""
+
+    def __init__(
+        self,
+        identity: Identity,
+        *,
+        registered: Callable[[Registration], None],
+        failed: Callable[[Exception], None],
+        stopping: Callable[[list[Held]], None],
+    ) -> None:
+        """Prepare it.
+
+        Args:
+            identity: Who beats.
+            registered: Told each registration: the first, and a new one when the worker was declared dead.
+            failed: Told what ended the thread, when it is not `close`.
+            stopping: Told what was asked to stop.
+        """
+        self._identity = identity
+        self._registered = registered
+        self._failed = failed
+        self._stopping = stopping
+        self._registration: Registration | None = None
+        self._link: Link | None = None
+        self._woken = threading.Event()
+        self._closing = False
+        self._complained_of = ""
+        self._pauses = Pauses()
+        self._lock_gone = False
+        self._thread = threading.Thread(
+            target=self._run, name=f"pgfifo-heartbeat-{identity.name}", daemon=True
+        )
+
+    def start(self) -> None:
+        """Connect and register, in the thread; `registered` or `failed` is called."""
+        self._thread.start()
+
+    def declared_dead(self, registration: Registration) -> None:
+        """Take note that a call of the worker was refused because it was declared dead: it registers anew."""
+        self._bury(registration)
+        self._woken.set()
+
+    def close(self) -> None:
+        """Sign the worker off, when it holds nothing any more, and end the thread; does not wait for it."""
+        self._closing = True
+        self._woken.set()
+
+    def join(self, timeout: float) -> bool:
+        """Wait for the end of the thread, so many seconds; false if it has not ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
+
+    def _run(self) -> None:
+        try:
+            self._begin()
+            self._live()
+        except Exception as error:  # noqa: BLE001 - handed on to whoever waits for the worker
+            self._failed(error)
+        finally:
+            if self._link is not None:
+                self._link.close()
+
+    def _begin(self) -> None:
+        identity = self._identity
+        link = self._link = Link(identity.conninfo, pooled=not identity.locked)
+        try:
+            [(version, min_client, _epoch)] = link.rows(SCHEMA_INFO)
+            check(version, min_client, link.conn.info.dbname)
+            for name, values in identity.declared.items():
+                link.rows("select pgfifo.declare_action(%s, %s::jsonb)", (name, json.dumps(dict(values))))
+            self._register(link)
+        except psycopg.Error as error:
+            raise translated(error, database=link.conn.info.dbname) from None
+
+    def _register(self, link: Link) -> None:
+        who = self._identity
+        [(worker,)] = link.rows(
+            _START,
+            (
+                who.name,
+                socket.gethostname(),
+                os.getpid(),
+                who.actions,
+                who.concurrency,
+                who.lease,
+                who.locked,
+            ),
+        )
+        self._lock_gone = False
+        self._registration = Registration(worker)
+        self._registered(self._registration)
+
+    def _live(self) -> None:
+        next_beat = next_round = time.monotonic()
+        while True:
+            registration = self._registration
+            if registration is None or (self._closing and (registration.dead or not registration.held)):
+                return self._sign_off()
+            try:
+                link = self._link or self._reconnect()
+                if registration.dead:
+                    self._register(link)
+                elif self._lock_gone:
+                    self._relock(link, registration)
+                if (now := time.monotonic()) >= next_beat:
+                    next_beat = now + self._identity.interval
+                    self._beat(link)
+                if (now := time.monotonic()) >= next_round:
+                    next_round = now + _MAINTAIN_EVERY * random.uniform(0.9, 1.1)  # noqa: S311 - nobody's secret
+                    self._maintain(link)
+            except psycopg.Error as error:
+                self._get_over(error)
+                next_round = time.monotonic() + self._pauses.next()
+            else:
+                self._complained_of, self._pauses = "", Pauses()
+            self._woken.wait(max(0.0, min(next_beat, next_round) - time.monotonic()))
+            self._woken.clear()
+
+    def _reconnect(self) -> Link:
+        self._link = Link(self._identity.conninfo, pooled=not self._identity.locked)
+        self._lock_gone = True
+        return self._link
+
+    def _relock(self, link: Link, registration: Registration) -> None:
+        """Say that we live, and take the lock that the old session held."""
+        self._beat(link)
+        if self._identity.locked:
+            link.rows("select pgfifo.worker_relock(%s)", (registration.worker,))
+        self._lock_gone = False
+
+    def _beat(self, link: Link) -> None:
+        registration = self._registration
+        if registration is None or registration.dead:
+            return
+        with registration.lock:
+            arrived, held = registration.arrived, dict(registration.held)
+        told = link.rows(_BEAT, (registration.worker, arrived, list(held)))
+        stopped = [
+            held[id_] for id_, signal in told if held[id_].stop("lost" if signal == "lost" else "cancel")
+        ]
+        if stopped:
+            self._stopping(stopped)
+
+    def _maintain(self, link: Link) -> None:
+        for _ in range(_MAINTAIN_AT_ONCE):
+            [(more,)] = link.rows(_MAINTAIN)
+            if not more or self._woken.is_set():
+                break
+
+    def _get_over(self, error: psycopg.Error) -> None:
+        """Take an error as a reason to try again; nothing that the server says may end the heartbeat."""
+        if isinstance(error, LeaseLost) and self._registration is not None:
+            self._bury(self._registration)
+            return
+        if self._link is not None and not self._link.is_of_use_after(error):
+            self._link.close()
+            self._link = None
+        said = f"{type(error).__name__} {error.sqlstate}"
+        if said != self._complained_of:
+            self._complained_of = said
+            level = logging.WARNING if is_passing(error) else logging.ERROR
+            logger.log(
+                level, "the heartbeat of worker %s failed, trying again: %s", self._identity.name, error
+            )
+
+    def _bury(self, registration: Registration) -> None:
+        with registration.lock:
+            if registration.dead:
+                return
+            registration.dead = True
+            held = list(registration.held.values())
+        logger.error(
+            "worker %s (%s) was declared dead; the %d executions that it had are no longer its own",
+            registration.worker,
+            self._identity.name,
+            len(held),
+        )
+        self._stopping([one for one in held if one.stop("lost")])
+
+    def _sign_off(self) -> None:
+        """Say goodbye if the server can hear it; if it cannot, it notices that the session is gone."""
+        registration = self._registration
+        if self._link is None or registration is None or registration.dead:
+            return
+        try:
+            self._link.rows("select pgfifo.worker_stop(%s)", (registration.worker,))
+        except psycopg.Error as error:
+            logger.warning("worker %s could not sign off: %s", self._identity.name, error)
