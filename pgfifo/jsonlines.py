@@ -12,13 +12,16 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from decimal import Decimal
-from typing import IO, Any, NoReturn
+from typing import Any, NoReturn, Protocol
 
 MAX_LINE = 16 * 1024 * 1024
 """The longest line that is read, in bytes."""
 
 MAX_DEPTH = 500
 """The deepest nesting that is let through; the server's own limit depends on its settings, some thousands."""
+
+Examine = Callable[[str, dict[str, Any]], None]
+"""A further look at a line that is good JSON: its text, and what it says. Raises ValueError to refuse it."""
 
 SHOWN = 20
 """How many bad lines a report keeps."""
@@ -104,10 +107,23 @@ class Batch:
     size: int = 0
 
 
-class Lines:
-    """The lines of a binary stream, with their numbers and a running fingerprint of what has been read."""
+class Readable(Protocol):
+    """What lines can be read from, such as a file opened as bytes."""
 
-    def __init__(self, stream: IO[bytes], *, end: int | None = None) -> None:
+    def readline(self, limit: int, /) -> bytes:
+        """Return the next line, or so many bytes of it."""
+
+
+class Lines:
+    """The lines of a binary stream, with their numbers and a running fingerprint of what has been read.
+
+    Attributes:
+        number: the number of the last line that was read; the first is 1.
+        offset: how many bytes have been read.
+        end: how many bytes there are to read; None if nobody knows.
+    """
+
+    def __init__(self, stream: Readable, *, end: int | None = None) -> None:
         """Begin to read.
 
         Args:
@@ -116,8 +132,8 @@ class Lines:
         """
         self.number = 0
         self.offset = 0
+        self.end = end
         self._stream = stream
-        self._end = end
         self._digest = hashlib.sha256()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -135,18 +151,19 @@ class Lines:
 
     def _read(self) -> bytes:
         """Read up to the end of a line."""
-        limit = MAX_LINE if self._end is None else min(MAX_LINE, self._end - self.offset)
+        limit = MAX_LINE if self.end is None else min(MAX_LINE, self.end - self.offset)
         raw = self._stream.readline(limit)
         self.offset += len(raw)
         self._digest.update(raw)
         return raw
 
 
-def check_line(raw: bytes) -> str:
+def check_line(raw: bytes, examine: Examine | None = None) -> str:
     """Return the JSON object of a line as text, exactly as it stands there; an empty text for a blank line.
 
     Args:
         raw: the line, with or without its end.
+        examine: has the last word on what is good so far. Defaults to nobody.
 
     Raises:
         ValueError: jsonb would not take it, or it is not an object; the message says why.
@@ -159,7 +176,21 @@ def check_line(raw: bytes) -> str:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
     if not text:
         return ""
-    if raw.count(b"[") + raw.count(b"{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
+    value = check_value(text)
+    if type(value) is not dict:
+        raise ValueError(f"{_KINDS[type(value)]}, not an object")
+    if examine:
+        examine(text, value)
+    return text
+
+
+def check_value(text: str) -> Any:  # noqa: ANN401 - that is what JSON is
+    """Return what a JSON text says.
+
+    Raises:
+        ValueError: jsonb would not take it; the message says why.
+    """
+    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
         raise ValueError(f"nested more than {MAX_DEPTH} deep")
     try:
         value = _decode(text)
@@ -167,24 +198,25 @@ def check_line(raw: bytes) -> str:
         raise ValueError(f"{error.msg} at column {error.colno}") from None
     except RecursionError:
         raise ValueError("nested too deep") from None
-    if type(value) is not dict:
-        raise ValueError(f"{_KINDS[type(value)]}, not an object")
-    if b"\\u" in raw:
+    if "\\u" in text:
         _check_escapes(text, value)
-    return text
+    return value
 
 
-def check(lines: Lines, progress: Callable[[Lines], None] | None = None) -> Report:
+def check(
+    lines: Lines, *, examine: Examine | None = None, progress: Callable[[Lines], None] | None = None
+) -> Report:
     """Read everything and report what is bad, keeping none of it.
 
     Args:
         lines: what to read.
+        examine: has the last word on each good line. Defaults to nobody.
         progress: called now and then. Defaults to nobody.
     """
     report = Report()
     for raw in lines:
         try:
-            text = _check_numbered(raw, lines.number)
+            text = _check_numbered(raw, lines.number, examine)
         except ValueError as error:
             report.add_bad(BadLine(lines.number, str(error)))
         else:
@@ -198,7 +230,9 @@ def check(lines: Lines, progress: Callable[[Lines], None] | None = None) -> Repo
     return report
 
 
-def batches(lines: Lines, *, rows: int, size: int, after: int = 0) -> Iterator[Batch]:
+def batches(
+    lines: Lines, *, rows: int, size: int, after: int = 0, examine: Examine | None = None
+) -> Iterator[Batch]:
     """Yield the lines in batches.
 
     Args:
@@ -206,6 +240,7 @@ def batches(lines: Lines, *, rows: int, size: int, after: int = 0) -> Iterator[B
         rows: the most good lines in a batch.
         size: the most bytes in a batch, unless a single line is longer.
         after: the number of the last line to pass over unread.
+        examine: has the last word on each good line. Defaults to nobody.
     """
     batch = Batch(upto=after)
     for raw in lines:
@@ -217,7 +252,7 @@ def batches(lines: Lines, *, rows: int, size: int, after: int = 0) -> Iterator[B
         batch.upto = lines.number
         batch.size += len(raw)
         try:
-            text = _check_numbered(raw, lines.number)
+            text = _check_numbered(raw, lines.number, examine)
         except ValueError as error:
             batch.bad.append(BadLine(lines.number, str(error)))
         else:
@@ -231,14 +266,14 @@ def batches(lines: Lines, *, rows: int, size: int, after: int = 0) -> Iterator[B
         yield batch
 
 
-def _check_numbered(raw: bytes, number: int) -> str:
+def _check_numbered(raw: bytes, number: int, examine: Examine | None) -> str:
     """Check a line; the first may begin with a byte order mark, or show that the file is something else."""
     if number == 1:
         for start, what in _FOREIGN:
             if raw.startswith(start):
                 raise ValueError(what)
         raw = raw.removeprefix(codecs.BOM_UTF8)
-    return check_line(raw)
+    return check_line(raw, examine)
 
 
 def _refuse_constant(name: str) -> NoReturn:

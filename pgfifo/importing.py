@@ -1,0 +1,325 @@
+"""Enqueue a file of JSON lines, in batches that can be taken up again exactly where they stopped.
+
+Each batch is a transaction of its own, which also records how far the import has come. So after whatever
+happened, a crash or a connection that broke during a commit, the database itself says which line is the next.
+"""
+
+import hashlib
+import json
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import IO, Any
+
+import psycopg
+from psycopg.rows import tuple_row
+
+from pgfifo import errors
+from pgfifo.client import Client
+from pgfifo.groups import Group, to_text
+from pgfifo.jsonlines import SHOWN, BadLine, Batch, Examine, Lines, batches
+from pgfifo.jsontext import array
+
+BATCH_ROWS = 1000
+"""Lines in a batch, unless told otherwise."""
+
+BATCH_BYTES = 8 * 1024 * 1024
+"""A batch of long lines is smaller, so that memory stays small too."""
+
+PATIENCE = 30.0
+"""Seconds for which a lost connection is made anew."""
+
+_DEADLOCKS = 5
+_GROUP_ROOM = 900
+_OF_A_LINE = (errors.PayloadTooLarge, errors.GroupTooLong, errors.GroupMismatch)
+
+
+@dataclass(frozen=True, slots=True)
+class Common:
+    """What all lines of an import have in common.
+
+    Attributes:
+        action: the action.
+        group: a group for all, in place of what each payload says.
+        headers: headers for each, as a JSON object.
+        tags: tags for each.
+    """
+
+    action: str
+    group: str | None = None
+    headers: str | None = None
+    tags: Sequence[str] | None = None
+
+
+@dataclass(slots=True)
+class Done:
+    """How far an import has come.
+
+    Attributes:
+        upto: the last line that is in, with all before it.
+        enqueued: how many lines were enqueued in this run.
+        skipped: how many bad ones were left out in this run.
+        first_bad: the first of those.
+        first_id: the first execution of this run; None while there is none.
+        last_id: the last one.
+    """
+
+    upto: int = 0
+    enqueued: int = 0
+    skipped: int = 0
+    first_bad: list[BadLine] = field(default_factory=list)
+    first_id: int | None = None
+    last_id: int | None = None
+
+
+class BadBatch(Exception):  # noqa: N818 - it is a batch
+    """Lines of a batch are bad, and bad ones are not to be skipped; nothing of the batch was enqueued.
+
+    Attributes:
+        bad: the bad lines.
+    """
+
+    def __init__(self, bad: Sequence[BadLine]) -> None:
+        super().__init__("; ".join(map(str, bad)))
+        self.bad = bad
+
+
+class Importer:
+    """One run through a file, or through the rest of one.
+
+    Attributes:
+        number: the import, by which it can be taken up again.
+        done: how far it has come.
+    """
+
+    def __init__(
+        self,
+        fifo: Client,
+        common: Common,
+        number: int,
+        *,
+        after: int = 0,
+        rows: int = BATCH_ROWS,
+        skip_bad: bool = False,
+    ) -> None:
+        """Prepare the run; `Client.import_start` and `Client.import_status` know number and line.
+
+        Args:
+            fifo: the client.
+            common: what all lines have in common.
+            number: the import.
+            after: the last line that is in already.
+            rows: lines in a batch.
+            skip_bad: leave bad lines out, in place of stopping before them.
+        """
+        self.number = number
+        self.done = Done(upto=after)
+        self._fifo = fifo
+        self._common = common
+        self._rows = rows
+        self._most = rows
+        self._skip_bad = skip_bad
+
+    def run(
+        self, lines: Lines, *, examine: Examine | None = None, progress: Callable[[Lines], None] | None = None
+    ) -> Done:
+        """Enqueue the lines after those that are in.
+
+        Args:
+            lines: the file from its beginning.
+            examine: has the last word on each good line. Defaults to nobody.
+            progress: called after each batch. Defaults to nobody.
+
+        Raises:
+            BadBatch: bad lines, and not to be skipped. What was before their batch is in.
+            PgfifoError: the server refuses a batch, such as QueueFull. What was before it is in.
+            psycopg.OperationalError: the server is gone, and has not come back within `PATIENCE` seconds.
+        """
+        after = self.done.upto
+        for batch in batches(lines, rows=self._rows, size=BATCH_BYTES, after=after, examine=examine):
+            self._leave_out(batch.bad)
+            for part in self._parts(batch):
+                self._put(part)
+            if progress:
+                progress(lines)
+        return self.done
+
+    def _leave_out(self, bad: Sequence[BadLine]) -> None:
+        """Count bad lines, or stop before them."""
+        if bad and not self._skip_bad:
+            raise BadBatch(bad)
+        self.done.skipped += len(bad)
+        self.done.first_bad += bad[: max(0, SHOWN - len(self.done.first_bad))]
+
+    def _parts(self, batch: Batch) -> Iterator[Batch]:
+        """Cut a batch into parts of the size that has turned out to be possible, in order."""
+        texts, numbers = batch.texts, batch.numbers
+        while len(texts) > self._most:
+            cut = self._most
+            yield Batch(texts[:cut], numbers[:cut], numbers[cut - 1])
+            texts, numbers = texts[cut:], numbers[cut:]
+        yield Batch(texts, numbers, batch.upto)
+
+    def _put(self, batch: Batch) -> None:
+        """Enqueue a batch, whatever it takes."""
+        deadlocks = 0
+        while True:
+            try:
+                self._commit(batch)
+            except errors.TooManyLanes:
+                if len(batch.texts) == 1:
+                    raise
+                self._most = len(batch.texts) // 2
+                for part in self._parts(batch):
+                    self._put(part)
+                return
+            except _OF_A_LINE as refused:
+                batch = self._without(batch, refused)
+            except psycopg.errors.DeadlockDetected:
+                deadlocks += 1
+                if deadlocks == _DEADLOCKS:
+                    raise
+            except (psycopg.OperationalError, errors.CommitUnknown) as broken:
+                if not _lost(broken):
+                    raise
+                if self._is_in(batch):
+                    self._count(batch, None, None)
+                    return
+            else:
+                return
+
+    def _commit(self, batch: Batch) -> None:
+        """Enqueue a batch and record it, in one transaction."""
+        common, size = self._common, len(batch.texts)
+        first = last = None
+        with self._fifo.transaction() as conn, conn.cursor(row_factory=tuple_row) as cursor:
+            # First: it waits for a lost connection's transaction that may still be on its way to its commit.
+            cursor.execute(
+                "select pgfifo.import_commit(%s, %s, %s)", [self.number, batch.upto, self.done.upto]
+            )
+            if batch.texts:
+                cursor.execute(
+                    "select min(id), max(id) from pgfifo.enqueue_many(%s, %s::jsonb[], %s, %s, %s::text[])",
+                    [
+                        common.action,
+                        array(batch.texts),
+                        None if common.group is None else array([common.group] * size),
+                        None if common.headers is None else array([common.headers] * size),
+                        None if common.tags is None else list(common.tags),
+                    ],
+                )
+                first, last = cursor.fetchone() or (None, None)
+        self._count(batch, first, last)
+
+    def _count(self, batch: Batch, first: int | None, last: int | None) -> None:
+        """Take note of a batch that is in."""
+        self.done.upto = batch.upto
+        self.done.enqueued += len(batch.texts)
+        self.done.first_id = first if self.done.first_id is None else self.done.first_id
+        self.done.last_id = self.done.last_id if last is None else last
+
+    def _without(self, batch: Batch, refused: errors.PgfifoError) -> Batch:
+        """Return a batch without the line that the server refuses."""
+        at = refused.detail.get("index")
+        if not isinstance(at, int) or at >= len(batch.texts):
+            raise refused
+        self._leave_out([BadLine(batch.numbers[at], refused.message)])
+        texts, numbers = batch.texts, batch.numbers
+        return Batch(texts[:at] + texts[at + 1 :], numbers[:at] + numbers[at + 1 :], batch.upto)
+
+    def _is_in(self, batch: Batch) -> bool:
+        """Find out, once the server is there again, whether a batch whose connection broke is in."""
+        deadline = time.monotonic() + PATIENCE
+        pause = 0.05
+        while True:
+            try:
+                return self._fifo.import_status(self.number).upto >= batch.upto
+            except psycopg.OperationalError:
+                if time.monotonic() > deadline:
+                    raise
+            time.sleep(pause)
+            pause = min(1.0, pause * 2)
+
+
+def _lost(broken: psycopg.Error) -> bool:
+    """Tell whether an error means that the connection is gone, and not that the server refuses something."""
+    state = broken.sqlstate or ""
+    return isinstance(broken, errors.CommitUnknown) or not state or state[:2] == "08" or state[:3] == "57P"
+
+
+def examiner(fifo: Client, action: str, group: Group | None) -> Examine | None:
+    """Return what asks the server about lines that it may refuse although they are good JSON.
+
+    Those are few: long ones, and ones with a long group. None where nothing is known of the action yet.
+    """
+    try:
+        policy = {each.attribute: each.value for each in fifo.effective_policy(action)}
+    except errors.UnknownAction:
+        return None
+    most = float(policy["max_payload"])
+    paths = [path.split(".") for path in policy["group_by"] or []] if group is None else []
+    query = "select octet_length(%s::jsonb::text), pgfifo.group_text(%s, %s::jsonb, %s)"
+
+    def examine(text: str, value: dict[str, Any]) -> None:
+        if len(text) * 2 <= most and (not paths or _group_size(value, paths) < _GROUP_ROOM):
+            return
+        try:
+            with fifo.transaction() as conn, conn.cursor(row_factory=tuple_row) as cursor:
+                cursor.execute(query, [text, action, text, to_text(group)])
+                size, _ = cursor.fetchone() or (0, "")
+        except (errors.GroupTooLong, psycopg.DataError) as refused:
+            raise ValueError(refused.diag.message_primary or str(refused)) from None
+        if size > most:
+            raise ValueError(f"{size:,} bytes, and a payload of {action} has at most {most:,.0f}")
+
+    return examine
+
+
+def _group_size(value: dict[str, Any], paths: list[list[str]]) -> int:
+    """Return about how long the group of a payload is, rather too much than too little."""
+    size = 0
+    for path in paths:
+        found: Any = value
+        for key in path:
+            found = found.get(key) if isinstance(found, dict) else None
+        length = len(found) * 6 if isinstance(found, str) else len(json.dumps(found))
+        size += length + 6 * sum(map(len, path)) + 10
+    return size
+
+
+class Rewound:
+    """A stream that can be read only once, with its beginning looked at before.
+
+    Attributes:
+        beginning: what was looked at.
+        fingerprint: its length and hash.
+    """
+
+    def __init__(self, stream: IO[bytes], length: int | None = None) -> None:
+        """Look at the beginning.
+
+        Args:
+            stream: the stream.
+            length: how many bytes to look at. Defaults to what is there at once.
+        """
+        self._stream = stream
+        self.beginning = _at_once(stream) if length is None else stream.read(length)
+        self.fingerprint = f"{len(self.beginning)}:{hashlib.sha256(self.beginning).hexdigest()}"
+        self._at = 0
+
+    def readline(self, limit: int, /) -> bytes:
+        """Return the next line, or so many bytes of it."""
+        end = self.beginning.find(b"\n", self._at, self._at + limit) + 1 or min(
+            self._at + limit, len(self.beginning)
+        )
+        part = self.beginning[self._at : end]
+        self._at = end
+        if len(part) == limit or part.endswith(b"\n"):
+            return part
+        return part + self._stream.readline(limit - len(part))
+
+
+def _at_once(stream: IO[bytes]) -> bytes:
+    """Return what a stream has to give without waiting for more than something."""
+    read = getattr(stream, "read1", stream.read)
+    return bytes(read(65536))
