@@ -1,0 +1,5 @@
+"""``python -m pgfifo`` is the command line."""
+
+from pgfifo.cli import main
+
+main()

@@ -1,0 +1,74 @@
+"""The application that all commands belong to."""
+
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+import pgfifo
+from pgfifo.cli.exits import told
+from pgfifo.cli.output import out
+
+
+class _Group(TyperGroup):
+    """The commands, with errors told in words."""
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own signature
+        """Run a command."""
+        with told():
+            return super().invoke(ctx)
+
+
+app = typer.Typer(
+    name="pgfifo",
+    cls=_Group,
+    help="An ordered queue with limits, inside your own PostgreSQL.",
+    epilog="The database: --dsn, PGFIFO_DSN, DATABASE_URL, libpq's own variables; "
+    "with none of them, an embedded PostgreSQL of pgfifo's own.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(value: bool) -> None:
+    """Print the version and exit."""
+    if value:
+        out(pgfifo.__version__)
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """An ordered queue with limits, inside your own PostgreSQL."""
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Run the command line and exit.
+
+    Args:
+        arguments: what stands behind the program's name. Defaults to the process's own.
+    """
+    # The commands register themselves.
+    from pgfifo.cli import (  # noqa: F401
+        demo,
+        embedded,
+        executions,
+        flow,
+        looking,
+        policy,
+        producing,
+        schema,
+        working,
+    )
+
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+    app(args=None if arguments is None else list(arguments), prog_name="pgfifo")

@@ -1,0 +1,85 @@
+"""Which database a command works on, and a client for it."""
+
+import shlex
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+from pgfifo.cli.output import note
+
+if TYPE_CHECKING:
+    from typing import LiteralString
+
+    from pgfifo.client import Client
+    from pgfifo.dsn import Dsn
+
+
+@contextmanager
+def address(dsn: str | None, *, schema: bool = True) -> Iterator["Dsn"]:
+    """Return which database to use; when none is named, the embedded one, which then runs for that long.
+
+    Args:
+        dsn: what ``--dsn`` says, if anything.
+        schema: install the schema where the database is the embedded one and it is missing or old.
+    """
+    from pgfifo import embedded
+    from pgfifo.dsn import Dsn, resolve
+
+    found = resolve(dsn)
+    if found.source != "default":
+        yield found
+        return
+    with embedded.acquire() as server:
+        note(f"Using the embedded PostgreSQL in {server.data_dir} (no --dsn, PGFIFO_DSN or DATABASE_URL).")
+        if schema:
+            _install_missing(server.dsn)
+        yield Dsn(server.dsn, "default")
+
+
+@contextmanager
+def connected(dsn: str | None, *, schema: bool = True) -> Iterator["Client"]:
+    """Return a client for the database; see `address`."""
+    from pgfifo.client import Client
+
+    with address(dsn, schema=schema) as found, Client(found) as fifo:
+        yield fifo
+
+
+def rows(
+    fifo: "Client", query: "LiteralString", arguments: Sequence[object] = (), *, at_once: int = 1000
+) -> Iterator[dict[str, Any]]:
+    """Return the rows of a query as mappings, while they come in.
+
+    Args:
+        fifo: the client.
+        query: what no method of the client has.
+        arguments: its arguments.
+        at_once: how many rows are fetched at a time.
+    """
+    from psycopg.rows import dict_row
+
+    fifo.schema_info()  # says what is missing, where the query could only say that it knows no such view
+    with fifo.transaction() as conn, conn.cursor("rows", row_factory=dict_row) as cursor:
+        cursor.itersize = at_once
+        cursor.execute(query, arguments)
+        yield from cursor
+
+
+def command(*words: str) -> str:
+    """Return a command as one would type it."""
+    return shlex.join(["pgfifo", *words])
+
+
+def _install_missing(dsn: str) -> None:
+    """Put a missing or an old schema in place."""
+    from pgfifo import compatibility
+    from pgfifo.client import Client
+    from pgfifo.errors import SchemaMissing
+
+    with Client(dsn) as fifo:
+        try:
+            if fifo.schema_info().version >= compatibility.NEEDS_SCHEMA:
+                return
+        except SchemaMissing:
+            pass
+        fifo.install()

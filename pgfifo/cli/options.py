@@ -1,0 +1,97 @@
+"""Arguments and options that several commands have, and what reads them."""
+
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgfifo.cli.exits import usage
+
+if TYPE_CHECKING:
+    from pgfifo.groups import Group as GroupValue
+
+PRODUCE, WORK, LOOK, OPERATE, SET_UP = "Produce", "Work", "Look", "Operate", "Set up"
+"""The families of commands, as the help shows them."""
+
+Dsn = Annotated[
+    str | None,
+    typer.Option(
+        "--dsn",
+        metavar="URL",
+        help="The database, as postgresql://user@host/name or host=… dbname=…",
+        show_default=False,
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+Action = Annotated[str, typer.Argument(help="The action.", metavar="ACTION", show_default=False)]
+AnyAction = Annotated[
+    str | None, typer.Argument(help="Only this action.", metavar="[ACTION]", show_default=False)
+]
+Id = Annotated[int, typer.Argument(help="The execution's id.", metavar="ID", min=1, show_default=False)]
+Group = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--group",
+        "-g",
+        metavar="PATH=VALUE",
+        help="The group, as env=prod, once for each path of the action's group_by; or its raw text.",
+        show_default=False,
+    ),
+]
+Reason = Annotated[
+    str | None, typer.Option("--reason", metavar="TEXT", help="Why; it is kept.", show_default=False)
+]
+
+
+def group_of(pairs: Iterable[str] | None) -> "GroupValue | None":
+    """Return the group that ``--group`` gives."""
+    from pgfifo import groups
+
+    given = list(pairs or ())
+    return groups.from_pairs(given) if given else None
+
+
+def seconds(text: str) -> float:
+    """Read a duration, as ``30s``, ``5m``, ``1h30m``; a bare number is seconds."""
+    from pgfifo import durations
+    from pgfifo.errors import InvalidValue
+
+    try:
+        return durations.seconds(text)
+    except InvalidValue as error:
+        raise typer.BadParameter(f"{error.message}. {error.hint or ''}".strip()) from None
+
+
+def duration(name: str, help: str) -> Any:  # noqa: ANN401, A002 - as typer.Option itself
+    """Return an option whose value is a duration."""
+    return typer.Option(name, metavar="TIME", help=help, parser=seconds, show_default=False)
+
+
+def pairs_of(name: str, given: Iterable[str] | None, value: Callable[[str], object]) -> dict[str, object]:
+    """Read a repeatable option of the form ``key=value``.
+
+    Args:
+        name: the option, for the message.
+        given: what was given.
+        value: reads what stands behind the ``=``.
+    """
+    result: dict[str, object] = {}
+    for pair in given or ():
+        key, equals, text = pair.partition("=")
+        if not equals or not key:
+            raise usage(f"{name} {pair!r} has no key and value", f"Write it as {name} key=value.")
+        if key in result:
+            raise usage(f"{name} {key} is given twice")
+        result[key] = value(text)
+    return result
+
+
+def json_or_text(text: str) -> object:
+    """Read a value as JSON if it is JSON, else as text; as ``1``, ``true``, ``{"a":1}``, ``hello``."""
+    import json
+
+    try:
+        value: object = json.loads(text, parse_constant=str)
+    except ValueError:
+        return text
+    return value

@@ -1,0 +1,156 @@
+"""Enqueue: one execution, or a file of them."""
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from pgfifo.cli.app import app
+from pgfifo.cli.database import command, connected
+from pgfifo.cli.exits import usage
+from pgfifo.cli.options import PRODUCE, Action, AsJson, Dsn, Group, group_of, json_or_text, pairs_of
+from pgfifo.cli.output import as_json, did, out, print_json
+
+if TYPE_CHECKING:
+    from pgfifo.jsontext import JsonText
+
+Payload = Annotated[
+    str | None,
+    typer.Argument(metavar="[PAYLOAD]", help="The payload, as JSON. [default: {}]", show_default=False),
+]
+Set = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="PATH=VALUE",
+        help="Set a value in the payload, as customer=1 or target.region=eu; may be repeated. "
+        "A value that is JSON is taken as JSON, any other as text.",
+        show_default=False,
+    ),
+]
+File = Annotated[
+    str | None,
+    typer.Option(
+        "--file",
+        "-f",
+        metavar="FILE",
+        help="Enqueue a file of one JSON object a line; - is stdin.",
+        show_default=False,
+    ),
+]
+Tag = Annotated[
+    list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag; may be repeated.", show_default=False)
+]
+Header = Annotated[
+    list[str] | None,
+    typer.Option("--header", metavar="KEY=VALUE", help="A header; may be repeated.", show_default=False),
+]
+CommitEvery = Annotated[
+    int | None,
+    typer.Option(
+        "--commit-every",
+        metavar="LINES",
+        min=1,
+        help="Lines in a transaction. [default: 1000]",
+        show_default=False,
+    ),
+]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help="Leave bad lines out; else a file with any is refused.")
+]
+Resume = Annotated[
+    int | None,
+    typer.Option(
+        "--resume", metavar="IMPORT", min=1, help="Go on with an import that has stopped.", show_default=False
+    ),
+]
+
+
+@app.command(rich_help_panel=PRODUCE)
+def enqueue(
+    action: Action,
+    payload: Payload = None,
+    set_: Set = None,
+    file: File = None,
+    group: Group = None,
+    tag: Tag = None,
+    header: Header = None,
+    commit_every: CommitEvery = None,
+    skip_bad: SkipBad = False,
+    resume: Resume = None,
+    json: AsJson = False,
+    dsn: Dsn = None,
+) -> None:
+    """Put an execution, or each line of a file, at the end of its lane.
+
+    Prints the execution's id, or the number of the import.
+
+    A file is read twice: first to check each line, then to enqueue them in batches, each in a transaction
+    that also records how far it has come. If it stops, --resume goes on with the very next line.
+    """
+    headers = pairs_of("--header", header, json_or_text) if header else None
+    if file is None and resume is None:
+        if commit_every is not None or skip_bad:
+            raise usage("--commit-every and --skip-bad belong to --file")
+        _enqueue_one(action, _payload(payload, set_), group, headers, tag, json=json, dsn=dsn)
+        return
+    if payload is not None or set_:
+        raise usage("a payload and --file exclude each other")
+    from pgfifo.cli.filing import Options, enqueue_file
+
+    repeated = {"--group": group, "--tag": tag, "--header": header}
+    words = [word for name, given in repeated.items() for value in given or [] for word in (name, value)]
+    enqueue_file(
+        Options(action, file, group_of(group), headers, tag, commit_every, skip_bad, resume, json, words), dsn
+    )
+
+
+def _enqueue_one(
+    action: str,
+    payload: "JsonText",
+    group: list[str] | None,
+    headers: dict[str, object] | None,
+    tags: list[str] | None,
+    *,
+    json: bool,
+    dsn: str | None,
+) -> None:
+    """Enqueue one execution."""
+    with connected(dsn) as fifo:
+        job = fifo.enqueue(action, payload, group=group_of(group), headers=headers, tags=tags)
+    if json:
+        print_json({"id": job.id, "action": action, "group_text": job.lane.group_text})
+    else:
+        out(str(job.id))
+    did(f"Enqueued in {job.lane}.", command("cancel", str(job.id)))
+
+
+def _payload(text: str | None, settings: list[str] | None) -> "JsonText":
+    """Return the payload that the command line gives."""
+    from pgfifo.jsonlines import check_value
+    from pgfifo.jsontext import JsonText
+
+    try:
+        value: Any = check_value(text) if text is not None else {}
+    except ValueError as error:
+        raise usage(
+            f"the payload cannot be enqueued: {error}",
+            "In a shell, put single quotes around it: '{\"customer\":1}'",
+        ) from None
+    if not settings:
+        return JsonText("{}" if text is None else text)
+    if not isinstance(value, dict):
+        raise usage("--set needs a payload that is an object")
+    for path, given in pairs_of("--set", settings, json_or_text).items():
+        *way, last = path.split(".")
+        place = value
+        for key in way:
+            place = place.setdefault(key, {})
+            if not isinstance(place, dict):
+                raise usage(f"--set {path}: {key!r} is not an object")
+        place[last] = given
+    changed = as_json(value)
+    try:
+        check_value(changed)
+    except ValueError as error:
+        raise usage(f"the payload cannot be enqueued: {error}") from None
+    return JsonText(changed)

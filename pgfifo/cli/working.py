@@ -1,0 +1,254 @@
+"""Run workers, and look at them."""
+
+import logging
+import os
+import re
+import sys
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+
+import typer
+
+from pgfifo.cli.app import app
+from pgfifo.cli.database import address, connected
+from pgfifo.cli.exits import usage
+from pgfifo.cli.loading import load_actions
+from pgfifo.cli.options import LOOK, WORK, AsJson, Dsn, duration
+from pgfifo.cli.output import print_json_rows, print_table, span
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from pgfifo.actions import Actions
+    from pgfifo.policies import Policy
+
+_APPLICATION = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?")
+
+
+@app.command(rich_help_panel=WORK)
+def worker(
+    application: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[MODULE:ACTIONS | -- COMMAND...]",
+            help="Where the application's actions are, as myapp.jobs:actions; "
+            "or, with --action, the command that is run for each execution.",
+            show_default=False,
+        ),
+    ] = None,
+    action: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--action",
+            "-a",
+            metavar="ACTION",
+            help="The action that the command runs; of an application, only this one. May be repeated.",
+            show_default=False,
+        ),
+    ] = None,
+    concurrency: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--concurrency",
+            "-c",
+            metavar="N",
+            help="How many run at once; ACTION=N caps one action, and may be repeated. [default: 10]",
+            show_default=False,
+        ),
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", "-p", metavar="N", min=1, help="How many processes to run.")
+    ] = 1,
+    name: Annotated[
+        str | None,
+        typer.Option(
+            "--name", metavar="TEXT", help="What it is called. [default: host:pid]", show_default=False
+        ),
+    ] = None,
+    until_empty: Annotated[
+        bool, typer.Option("--until-empty", help="End when nothing waits or runs any more.")
+    ] = False,
+    shell: Annotated[
+        bool,
+        typer.Option("--shell", help="The command is one line of shell, not a program and its arguments."),
+    ] = False,
+    result: Annotated[
+        Literal["json"] | None,
+        typer.Option("--result", help="What the command prints is the result.", show_default=False),
+    ] = None,
+    shutdown_timeout: Annotated[
+        float | None,
+        duration("--shutdown-timeout", "How long what runs may go on after a stop. [default: 30s]"),
+    ] = None,
+    kill_after: Annotated[
+        float | None,
+        duration("--kill-after", "From SIGTERM to SIGKILL for a cancelled command. [default: 10s]"),
+    ] = None,
+    poll: Annotated[
+        float | None, duration("--poll", "How often to look for work while nothing wakes it. [default: 1s]")
+    ] = None,
+    heartbeat: Annotated[
+        float | None, duration("--heartbeat", "From heartbeat to heartbeat. [default: 5s]")
+    ] = None,
+    lease: Annotated[
+        float | None, duration("--lease", "Without a heartbeat for so long it counts as dead. [default: 30s]")
+    ] = None,
+    poll_only: Annotated[
+        bool, typer.Option("--poll-only", help="Only poll: for a PgBouncer in transaction mode.")
+    ] = False,
+    listen_dsn: Annotated[
+        str | None,
+        typer.Option(
+            "--listen-dsn",
+            metavar="URL",
+            help="The same database without the pooler, for notifications and the sign of life.",
+            show_default=False,
+        ),
+    ] = None,
+    log_level: Annotated[
+        Literal["debug", "info", "warning", "error"],
+        typer.Option("--log-level", help="What to log, to stderr."),
+    ] = "info",
+    dsn: Dsn = None,
+) -> None:
+    """Run executions: with an application's handlers, or with a command for each of them.
+
+    A command gets the payload on stdin, and PGFIFO_ID, PGFIFO_ATTEMPT, PGFIFO_TOKEN, PGFIFO_ACTION and
+    PGFIFO_GROUP in its environment. Exit status 0 is success, 65 failure without another attempt, 75 and all
+    others failure.
+
+    SIGTERM and Ctrl-C stop it: it claims nothing more and finishes what runs. A second Ctrl-C ends it at once.
+    """
+    from pgfifo.worker import Worker
+
+    words = application or []
+    if action and not (len(words) == 1 and _APPLICATION.fullmatch(words[0]) and ":" in words[0]):
+        actions = _command(action, words, shell=shell, result=result, kill_after=kill_after)
+        declare = False
+    else:
+        actions = _application(words, action)
+        declare = True
+        if shell or result or kill_after is not None:
+            raise usage(
+                "--shell, --result and --kill-after belong to a command", "As in: --action NAME -- COMMAND"
+            )
+    options: dict[str, Any] = {
+        "name": name,
+        "concurrency": _concurrency(concurrency, actions),
+        "poll_only": poll_only,
+        "listen_dsn": listen_dsn,
+        "until_empty": until_empty,
+        "declare": declare,
+    }
+    times = {
+        "shutdown_timeout": shutdown_timeout,
+        "poll_interval": poll,
+        "heartbeat": heartbeat,
+        "lease": lease,
+    }
+    options |= {key: value for key, value in times.items() if value is not None}
+    logging.basicConfig(
+        format="%(asctime)s %(levelname)s %(message)s", level=log_level.upper(), stream=sys.stderr
+    )
+    with address(dsn) as found:
+        Worker(found.conninfo, actions, **options).run()
+
+
+@app.command(rich_help_panel=LOOK)
+def workers(json: AsJson = False, dsn: Dsn = None) -> None:
+    """Show the workers: who serves what, since when, and with how many executions."""
+    with connected(dsn) as fifo:
+        found = fifo.workers()
+    if json:
+        print_json_rows(map(asdict, found))
+        return
+    now = datetime.now(UTC)
+    lines = [
+        {
+            "id": each.id,
+            "name": each.name,
+            "host": each.host,
+            "pid": each.pid,
+            "state": each.state,
+            "executions": each.executions,
+            "concurrency": each.concurrency,
+            "up": span(max(0.0, (now - each.started_at).total_seconds())),
+            "last_seen": span(max(0.0, (now - each.last_seen).total_seconds())) + " ago",
+            "actions": each.actions,
+        }
+        for each in found
+    ]
+    print_table(lines, "No workers.", wide=["actions"])
+
+
+def _command(
+    names: "Sequence[str]",
+    words: "Sequence[str]",
+    *,
+    shell: bool,
+    result: str | None,
+    kill_after: float | None,
+) -> "Actions":
+    """Return actions whose handler is a command."""
+    from pgfifo.actions import Actions
+    from pgfifo.command import Command
+
+    if not words:
+        raise usage("no command to run", "Write it behind two dashes: --action NAME -- COMMAND ARGUMENTS")
+    if shell and len(words) != 1:
+        raise usage("--shell takes one line of shell", "Put it into quotes: --shell -- 'curl … | jq …'")
+    options: dict[str, Any] = {"result": result} | ({} if kill_after is None else {"kill_after": kill_after})
+    try:
+        handler = Command(words[0] if shell else list(words), **options)
+    except NotImplementedError as error:
+        raise usage(str(error)) from None
+    if problem := handler.problem():
+        raise usage(problem)
+    actions = Actions()
+    for name in dict.fromkeys(names):
+        actions.add(name, handler)
+    return actions
+
+
+def _application(words: "Sequence[str]", only: "Sequence[str] | None") -> "Actions":
+    """Return the actions of an application, all or some."""
+    from pgfifo.actions import Actions
+
+    if not words:
+        raise usage(
+            "nothing to run",
+            "Name the application's actions, as myapp.jobs:actions, or a command: --action NAME -- COMMAND",
+        )
+    if len(words) > 1 or not _APPLICATION.fullmatch(words[0]):
+        raise usage(
+            f"{' '.join(words)!r} does not say where an application's actions are",
+            "Write it as myapp.jobs:actions. A command needs to know its action: --action NAME -- COMMAND",
+        )
+    sys.path.insert(0, str(Path.cwd()))
+    # Processes that this one starts find the application in the same place.
+    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
+    actions = load_actions(words[0])
+    if not only:
+        return actions
+    some = Actions()
+    for name in dict.fromkeys(only):
+        chosen = actions[name]
+        some.add(name, chosen.handler, **cast("Policy", chosen.values))
+    return some
+
+
+def _concurrency(given: "Sequence[str] | None", actions: "Actions") -> "int | Mapping[str, int]":
+    """Read how many executions may run at once."""
+    limits: dict[str, int] = {}
+    for text in given or ():
+        name, equals, number = text.rpartition("=")
+        if not number.isascii() or not number.isdigit() or (equals and not name):
+            raise usage(
+                f"--concurrency {text!r} is no number", "Write --concurrency 10, or --concurrency index=2."
+            )
+        if equals:
+            actions[name]
+        limits[name or "*"] = int(number)
+    return limits
