@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pgfifo import keeper
 from pgfifo.outcome import NO_RESULT, RESULT_LIMIT, Outcome, failed, succeeded
+from pgfifo.processes import SUPERVISED
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -163,7 +164,7 @@ def _without_database(environment: Mapping[str, str]) -> dict[str, str]:
     return {
         name: value
         for name, value in environment.items()
-        if name != "DATABASE_URL"
+        if name not in ("DATABASE_URL", SUPERVISED)
         and not (name.startswith("PGFIFO_") and name.endswith("DSN"))
         and not name.startswith(_LIBPQ)
     }

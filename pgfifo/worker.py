@@ -155,8 +155,8 @@ class Worker:
         """Work until stopped.
 
         In the main thread SIGTERM and SIGINT stop it, and a second SIGINT ends the process at once. There
-        also, if a handler does not return within ``shutdown_timeout`` and a few seconds, the process ends with
-        status 1.
+        also, if a handler does not return within ``shutdown_timeout`` and a few seconds, it ends the process
+        with status 1.
 
         Raises:
             psycopg.OperationalError: The server cannot be reached at the start.
