@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, TypeVar, Unpack, get_args, overload
+from typing import Any, Literal, Unpack, get_args, overload
 
 import psycopg
 
@@ -36,8 +36,6 @@ from pgfifo.models import (
     select,
 )
 from pgfifo.policies import Policy, checked
-
-T = TypeVar("T")
 
 _EXECUTIONS = "pgfifo.executions"
 
@@ -136,7 +134,7 @@ class AsyncClient(AsyncCalls):
                 "select pgfifo.declare_action(d.name, d.policy) from unnest(%s::text[], %s::jsonb[])"
                 " with ordinality as d(name, policy, n) order by d.n",
                 [array([name for name, _ in declared]), array([policy for _, policy in declared])],
-                _first,
+                _nothing,
             )
 
     async def enqueue(
@@ -362,7 +360,7 @@ class AsyncClient(AsyncCalls):
             IsolationLevel: The caller's transaction is above READ COMMITTED.
         """
         await self._row(
-            "select pgfifo.release(%s::bigint, %s::integer)", (id, attempt), _first, connection=connection
+            "select pgfifo.release(%s::bigint, %s::integer)", (id, attempt), _nothing, connection=connection
         )
 
     # Looking
@@ -504,7 +502,7 @@ class AsyncClient(AsyncCalls):
         return ["action = %s::text", "group_text = %s::text"], [action, text]
 
     async def _refuse_unknown(self, action: str) -> None:
-        await self._rows("select from pgfifo.effective_policy(%s::text)", (action,), _first)
+        await self._rows("select from pgfifo.effective_policy(%s::text)", (action,), _nothing)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the worker processes, living and recently gone."""
@@ -735,7 +733,7 @@ class AsyncClient(AsyncCalls):
         await self._rows(
             "select pgfifo.import_commit(%s::bigint, %s::bigint, %s::bigint)",
             (number, upto, after),
-            _first,
+            _nothing,
             connection=connection,
             once=True,
         )
@@ -762,11 +760,11 @@ class AsyncClient(AsyncCalls):
         Args:
             number: The import.
         """
-        await self._rows("select pgfifo.import_finish(%s::bigint)", (number,), _first)
+        await self._rows("select pgfifo.import_finish(%s::bigint)", (number,), _nothing)
 
 
-def _first(value: T, *_others: object) -> T:
-    return value
+def _nothing(*_values: object) -> None:
+    return None
 
 
 def _text(value: str) -> str:

@@ -270,8 +270,8 @@ class Finding:
     """Something that `check` found.
 
     Attributes:
-        severity: ``violation``: a promise was broken. ``overdue``: nobody was there to act. ``repaired``: what
-            a check with repair mended.
+        severity: ``violation``: a promise was broken. ``overdue``: nobody was there to act. ``repaired``: a
+            check with repair has mended it.
         kind: Which of the checks found it.
         lane: Where, if it belongs to a lane.
         detail: What exactly.

@@ -149,4 +149,5 @@ def _finish(processes: dict[int, _Connections]) -> None:
     """Close what a forgotten pool left open, in this process."""
     mine = processes.get(os.getpid())
     while mine is not None and mine.idle:
-        mine.idle.pop()[0].pgconn.finish()
+        conn, _ = mine.idle.pop()  # kept until it is closed: psycopg warns of one that is dropped before
+        conn.pgconn.finish()
