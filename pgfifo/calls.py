@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
+from psycopg.types.json import JsonbLoader
 
 from pgfifo import compatibility
 from pgfifo._unwrap import unwrap
@@ -131,7 +132,7 @@ class Calls:
                         _check(conn)
                         self._checked = True
                     sent = True
-                    rows = fetch(conn, query, arguments, explicit=self._explicit)
+                    rows = fetch(conn, query, arguments, explicit=self._explicit, foreign=self._own is None)
                 # A pool of the caller's may commit only here; what follows is true in any case.
                 return [make(*row) for row in rows]
             except IsolationLevel:
@@ -168,7 +169,7 @@ class Calls:
             if not self._checked_joined:
                 _check(conn)
                 self._checked_joined = True
-            rows = fetch(conn, query, arguments)
+            rows = fetch(conn, query, arguments, foreign=True)
         except psycopg.Error as error:
             if once and commits and conn.closed:
                 raise _unknown(arguments) from error
@@ -242,9 +243,20 @@ def fetch(
     arguments: Sequence[object],
     *,
     explicit: bool = False,
+    foreign: bool = False,
 ) -> list[tuple[Any, ...]]:
-    """Run one statement, with a cursor of our own: the row factory of a connection is its owner's."""
+    """Run one statement, with a cursor of our own: the row factory of a connection is its owner's.
+
+    Args:
+        conn: The connection.
+        query: The statement.
+        arguments: Its arguments.
+        explicit: Run it in a transaction that is READ COMMITTED, whatever the default is.
+        foreign: The connection is the caller's, who may have told it to read JSON in another way.
+    """
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
+    if foreign:
+        cursor.adapters.register_loader("jsonb", JsonbLoader)
     if not explicit:
         cursor.execute(query, arguments)
         return cursor.fetchall()

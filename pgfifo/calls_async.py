@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
+from psycopg.types.json import JsonbLoader
 
 from pgfifo import compatibility
 from pgfifo._unwrap import unwrap_async
@@ -133,7 +134,9 @@ class AsyncCalls:
                         await _check(conn)
                         self._checked = True
                     sent = True
-                    rows = await fetch(conn, query, arguments, explicit=self._explicit)
+                    rows = await fetch(
+                        conn, query, arguments, explicit=self._explicit, foreign=self._own is None
+                    )
                 # A pool of the caller's may commit only here; what follows is true in any case.
                 return [make(*row) for row in rows]
             except IsolationLevel:
@@ -170,7 +173,7 @@ class AsyncCalls:
             if not self._checked_joined:
                 await _check(conn)
                 self._checked_joined = True
-            rows = await fetch(conn, query, arguments)
+            rows = await fetch(conn, query, arguments, foreign=True)
         except psycopg.Error as error:
             if once and commits and conn.closed:
                 raise _unknown(arguments) from error
@@ -244,9 +247,20 @@ async def fetch(
     arguments: Sequence[object],
     *,
     explicit: bool = False,
+    foreign: bool = False,
 ) -> list[tuple[Any, ...]]:
-    """Run one statement, with a cursor of our own: the row factory of a connection is its owner's."""
+    """Run one statement, with a cursor of our own: the row factory of a connection is its owner's.
+
+    Args:
+        conn: The connection.
+        query: The statement.
+        arguments: Its arguments.
+        explicit: Run it in a transaction that is READ COMMITTED, whatever the default is.
+        foreign: The connection is the caller's, who may have told it to read JSON in another way.
+    """
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
+    if foreign:
+        cursor.adapters.register_loader("jsonb", JsonbLoader)
     if not explicit:
         await cursor.execute(query, arguments)
         return await cursor.fetchall()

@@ -14,6 +14,7 @@ import psycopg
 import psycopg_pool
 import pytest
 from psycopg.rows import class_row, dict_row, namedtuple_row
+from psycopg.types.string import TextLoader
 
 import pgfifo
 from pgfifo import errors
@@ -288,6 +289,15 @@ def test_the_callers_row_factory_and_cursor_are_the_callers(
     ]
     assert fifo.cancel(job.id, connection=mine) == "cancelled"
     assert mine.row_factory is row_factory
+
+
+def test_the_callers_way_to_read_json_is_the_callers(fifo: pgfifo.Client, connect: Connect) -> None:
+    mine = connect()
+    mine.adapters.register_loader("jsonb", TextLoader)  # as Django does
+    [change] = fifo.set_policy("deploy", max_concurrent=3, connection=mine)
+    assert change.new == 3
+    assert pgfifo.Client(mine).execution(fifo.enqueue("deploy", {"a": 1}).id).payload == {"a": 1}
+    assert mine.execute("""select '{"a": 1}'::jsonb""").fetchone() == ('{"a": 1}',)
 
 
 def test_an_enqueue_works_in_the_callers_pipeline(
