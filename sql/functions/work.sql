@@ -29,6 +29,8 @@ declare
   v_lanes bigint[] := '{}';
   v_again bigint[];
   v_limit integer := p_limit;
+  -- Before this transaction has an xid; see _scan_from.
+  v_drawn bigint := case when pg_current_xact_id_if_assigned() is null then pgfifo._last_mark() end;
 begin
   perform pgfifo._require_read_committed('work');
   perform pgfifo._durable();
@@ -70,7 +72,7 @@ begin
       v_limit := 0;
     end if;
   end if;
-  return query select * from pgfifo._claim_batch(p_worker, p_call, coalesce(v_action_ids, '{}'), v_caps, v_limit, v_lanes);
+  return query select * from pgfifo._claim_batch(p_worker, p_call, coalesce(v_action_ids, '{}'), v_caps, v_limit, v_lanes, v_drawn);
   -- Where nobody calls maintain, claims do, now and then.
   if random() < 0.01 then
     perform pgfifo._maintain_if_late();

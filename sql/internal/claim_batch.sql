@@ -4,8 +4,8 @@
 -- a mark that is still there. Goes on along the marks until the limit is filled or the work budget is used.
 -- p_refill: lanes whose slot lock this transaction holds already, because it has just finished something there, and that
 -- have something waiting. They come after all marks that wait, so lanes take turns; what is not refilled leaves a mark.
--- Rows of kind 'start', and at most one of kind 'more'.
-create or replace function pgfifo._claim_batch(p_worker bigint, p_call bigint, p_action_ids integer[], p_caps integer[], p_limit integer, p_refill bigint[])
+-- p_drawn: see _scan_from. Rows of kind 'start', and at most one of kind 'more'.
+create or replace function pgfifo._claim_batch(p_worker bigint, p_call bigint, p_action_ids integer[], p_caps integer[], p_limit integer, p_refill bigint[], p_drawn bigint)
 returns setof pgfifo.work_row
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -41,13 +41,12 @@ declare
   v_row pgfifo.work_row;
   v_due timestamptz;
   v_xmin xid8;
-  v_xmax xid8;
-  v_seen bigint;
   f_lane bigint[];
   f_n bigint[];
   f_top bigint[];
   f_rows bigint[];
   v_special bigint[];
+  v_arrived bigint[];
   v_lane bigint;
   v_lane_policy record;
   v_ids bigint[];
@@ -71,7 +70,7 @@ begin
     if exists (select from pgfifo.remarks r where r.action_id = any (v_actions)) then
       perform pgfifo._remark(r.action_id) from pgfifo.remarks r where r.action_id = any (v_actions);
     end if;
-    for v_scan in select s.* from unnest(v_actions) with ordinality a(id, n), pgfifo._scan_from(a.id, v_now) s order by a.n loop
+    for v_scan in select s.* from unnest(v_actions) with ordinality a(id, n), pgfifo._scan_from(a.id, v_now, p_drawn) s order by a.n loop
       v_from := v_from || v_scan.o_mark;
       v_timer_from := v_timer_from || v_scan.o_timer;
     end loop;
@@ -80,14 +79,13 @@ begin
       cross join lateral (select from pgfifo.timers t where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now limit 1) d)
     then
       perform pg_current_xact_id();
-      with due as (
-        select d.* from unnest(v_actions, v_timer_from) a(id, due_from)
-        cross join lateral (
-          select t.action_id, t.due_at, t.id from pgfifo.timers t
-          where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now
-          order by t.action_id, t.due_at, t.id limit 256 for update skip locked) d),
-      fired as (
-        delete from pgfifo.timers t using due d where t.action_id = d.action_id and t.due_at = d.due_at and t.id = d.id
+      with fired as (
+        delete from pgfifo.timers t where t.ctid = any (array(
+          select d.ctid from unnest(v_actions, v_timer_from) a(id, due_from)
+          cross join lateral (
+            select t.ctid from pgfifo.timers t
+            where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now
+            order by t.action_id, t.due_at, t.id limit 256 for update skip locked) d))
         returning t.action_id, t.lane_id, t.tries)
       insert into pgfifo.marks (action_id, id, lane_id, tries)
       select f.action_id, nextval('pgfifo.mark_ids'), f.lane_id, f.tries from fired f;
@@ -141,12 +139,12 @@ begin
         -- one timer for all marks of a lane, and again nobody waits for a row that somebody else is taking.
         if v_stuck > 64 then
           perform pg_current_xact_id();
-          with away as (
-            select m.action_id, m.id from unnest(c_action, c_id, c_lane) s(action_id, id, lane_id)
-            join pgfifo.marks m on m.action_id = s.action_id and m.id = s.id
-            where s.id <= v_cut and s.lane_id <> all (v_locked) for update of m skip locked),
-          gone as (
-            delete from pgfifo.marks m using away a where m.action_id = a.action_id and m.id = a.id returning m.lane_id, m.tries)
+          with gone as (
+            delete from pgfifo.marks m where m.ctid = any (array(
+              select k.ctid from unnest(c_action, c_id, c_lane) s(action_id, id, lane_id)
+              cross join lateral (select m.ctid from pgfifo.marks m where m.action_id = s.action_id and m.id = s.id for update skip locked) k
+              where s.id <= v_cut and s.lane_id <> all (v_locked)))
+            returning m.lane_id, m.tries)
           select count(pgfifo._timer(g.lane_id, v_now + least(interval '1 s', interval '50 ms' * power(2, least(g.tries, 6))), (g.tries + 1)::integer))
             into v_rows
           from (select lane_id, max(tries)::integer as tries from gone group by lane_id) g;
@@ -160,35 +158,42 @@ begin
     end if;
 
     -- 3. Delete the marks we came by, and fold what has arrived in these lanes. Everything deleted here is visible to 4.
-    select case when m.is_called then m.last_value else m.last_value - 1 end into v_seen from pgfifo.mark_ids m;
-    select pg_snapshot_xmin(s), pg_snapshot_xmax(s) into v_xmin, v_xmax from pg_current_snapshot() s;
+    -- What was over at v_xmin is visible to the statements from here on.
+    v_xmin := pg_snapshot_xmin(pg_current_snapshot());
     if c_id is not null then
-      with mine as (
-        select m.action_id, m.id from unnest(c_action, c_id, c_lane) s(action_id, id, lane_id)
-        join pgfifo.marks m on m.action_id = s.action_id and m.id = s.id
-        where s.id <= v_cut and s.lane_id = any (v_locked) for update of m skip locked)
-      delete from pgfifo.marks m using mine a where m.action_id = a.action_id and m.id = a.id;
+      delete from pgfifo.marks m where m.ctid = any (array(
+        select k.ctid from unnest(c_action, c_id, c_lane) s(action_id, id, lane_id)
+        cross join lateral (select m.ctid from pgfifo.marks m where m.action_id = s.action_id and m.id = s.id for update skip locked) k
+        where s.id <= v_cut and s.lane_id = any (v_locked)));
     end if;
-    with state as materialized (
-      select g.lane_id, g.mark_floor, g.held, g.returned, g.consumed
-      from unnest(v_locked) l(lane_id)
-      cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g),
-    gone as (
-      delete from pgfifo.arrivals a using (
-        select k.lane_id, k.id from state s
-        cross join lateral (
-          select a.lane_id, a.id from pgfifo.arrivals a where a.lane_id = s.lane_id and a.id > s.mark_floor order by a.lane_id, a.id limit 1000) k) k
-      where a.lane_id = k.lane_id and a.id = k.id
-      returning a.lane_id, a.id, a.n, a.first_ticket),
-    folded as (
-      select g.lane_id, sum(g.n)::bigint as n, max(g.id) as top, min(g.first_ticket) as first_ticket, count(*) as rows from gone g group by g.lane_id)
-    select array_agg(f.lane_id) filter (where f.n is not null), array_agg(f.n) filter (where f.n is not null), array_agg(f.top) filter (where f.n is not null),
-        array_agg(f.rows) filter (where f.n is not null), array_agg(s.lane_id) filter (where s.held > 0 or s.returned > 0 or f.first_ticket <= s.consumed)
-      into f_lane, f_n, f_top, f_rows, v_special
-    from state s left join folded f on f.lane_id = s.lane_id;
+    f_lane := '{}';
+    f_n := '{}';
+    f_top := '{}';
+    f_rows := '{}';
+    select array_agg(l.lane_id) filter (where exists (select from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor)),
+        array_agg(l.lane_id) filter (where g.held > 0 or g.returned > 0)
+      into v_arrived, v_special
+    from unnest(v_locked) l(lane_id)
+    cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g;
+    if v_arrived is not null then
+      with gone as (
+        delete from pgfifo.arrivals a where a.ctid = any (array(
+          select k.ctid from unnest(v_arrived) l(lane_id)
+          cross join lateral (select g.mark_floor from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g
+          cross join lateral (
+            select a.ctid from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor order by a.lane_id, a.id limit 1000) k))
+        returning a.lane_id, a.id, a.n, a.first_ticket),
+      folded as (
+        select g.lane_id, sum(g.n)::bigint as n, max(g.id) as top, count(*) as rows, min(g.first_ticket) as first_ticket from gone g group by g.lane_id)
+      select array_agg(f.lane_id), array_agg(f.n), array_agg(f.top), array_agg(f.rows),
+          coalesce(v_special, '{}') || coalesce(array_agg(f.lane_id) filter (where f.lane_id <> all (coalesce(v_special, '{}')) and f.first_ticket <=
+            (select g.consumed from pgfifo.ledger g where g.lane_id = f.lane_id order by g.lane_id desc, g.version desc limit 1)), '{}')
+        into f_lane, f_n, f_top, f_rows, v_special
+      from folded f;
+    end if;
 
     -- 4a. What comes before the line, lane by lane: there are few.
-    if v_special is not null then
+    if v_special <> '{}' then
       foreach v_lane in array v_special loop
         select coalesce(lp.max_concurrent, a.max) as max, a.is_strict, lp.paused_at is not null as paused, a.cap into v_lane_policy
         from pgfifo.lanes l
@@ -208,63 +213,55 @@ begin
     -- 4b. The line: the next tickets up to the free slots, for all locked lanes at once. A lane gets its mark back when
     -- it may have more waiting and a slot left; a full one gets it from its next finish.
     with state as materialized (
-      select t.n as turn, l.action_id, a.cap, a.is_strict as is_strict, coalesce(lp.max_concurrent, a.max) as max, g.*,
-        coalesce(f.n, 0) as folded, f.top, f.rows,
-        case when lp.paused_at is not null then 0
-             else greatest(0, coalesce(lp.max_concurrent, a.max) - g.running - g.held) end as free
+      select t.n as turn, l.action_id, a.cap, a.is_strict, a.max, g.*, g.ctid as row, coalesce(f.n, 0) as folded, f.top, f.rows, o.ids, o.tickets,
+        coalesce(cardinality(o.ids), 0) as seen, x.free
       from unnest(v_locked) with ordinality t(lane_id, n)
-      join pgfifo.lanes l on l.id = t.lane_id
-      join unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) on a.action_id = l.action_id
-      cross join lateral (select * from pgfifo.ledger g where g.lane_id = t.lane_id order by g.lane_id desc, g.version desc limit 1) g
-      left join unnest(f_lane, f_n, f_top, f_rows) f(lane_id, n, top, rows) on f.lane_id = t.lane_id
-      left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = t.lane_id),
-    line as materialized (
-      select s.turn, s.lane_id, s.action_id, s.cap, e.id, e.ticket
-      from state s
+      cross join lateral (select l.action_id from pgfifo.lanes l where l.id = t.lane_id offset 0) l
+      left join lateral (select p.max_concurrent, p.paused_at from pgfifo.policies p where p.scope = 'lane' and p.lane_id = t.lane_id offset 0) lp on true
       cross join lateral (
-        select e.id, e.ticket from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
-        order by e.lane_id, e.ticket limit least(s.free, s.cap, v_left)) e
-      -- What has returned comes first; it is still there only when the limit of this call was used up.
-      where s.returned = 0),
-    picked as materialized (
-      select r.*, row_number() over (partition by r.lane_id order by r.ticket) as nth
-      from (
-        select l.*, row_number() over (order by l.turn, l.ticket) as place, row_number() over (partition by l.action_id order by l.turn, l.ticket) as of_action
-        from line l) r
-      where r.place <= v_left and r.of_action <= r.cap),
+        select a.cap, a.is_strict, coalesce(lp.max_concurrent, a.max) as max
+        from unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) where a.action_id = l.action_id) a
+      cross join lateral (select g.*, g.ctid from pgfifo.ledger g where g.lane_id = t.lane_id order by g.lane_id desc, g.version desc limit 1) g
+      left join unnest(f_lane, f_n, f_top, f_rows) f(lane_id, n, top, rows) on f.lane_id = t.lane_id
+      -- What has returned comes before the line; if some is still there, this call's limit is used up.
+      cross join lateral (select case when lp.paused_at is not null then 0 else greatest(0, a.max - g.running - g.held) end as free) x
+      cross join lateral (
+        select array_agg(e.id) as ids, array_agg(e.ticket) as tickets
+        from (select e.id, e.ticket from pgfifo._executions e where e.lane_id = t.lane_id and e.ticket > g.consumed
+              order by e.lane_id, e.ticket limit case when g.returned = 0 then least(x.free, a.cap, v_left) else 0 end) e) o),
     counted as materialized (
-      select s.lane_id, (select count(*) from line l where l.lane_id = s.lane_id)::integer as seen,
-        (select count(*) from picked p where p.lane_id = s.lane_id)::integer as n,
-        (select max(p.ticket) from picked p where p.lane_id = s.lane_id) as last
-      from state s),
+      -- How many of each lane fit under the limits of this call, lanes in their turn.
+      select s.*, least(s.seen, greatest(0, v_left - s.before), greatest(0, s.cap - s.before_of_action))::integer as n
+      from (
+        select s.*, sum(s.seen) over (order by s.turn) - s.seen as before, sum(s.seen) over (partition by s.action_id order by s.turn) - s.seen as before_of_action
+        from state s) s),
     started as (
       insert into pgfifo.runs (id, lane_id, ticket, state, attempt, worker_id, call_no, start_no, start_limit, is_strict, started_at)
-      select p.id, p.lane_id, p.ticket, 'running', 1, p_worker, p_call, s.starts + p.nth, s.max, s.is_strict, v_now
-      from picked p join state s on s.lane_id = p.lane_id
-      returning id),
+      select u.id, c.lane_id, u.ticket, 'running', 1, p_worker, p_call, c.starts + u.nth, c.max, c.is_strict, v_now
+      from counted c cross join lateral unnest(c.ids[1:c.n], c.tickets[1:c.n]) with ordinality u(id, ticket, nth)
+      returning 1),
     pruned as (
-      delete from pgfifo.ledger g using state s, counted c
-      where c.lane_id = s.lane_id and (c.n > 0 or s.folded > 0) and g.lane_id = s.lane_id and g.version = s.version),
+      delete from pgfifo.ledger g where g.ctid = any (array(select c.row from counted c where c.n > 0 or c.folded > 0))),
     appended as (
       insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
         pending_xid, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
-      select s.lane_id, s.version + 1, s.running + c.n, s.held, s.returned, s.waiting + s.folded - c.n, s.delayed,
-        coalesce(c.last, s.consumed),
-        case when s.is_strict then greatest(s.mark_floor, s.top)
-             when s.pending_xid <= v_xmin then greatest(s.mark_floor, s.pending_mark) else s.mark_floor end,
-        case when s.is_strict then null when s.pending_xid is null or s.pending_xid <= v_xmin then v_seen else s.pending_mark end,
-        case when s.is_strict then null when s.pending_xid is null or s.pending_xid <= v_xmin then v_xmax else s.pending_xid end,
-        s.starts + c.n, s.enqueued + s.folded, s.succeeded, s.failed, s.cancelled, s.expired, v_now
-      from state s join counted c on c.lane_id = s.lane_id
-      where c.n > 0 or s.folded > 0),
+      select c.lane_id, c.version + 1, c.running + c.n, c.held, c.returned, c.waiting + c.folded - c.n, c.delayed,
+        case when c.n > 0 then c.tickets[c.n] else c.consumed end,
+        case when c.is_strict then greatest(c.mark_floor, c.top)
+             when c.pending_xid <= v_xmin then greatest(c.mark_floor, c.pending_mark) else c.mark_floor end,
+        case when c.is_strict then null when c.pending_xid is null or c.pending_xid <= v_xmin then p_drawn else c.pending_mark end,
+        case when c.is_strict then null when c.pending_xid is null or c.pending_xid <= v_xmin
+             then case when p_drawn is not null then pg_current_xact_id() end else c.pending_xid end,
+        c.starts + c.n, c.enqueued + c.folded, c.succeeded, c.failed, c.cancelled, c.expired, v_now
+      from counted c where c.n > 0 or c.folded > 0),
     put_back as (
       insert into pgfifo.marks (action_id, id, lane_id)
-      select s.action_id, nextval('pgfifo.mark_ids'), s.lane_id
-      from state s join counted c on c.lane_id = s.lane_id
-      where s.free > c.n and (s.returned > 0 or c.seen > c.n or c.seen >= least(s.cap, v_left)) or s.rows >= 1000)
-    select array_agg(p.id order by p.place), (select count(*) from started)
+      select c.action_id, nextval('pgfifo.mark_ids'), c.lane_id
+      from counted c
+      where c.free > c.n and (c.returned > 0 or c.seen > c.n or c.seen >= least(c.cap, v_left)) or c.rows >= 1000)
+    select array_agg(u.id order by c.turn, u.nth), (select count(*) from started)
       into v_ids, v_rows
-    from picked p;
+    from counted c cross join lateral unnest(c.ids[1:c.n]) with ordinality u(id, nth);
     if v_rows <> coalesce(cardinality(v_ids), 0) then
       raise exception using errcode = 'XX000', message = format('a claim picked %s executions and started %s', cardinality(v_ids), v_rows);
     end if;
@@ -296,10 +293,10 @@ begin
     select 'start'::text, s.id, r.attempt, v_epoch || '-' || s.id || '-' || r.attempt, n.name, l.group_text, e.payload, e.headers, e.tags,
       e.enqueued_at, greatest(0, extract(epoch from v_now - e.enqueued_at))::double precision, r.lane_id, r.start_no, null::text, null::jsonb
     from unnest(v_started) with ordinality s(id, place)
-    join pgfifo.runs r on r.id = s.id
-    join pgfifo._executions e on e.id = s.id
-    join pgfifo.lanes l on l.id = r.lane_id
-    join pgfifo.actions n on n.id = l.action_id
+    cross join lateral (select r.attempt, r.lane_id, r.start_no from pgfifo.runs r where r.id = s.id offset 0) r
+    cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at from pgfifo._executions e where e.id = s.id offset 0) e
+    cross join lateral (select l.group_text, l.action_id from pgfifo.lanes l where l.id = r.lane_id offset 0) l
+    cross join lateral (select n.name from pgfifo.actions n where n.id = l.action_id offset 0) n
     order by s.place;
   end if;
   if v_left > 0 then

@@ -15,11 +15,16 @@ declare
   v_count integer := jsonb_array_length(p_items);
   v_item record;
   v_run pgfifo.runs;
-  v_ended integer;
+  v_now timestamptz := pgfifo._now();
+  v_requested boolean;
+  v_runs bigint;
+  v_contents bigint;
   v_refused jsonb := '[]';
 begin
   for v_lane in
-    select r.lane_id from jsonb_to_recordset(p_items) i(id bigint) join pgfifo.runs r on r.id = i.id
+    select r.lane_id
+    from jsonb_to_recordset(p_items) i(id bigint)
+    cross join lateral (select r.lane_id from pgfifo.runs r where r.id = i.id offset 0) r
     group by r.lane_id order by pgfifo._key(r.lane_id)
   loop
     if pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(v_lane), interval '50 ms') then
@@ -27,50 +32,58 @@ begin
     end if;
   end loop;
 
+  -- Rows are looked up one by one through their keys (offset 0 keeps other conditions out of the way of the index), and
+  -- deleted where they were found: under the slot lock nobody moves them.
   with items as materialized (
     select distinct on (i.id) i.id, i.attempt, i.result, i.result_error
     from jsonb_to_recordset(p_items) i(id bigint, attempt integer, outcome text, result jsonb, result_error text)
     where i.outcome = 'succeeded'),
-  gone as (
-    delete from pgfifo.runs r using items i
-    where r.id = i.id and r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.lane_id = any (v_locked)
-    returning r.*, i.result, i.result_error),
-  newest as materialized (
-    select o.*, d.n
-    from (select g.lane_id, count(*)::integer as n from gone g group by g.lane_id) d
-    cross join lateral (select * from pgfifo.ledger g where g.lane_id = d.lane_id order by g.lane_id desc, g.version desc limit 1) o),
-  content as (
-    delete from pgfifo._executions e using gone g where e.id = g.id returning e.*),
+  ended as materialized (
+    select i.id, i.result, i.result_error, r.ctid as run, e.ctid as content, r.lane_id, r.attempt, r.failures, r.ticket, r.joined_no, r.start_no,
+      r.start_limit, r.is_strict, r.started_at, r.attempts, e.enqueued_at, e.retry_of, e.payload, e.headers, e.tags, l.action_id, l.group_text,
+      g.starts, c.requested_at, c.reason
+    from items i
+    cross join lateral (select r.*, r.ctid from pgfifo.runs r where r.id = i.id offset 0) r
+    cross join lateral (select e.*, e.ctid from pgfifo._executions e where e.id = i.id offset 0) e
+    cross join lateral (select l.action_id, l.group_text from pgfifo.lanes l where l.id = r.lane_id offset 0) l
+    cross join lateral (select g.starts from pgfifo.ledger g where g.lane_id = r.lane_id order by g.lane_id desc, g.version desc limit 1) g
+    left join lateral (select c.requested_at, c.reason from pgfifo.cancellations c where c.id = i.id offset 0) c on true
+    where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.lane_id = any (v_locked)),
+  runs_gone as (
+    delete from pgfifo.runs r where r.ctid = any (array(select w.run from ended w)) returning 1),
+  content_gone as (
+    delete from pgfifo._executions e where e.ctid = any (array(select w.content from ended w)) returning 1),
   kept as (
     insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
       start_limit, is_strict, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
-      result_error, error, reason, attempts)
-    select e.id, l.action_id, e.lane_id, l.group_text, 'succeeded', g.attempt, g.failures, g.ticket, p_worker, g.joined_no, g.start_no,
-      g.start_limit, g.is_strict, o.starts, e.enqueued_at, g.started_at, pgfifo._now(), c.requested_at, e.retry_of, e.payload, e.headers,
-      e.tags, g.result, g.result_error, null, c.reason, g.attempts
-    from gone g
-    join content e on e.id = g.id
-    join newest o on o.lane_id = g.lane_id
-    join pgfifo.lanes l on l.id = g.lane_id
-    left join pgfifo.cancellations c on c.id = g.id
-    returning id, cancel_requested_at),
+      result_error, reason, attempts)
+    select w.id, w.action_id, w.lane_id, w.group_text, 'succeeded', w.attempt, w.failures, w.ticket, p_worker, w.joined_no, w.start_no,
+      w.start_limit, w.is_strict, w.starts, w.enqueued_at, w.started_at, v_now, w.requested_at, w.retry_of, w.payload, w.headers, w.tags,
+      w.result, w.result_error, w.reason, w.attempts
+    from ended w),
+  newest as materialized (
+    select d.n, g.*, g.ctid as row
+    from (select w.lane_id, count(*)::integer as n from ended w group by w.lane_id) d
+    cross join lateral (select g.*, g.ctid from pgfifo.ledger g where g.lane_id = d.lane_id order by g.lane_id desc, g.version desc limit 1) g),
   pruned as (
-    delete from pgfifo.ledger g using newest o where g.lane_id = o.lane_id and g.version = o.version),
+    delete from pgfifo.ledger g where g.ctid = any (array(select o.row from newest o))),
   appended as (
     insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
       pending_xid, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
     select o.lane_id, o.version + 1, o.running - o.n, o.held, o.returned, o.waiting, o.delayed, o.consumed, o.mark_floor,
-      o.pending_mark, o.pending_xid, o.starts, o.enqueued, o.succeeded + o.n, o.failed, o.cancelled, o.expired, pgfifo._now()
-    from newest o
-    returning lane_id, waiting)
-  select (select array_agg(k.id) from kept k), (select array_agg(a.lane_id) from appended a where a.waiting > 0),
-      (select count(*) from gone)
-    into v_done, o_lanes, v_ended;
-  if v_ended <> coalesce(cardinality(v_done), 0) then
-    raise exception using errcode = 'XX000', message = format('%s of %s finished executions have no content', v_ended - coalesce(cardinality(v_done), 0), v_ended);
+      o.pending_mark, o.pending_xid, o.starts, o.enqueued, o.succeeded + o.n, o.failed, o.cancelled, o.expired, v_now
+    from newest o)
+  select (select array_agg(w.id) from ended w), (select array_agg(o.lane_id) from newest o where o.waiting > 0),
+      exists (select from ended w where w.requested_at is not null), (select count(*) from runs_gone), (select count(*) from content_gone)
+    into v_done, o_lanes, v_requested, v_runs, v_contents;
+  if v_runs <> coalesce(cardinality(v_done), 0) or v_contents <> v_runs then
+    raise exception using errcode = 'XX000',
+      message = format('finish found %s executions, and deleted %s runs and %s contents', coalesce(cardinality(v_done), 0), v_runs, v_contents);
   end if;
   o_lanes := coalesce(o_lanes, '{}');
-  delete from pgfifo.cancellations c where c.id = any (v_done);
+  if v_requested then
+    delete from pgfifo.cancellations c where c.id = any (v_done);
+  end if;
   if coalesce(cardinality(v_done), 0) = v_count then
     return;
   end if;

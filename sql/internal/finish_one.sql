@@ -63,6 +63,8 @@ begin
     perform pgfifo._end_run(p_run, 'failed', null, v_error, null, v_failures, p_lost);
     return 'failed';
   end if;
+  -- An xid before the time is read: safe timers rely on that, see _scan_from.
+  perform pg_current_xact_id();
   v_due := pgfifo._now() + make_interval(secs => pgfifo._backoff(v_policy.backoff, v_policy.initial, v_policy.factor, v_policy.cap,
     v_policy.jitter, v_failures));
   perform pgfifo._append(p_run.lane_id, p_running => -1, p_held => 1);

@@ -29,8 +29,11 @@ begin
   loop
     v_free := false;
     if v_worker.locked and v_worker.locked_on = pg_postmaster_start_time() then
-      -- A transaction-level probe, shared so that probes do not meet; given up at our commit.
-      v_free := pg_try_advisory_xact_lock_shared('pgfifo._workers'::regclass::oid::integer, pgfifo._key(v_worker.id));
+      -- A transaction-level probe, shared so that probes do not meet; given up at our commit. A session that looks after
+      -- its own worker gets the lock it holds a second time: that is no sign of death.
+      v_free := pg_try_advisory_xact_lock_shared('pgfifo._workers'::regclass::oid::integer, pgfifo._key(v_worker.id))
+        and not exists (select from pg_locks l where l.locktype = 'advisory' and l.pid = pg_backend_pid() and l.mode = 'ExclusiveLock'
+          and l.classid = 'pgfifo._workers'::regclass and l.objid = pgfifo._key(v_worker.id)::oid and l.objsubid = 2);
       if v_free and v_worker.lock_missed_tick is null then
         update pgfifo._workers w set lock_missed_tick = p_tick where w.id = v_worker.id;
       elsif not v_free and v_worker.lock_missed_tick is not null then

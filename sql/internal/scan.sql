@@ -1,10 +1,19 @@
+-- The last mark id that has been drawn by anybody, committed or not.
+create or replace function pgfifo._last_mark() returns bigint
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$ select case when m.is_called then m.last_value else m.last_value - 1 end from pgfifo.mark_ids m $$;
+
 -- Where this claim begins to scan marks and timers of one action. Mostly it only reads; about ten times a second an
 -- elected claim also moves the points on, and once a second it begins from the safe one, to find what committed late.
 --   hot:  to what had been drawn at the last move (a tenth of a second ago or more), but not past what is there.
---   safe: to what had been drawn when `pending` was noted, once everybody who was in progress then has ended: remember the
---         last id first and the xmax of a later snapshot second; whoever had drawn an id by then owned an xid below it.
+--   safe: to what had been drawn when `pending` was noted, once everybody who was in progress then has ended: read the last
+--         id first and get an xid of one's own second. Whoever had drawn an id by then owned an xid, so a smaller one, and
+--         is over once pg_snapshot_xmin has come to ours. (The xmax of a snapshot would not do in its place: it is the
+--         latest *completed* xid plus one, and transactions with larger ones may be in progress.)
+-- p_drawn: the last id drawn, read when this transaction had no xid yet; null when it had one, then nothing is noted.
 -- Election by try-lock, then the newest version is read again: of two claims, one moves.
-create or replace function pgfifo._scan_from(p_action_id integer, p_now timestamptz, out o_mark bigint, out o_timer timestamptz)
+create or replace function pgfifo._scan_from(p_action_id integer, p_now timestamptz, p_drawn bigint, out o_mark bigint, out o_timer timestamptz)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -12,7 +21,6 @@ declare
   v_scan pgfifo.scans;
   v_seen bigint;
   v_xmin xid8;
-  v_xmax xid8;
   v_first bigint;
   v_first_at timestamptz;
   v_full boolean;
@@ -30,8 +38,8 @@ begin
   if p_now - v_scan.seen_at between interval '0' and interval '100 ms' then
     return;
   end if;
-  select case when m.is_called then m.last_value else m.last_value - 1 end into v_seen from pgfifo.mark_ids m;
-  select pg_snapshot_xmin(s), pg_snapshot_xmax(s) into v_xmin, v_xmax from pg_current_snapshot() s;
+  v_seen := pgfifo._last_mark();
+  v_xmin := pg_snapshot_xmin(pg_current_snapshot());
   -- From here on, statements see at least what was over at v_xmin.
   v_next := v_scan;
   v_next.version := v_scan.version + 1;
@@ -49,10 +57,10 @@ begin
       select min(t.due_at) into v_first_at from pgfifo.timers t where t.action_id = p_action_id and t.due_at >= v_scan.safe_timer;
       v_next.safe_timer := greatest(v_scan.safe_timer, least(v_scan.pending_at, v_first_at));
     end if;
-    if v_scan.pending_xid is null or v_scan.pending_xid <= v_xmin then
-      v_next.pending_mark := v_seen;
+    if p_drawn is not null and (v_scan.pending_xid is null or v_scan.pending_xid <= v_xmin) then
+      v_next.pending_mark := p_drawn;
       v_next.pending_at := p_now;
-      v_next.pending_xid := v_xmax;
+      v_next.pending_xid := pg_current_xact_id();
     end if;
     -- A long writer pins `safe` and dead marks pile up above it: then look there less often, at most 5 % of the time.
     v_next.full_at := p_now + greatest(interval '1 s', 20 * (pgfifo._now() - p_now));

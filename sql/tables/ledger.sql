@@ -16,7 +16,7 @@ create table if not exists pgfifo.ledger (
   -- Tickets up to here have left the line. Never moves back: dead entries of the line's index stay behind it.
   consumed bigint not null default 0,
   -- Arrivals of this lane up to here are folded. In relaxed lanes it follows only where nothing older can still commit:
-  -- once pg_snapshot_xmin has passed pending_xid, nobody who drew an id up to pending_mark is still in progress.
+  -- once pg_snapshot_xmin has passed pending_xid, nobody who drew an id up to pending_mark is still in progress (see _scan_from).
   mark_floor bigint not null default 0,
   pending_mark bigint,
   pending_xid xid8,

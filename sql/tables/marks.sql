@@ -54,7 +54,7 @@ create table if not exists pgfifo.scans (
   -- What had been drawn when this version was written.
   seen_mark bigint not null default 0,
   seen_at timestamptz not null,
-  -- What had been drawn at some time before, and the first xid that cannot have drawn it.
+  -- What had been drawn at some time before, and an xid above those of all who had drawn it.
   pending_mark bigint,
   pending_at timestamptz,
   pending_xid xid8,
