@@ -8,6 +8,7 @@ import hashlib
 import json
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from typing import IO, Any
 
@@ -136,7 +137,9 @@ class Importer:
             psycopg.OperationalError: the server is gone, and has not come back within `PATIENCE` seconds.
         """
         after = self.done.upto
-        for batch in batches(lines, rows=self._rows, size=BATCH_BYTES, after=after, examine=examine):
+        found = batches(lines, rows=self._rows, size=BATCH_BYTES, after=after, examine=examine)
+        # A stream may keep its reader waiting, and a thread that waits cannot be interrupted.
+        for batch in found if lines.end is None else _ahead(found):
             self._leave_out(batch.bad)
             for part in self._parts(batch):
                 self._put(part)
@@ -239,6 +242,15 @@ class Importer:
                     raise
             time.sleep(pause)
             pause = min(1.0, pause * 2)
+
+
+def _ahead(found: Iterator[Batch]) -> Iterator[Batch]:
+    """Read a batch ahead in a thread, while the server is at work on the one before."""
+    with ThreadPoolExecutor(1, "pgfifo-import") as reader:
+        coming = reader.submit(next, found, None)
+        while (batch := coming.result()) is not None:
+            coming = reader.submit(next, found, None)
+            yield batch
 
 
 def _lost(broken: psycopg.Error) -> bool:

@@ -1,5 +1,6 @@
 """The application that all commands belong to."""
 
+import io
 import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
@@ -33,6 +34,9 @@ app = typer.Typer(
 )
 
 
+_words: list[str] = []
+
+
 def _version(value: bool) -> None:
     """Print the version and exit."""
     if value:
@@ -49,11 +53,11 @@ def _root(
     """An ordered queue with limits, inside your own PostgreSQL."""
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(words: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
     Args:
-        arguments: what stands behind the program's name. Defaults to the process's own.
+        words: what stands behind the program's name. Defaults to the process's own.
     """
     # The commands register themselves.
     from pgfifo.cli import (  # noqa: F401
@@ -69,6 +73,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
 
     for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
+        if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
-    app(args=None if arguments is None else list(arguments), prog_name="pgfifo")
+    _words[:] = sys.argv[1:] if words is None else words
+    app(args=list(_words), prog_name="pgfifo")
+
+
+def arguments() -> list[str]:
+    """Return the command line, without the program's name."""
+    return list(_words)

@@ -15,12 +15,13 @@ if TYPE_CHECKING:
 
 
 @contextmanager
-def address(dsn: str | None, *, schema: bool = True) -> Iterator["Dsn"]:
+def address(dsn: str | None, *, schema: bool = True, quiet: bool = False) -> Iterator["Dsn"]:
     """Return which database to use; when none is named, the embedded one, which then runs for that long.
 
     Args:
         dsn: what ``--dsn`` says, if anything.
         schema: install the schema where the database is the embedded one and it is missing or old.
+        quiet: do not say so when it is the embedded one.
     """
     from pgfifo import embedded
     from pgfifo.dsn import Dsn, resolve
@@ -30,7 +31,9 @@ def address(dsn: str | None, *, schema: bool = True) -> Iterator["Dsn"]:
         yield found
         return
     with embedded.acquire() as server:
-        note(f"Using the embedded PostgreSQL in {server.data_dir} (no --dsn, PGFIFO_DSN or DATABASE_URL).")
+        if not quiet:
+            where = f"Using the embedded PostgreSQL in {server.data_dir}"
+            note(f"{where} (no --dsn, PGFIFO_DSN or DATABASE_URL).")
         if schema:
             _install_missing(server.dsn)
         yield Dsn(server.dsn, "default")

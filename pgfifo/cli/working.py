@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
 
 import typer
 
-from pgfifo.cli.app import app
+from pgfifo.cli.app import app, arguments
 from pgfifo.cli.database import address, connected
 from pgfifo.cli.exits import usage
 from pgfifo.cli.loading import load_actions
@@ -119,8 +119,10 @@ def worker(
     PGFIFO_GROUP in its environment. Exit status 0 is success, 65 failure without another attempt, 75 and all
     others failure.
 
-    SIGTERM and Ctrl-C stop it: it claims nothing more and finishes what runs. A second Ctrl-C ends it at once.
+    SIGTERM and Ctrl-C stop it: it claims nothing more and finishes what runs. A second Ctrl-C ends it at
+    once.
     """
+    from pgfifo.processes import SUPERVISED, follow_parent, supervise
     from pgfifo.worker import Worker
 
     words = application or []
@@ -152,8 +154,12 @@ def worker(
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", level=log_level.upper(), stream=sys.stderr
     )
-    with address(dsn) as found:
-        Worker(found.conninfo, actions, **options).run()
+    with address(dsn, quiet=SUPERVISED in os.environ) as found:
+        if processes > 1 and SUPERVISED not in os.environ:
+            raise typer.Exit(supervise([sys.executable, "-m", "pgfifo", *arguments()], processes))
+        runner = Worker(found.conninfo, actions, **options)
+        follow_parent(runner.request_stop)
+        runner.run()
 
 
 @app.command(rich_help_panel=LOOK)

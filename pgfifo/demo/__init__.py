@@ -1,1 +1,1 @@
-"""The demo: the main job of pgfifo in front of one's eyes, with a verdict that does not take its word for it."""
+"""The demo: pgfifo's main job in front of one's eyes, and a verdict that does not take its word for it."""

@@ -1,0 +1,55 @@
+"""A producer of the demo, a process of its own: it stores events and enqueues them in the same transaction."""
+
+import os
+import random
+import sys
+import time
+from pathlib import Path
+
+import psycopg
+from psycopg.types.json import Jsonb
+
+from pgfifo import Client
+from pgfifo.demo.events import events
+from pgfifo.demo.journal import Journal
+
+STORE = """
+    create schema shop;
+    create table shop.events (id text primary key, customer text not null, body jsonb not null)
+"""
+"""The table of the application that the producers belong to."""
+
+_ROLLED_BACK = 0.05
+
+
+def produce(dsn: str, number: int, count: int, folder: Path) -> None:
+    """Store and enqueue events; write down what has been committed.
+
+    Args:
+        dsn: the database.
+        number: which producer this is.
+        count: how many events.
+        folder: where the journal goes.
+    """
+    chance = random.Random(number)  # noqa: S311 - nobody's secret
+    journal = Journal(folder / f"producer-{number}.jsonl")
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        fifo = Client(conn)
+        for action, event in events(number, count):
+            committed = False
+            while not committed:
+                committed = chance.random() >= _ROLLED_BACK
+                with conn.transaction(force_rollback=not committed):
+                    conn.execute(
+                        "insert into shop.events values (%s, %s, %s)",
+                        [event["id"], event["customer"], Jsonb(event)],
+                    )
+                    job = fifo.enqueue(action, event)
+                    time.sleep(chance.uniform(0.0, 0.004))  # the rest of what the application has to do
+            journal.write({"id": job.id, "action": action})
+
+
+if __name__ == "__main__":
+    produce(
+        os.environ["PGFIFO_DSN"], int(sys.argv[1]), int(sys.argv[2]), Path(os.environ["PGFIFO_DEMO_FOLDER"])
+    )

@@ -1,0 +1,73 @@
+"""Take a safeguard out of the SQL, to see that the verdict notices."""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import psycopg
+
+
+@dataclass(frozen=True, slots=True)
+class Sabotage:
+    """A safeguard that can be taken out.
+
+    Attributes:
+        what: what is done.
+        function: the function that it is taken out of, with its schema.
+        pattern: the regular expression of the text that stands for it there.
+        replacement: what stands there afterwards.
+        times: how often it stands there.
+    """
+
+    what: str
+    function: str
+    pattern: str
+    replacement: str
+    times: int = 1
+
+
+SABOTAGES = {
+    "order": Sabotage(
+        "enqueue does not take the lane's enqueue lock: ids are no longer in the order of the commits",
+        "pgfifo.enqueue",
+        r"perform pg_advisory_xact_lock(_shared)?\(c_class, pgfifo\._key\(v_lane_id\)\);",
+        "null;",
+        times=2,
+    ),
+    "slots": Sabotage(
+        "a claim does not count what is active in the lane",
+        "pgfifo._claim_batch",
+        r"greatest\(0, a\.max - g\.running - g\.held\)",
+        "a.max",
+    ),
+    "lost": Sabotage(
+        "a finish does not keep each fiftieth outcome",
+        "pgfifo._finish_batch",
+        r"from ended w\),(\s+newest as)",
+        r"from ended w where w.id % 50 <> 0),\1",
+    ),
+}
+"""The safeguards that can be taken out, by the promise that they hold up."""
+
+
+def apply(conn: psycopg.Connection[Any], name: str) -> str:
+    """Take a safeguard out, for good.
+
+    Args:
+        conn: an autocommit connection to a database that is thrown away afterwards.
+        name: a key of `SABOTAGES`.
+
+    Returns:
+        What was done.
+
+    Raises:
+        LookupError: the safeguard does not stand where it is looked for.
+    """
+    sabotage = SABOTAGES[name]
+    row = conn.execute("select pg_get_functiondef(%s::regproc)", [sabotage.function]).fetchone()
+    assert row is not None  # noqa: S101 - a select without from has one row
+    text, times = re.subn(sabotage.pattern, sabotage.replacement, row[0])
+    if times != sabotage.times:
+        raise LookupError(f"the safeguard of {name!r} stands {times} times in {sabotage.function}")
+    conn.execute(text)
+    return sabotage.what
