@@ -213,6 +213,8 @@ class Engine:
             self._overdue(list(self._runs))
         while not serving.done() and self._runs:
             await asyncio.wait({serving}, timeout=1.0)
+        if not serving.done():  # it has only outcomes to hand in, to a server that may be gone
+            await asyncio.wait({serving}, timeout=_SIGN_OFF_TIMEOUT)
         if serving.done():
             serving.result()
 
@@ -330,6 +332,9 @@ class Engine:
             for run in batch:
                 _log_lost(run)
             return
+        except BaseException:
+            self._finished.extendleft(reversed(batch))
+            raise
         starts, refused, more = self._read(registration, rows)
         with registration.lock:
             if registration.dead:

@@ -81,8 +81,6 @@ class Run:
             return self._ended(await self.action.handler(self.execution))
         except asyncio.CancelledError as error:
             return self._cancelled(error)
-        except GeneratorExit:
-            raise
         except BaseException as error:  # noqa: BLE001 - as above
             return self._raised(error)
 
