@@ -45,6 +45,7 @@ declare
   f_n bigint[];
   f_top bigint[];
   f_rows bigint[];
+  f_first bigint[];
   v_special bigint[];
   v_arrived bigint[];
   v_lane bigint;
@@ -170,6 +171,7 @@ begin
     f_n := '{}';
     f_top := '{}';
     f_rows := '{}';
+    f_first := '{}';
     select array_agg(l.lane_id) filter (where exists (select from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor)),
         array_agg(l.lane_id) filter (where g.held > 0 or g.returned > 0)
       into v_arrived, v_special
@@ -185,10 +187,10 @@ begin
         returning a.lane_id, a.id, a.n, a.first_ticket),
       folded as (
         select g.lane_id, sum(g.n)::bigint as n, max(g.id) as top, count(*) as rows, min(g.first_ticket) as first_ticket from gone g group by g.lane_id)
-      select array_agg(f.lane_id), array_agg(f.n), array_agg(f.top), array_agg(f.rows),
+      select array_agg(f.lane_id), array_agg(f.n), array_agg(f.top), array_agg(f.rows), array_agg(f.first_ticket),
           coalesce(v_special, '{}') || coalesce(array_agg(f.lane_id) filter (where f.lane_id <> all (coalesce(v_special, '{}')) and f.first_ticket <=
             (select g.consumed from pgfifo.ledger g where g.lane_id = f.lane_id order by g.lane_id desc, g.version desc limit 1)), '{}')
-        into f_lane, f_n, f_top, f_rows, v_special
+        into f_lane, f_n, f_top, f_rows, f_first, v_special
       from folded f;
     end if;
 
@@ -201,7 +203,8 @@ begin
         left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
         where l.id = v_lane;
         continue when not found;
-        v_ids := pgfifo._claim_returned(v_lane, least(v_left, v_lane_policy.cap), p_worker, p_call, v_lane_policy.max, v_lane_policy.is_strict, v_lane_policy.paused);
+        v_ids := pgfifo._claim_returned(v_lane, least(v_left, v_lane_policy.cap), p_worker, p_call, v_lane_policy.max, v_lane_policy.is_strict, v_lane_policy.paused,
+          f_first[array_position(f_lane, v_lane)]);
         v_started := v_started || v_ids;
         v_left := v_left - cardinality(v_ids);
         if p_caps is not null then
@@ -214,7 +217,7 @@ begin
     -- it may have more waiting and a slot left; a full one gets it from its next finish.
     with state as materialized (
       select t.n as turn, l.action_id, a.cap, a.is_strict, a.max, g.*, g.ctid as row, coalesce(f.n, 0) as folded, f.top, f.rows, o.ids, o.tickets,
-        coalesce(cardinality(o.ids), 0) as seen, x.free
+        lp.paused_at is not null as paused, coalesce(cardinality(o.ids), 0) as seen, x.free
       from unnest(v_locked) with ordinality t(lane_id, n)
       cross join lateral (select l.action_id from pgfifo.lanes l where l.id = t.lane_id offset 0) l
       left join lateral (select p.max_concurrent, p.paused_at from pgfifo.policies p where p.scope = 'lane' and p.lane_id = t.lane_id offset 0) lp on true
@@ -248,7 +251,9 @@ begin
       select c.lane_id, c.version + 1, c.running + c.n, c.held, c.returned, c.waiting + c.folded - c.n, c.delayed,
         case when c.n > 0 then c.tickets[c.n] else c.consumed end,
         case when c.is_strict then greatest(c.mark_floor, c.top)
-             when c.pending_xid <= v_xmin then greatest(c.mark_floor, c.pending_mark) else c.mark_floor end,
+             -- Not past what this round had to leave for the next one.
+             when c.pending_xid <= v_xmin then greatest(c.mark_floor, least(c.pending_mark, case when c.rows >= 1000 then c.top end))
+             else c.mark_floor end,
         case when c.is_strict then null when c.pending_xid is null or c.pending_xid <= v_xmin then p_drawn else c.pending_mark end,
         case when c.is_strict then null when c.pending_xid is null or c.pending_xid <= v_xmin
              then case when p_drawn is not null then pg_current_xact_id() end else c.pending_xid end,
@@ -258,7 +263,9 @@ begin
       insert into pgfifo.marks (action_id, id, lane_id)
       select c.action_id, nextval('pgfifo.mark_ids'), c.lane_id
       from counted c
-      where c.free > c.n and (c.returned > 0 or c.seen > c.n or c.seen >= least(c.cap, v_left)) or c.rows >= 1000)
+      where c.free > c.n and (c.returned > 0 or c.seen > c.n or c.seen >= least(c.cap, v_left)) or c.rows >= 1000
+        -- A held one has its slot; if it is due and was not started, this call's limit is used up.
+        or (c.held > 0 and not c.paused and exists (select from pgfifo.runs r where r.lane_id = c.lane_id and r.state = 'held' and r.due_at <= v_now)))
     select array_agg(u.id order by c.turn, u.nth), (select count(*) from started)
       into v_ids, v_rows
     from counted c cross join lateral unnest(c.ids[1:c.n]) with ordinality u(id, nth);
@@ -282,6 +289,11 @@ begin
     select l.action_id, nextval('pgfifo.mark_ids'), l.id
     from unnest(p_refill) with ordinality f(lane_id, n) join pgfifo.lanes l on l.id = f.lane_id
     where l.id <> all (v_refilled) order by f.n;
+    if v_actions is null then
+      -- This worker starts nothing now; others may sleep.
+      perform pgfifo._wake(n.id, n.name) from pgfifo.actions n
+      where n.id in (select l.action_id from unnest(p_refill) f(lane_id) join pgfifo.lanes l on l.id = f.lane_id);
+    end if;
   end if;
   if v_left <= 0 and v_actions is not null then
     -- We are full and others may sleep.
