@@ -15,15 +15,14 @@ begin
   perform pgfifo._durable();
   perform pgfifo._fence_worker(p_worker);
   select w.seen_call into strict v_before from pgfifo._workers w where w.id = p_worker;
-  update pgfifo._workers w set last_seen = pgfifo._now(), seen_tick = (select t.tick from pgfifo.ticks t order by t.tick desc limit 1),
-    seen_call = greatest(w.seen_call, coalesce(p_call, w.seen_call))
+  update pgfifo._workers w set last_seen = pgfifo._now(), seen_tick = (select t.tick from pgfifo.ticks t order by t.tick desc limit 1)
   where w.id = p_worker;
   if p_call > v_before then
     v_unknown := array(select r.id from pgfifo.runs r
       where r.worker_id = p_worker and r.call_no > v_before and r.call_no <= p_call and r.id <> all (coalesce(p_held, '{}')));
-    if v_unknown <> '{}' then
-      perform pgfifo._take_back(p_worker, 'released', 'its worker did not know it', 10000, v_unknown);
-    end if;
+    if v_unknown = '{}' or pgfifo._take_back(p_worker, 'released', 'its worker did not know it', 10000, v_unknown) = cardinality(v_unknown) then
+      update pgfifo._workers w set seen_call = p_call where w.id = p_worker;
+    end if;  -- else some are in lanes that are locked: the next heartbeat looks at the same calls again
   end if;
   return query
     select h.id, r.attempt, case when r.id is null then 'lost' else 'cancel' end

@@ -15,6 +15,8 @@ as $$
 declare
   v_id bigint;
 begin
+  -- A registration that a crash forgets would give its id to another process, and both would answer to it.
+  perform pgfifo._durable();
   perform pgfifo._known_action(a) from unnest(p_actions) a;
   if coalesce(cardinality(p_actions), 0) = 0 or p_concurrency is null or p_concurrency < 1 or p_lease is null or p_lease < interval '1 s' then
     raise exception using errcode = 'QF022',

@@ -1,4 +1,5 @@
 -- Sign a worker off. What it still holds goes back to its place, lane by lane, without counting a failure. Returns how many.
+-- What is in a lane that somebody has locked right now is taken back by maintenance.
 create or replace function pgfifo.worker_stop(p_worker bigint) returns integer
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp

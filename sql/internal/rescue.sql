@@ -16,11 +16,13 @@ begin
   o_taken := 0;
   o_more := false;
   for v_worker in
-    select w.* from pgfifo._workers w where w.state = 'dead' and w.ended_at < pgfifo._now()
+    select w.* from pgfifo._workers w where w.state <> 'alive' and w.ended_at < pgfifo._now()
       and exists (select from pgfifo.runs r where r.worker_id = w.id) order by w.id
   loop
-    -- Its declaration has committed: this snapshot shows it, and this transaction did not write it.
-    o_taken := o_taken + pgfifo._take_back(v_worker.id, 'failed', format('worker %s (%s, pid %s) was lost', v_worker.id, v_worker.host, v_worker.pid), 1000);
+    -- Its declaration has committed: this snapshot shows it, and this transaction did not write it. One that signed off
+    -- has lost nothing; what it left was in lanes that somebody had locked at that moment.
+    o_taken := o_taken + pgfifo._take_back(v_worker.id, case v_worker.state when 'dead' then 'failed' else 'released' end,
+      case v_worker.state when 'dead' then format('worker %s (%s, pid %s) was lost', v_worker.id, v_worker.host, v_worker.pid) end, 1000);
     select count(*) into v_left from pgfifo.runs r where r.worker_id = v_worker.id;
     o_more := o_more or v_left > 0;
   end loop;
