@@ -43,9 +43,9 @@ begin
   select 'violation', 'orphan', null, format('run %s has no content', r.id)
   from pgfifo.runs r where not exists (select from pgfifo._executions e where e.id = r.id)
   union all
-  select 'violation', 'orphan', null, format('execution %s runs in the name of worker %s, which is %s', r.id, r.worker_id, coalesce(w.state, 'unknown'))
+  select 'violation', 'orphan', null, format('execution %s runs in the name of worker %s, which is unknown', r.id, r.worker_id)
   from pgfifo.runs r left join pgfifo._workers w on w.id = r.worker_id
-  where r.state = 'running' and (w.id is null or w.state = 'stopped')
+  where r.state = 'running' and w.id is null
   union all
   select 'violation', 'outcome', null, format('execution %s has %s outcomes on record', h.id, count(*))
   from pgfifo.history h group by h.id having count(*) > 1
@@ -73,14 +73,30 @@ begin
   select 'overdue', 'worker', null, format('worker %s (%s, pid %s) was last seen at %s and still has %s executions', w.id, w.host, w.pid, w.last_seen,
     (select count(*) from pgfifo.runs r where r.worker_id = w.id))
   from pgfifo._workers w
-  where w.state <> 'stopped' and (w.state = 'dead' or w.last_seen < pgfifo._now() - w.lease) and exists (select from pgfifo.runs r where r.worker_id = w.id)
+  where (w.state <> 'alive' or w.last_seen < pgfifo._now() - w.lease) and exists (select from pgfifo.runs r where r.worker_id = w.id)
   union all
   select 'overdue', 'held', null, format('execution %s was due again at %s', r.id, r.due_at)
   from pgfifo.runs r where r.state = 'held' and r.due_at < pgfifo._now() - interval '5 s';
   if not p_repair then
     return;
   end if;
-  for v_lane in select l.id from pgfifo.lanes l order by pgfifo._key(l.id) loop
+  -- A mark needs no lock, and one too many does no harm.
+  insert into pgfifo.marks (action_id, id, lane_id)
+  select l.action_id, nextval('pgfifo.mark_ids'), l.id from pgfifo.lanes l
+  where exists (select from pgfifo._executions e where e.lane_id = l.id) order by l.id;
+  -- Locks only for lanes that seem to disagree, and no more than a batch may hold: the lock table is the whole cluster's.
+  for v_lane in
+    select l.id
+    from pgfifo.lanes l
+    join pgfifo.ledger g on g.lane_id = l.id
+    left join (
+      select e.lane_id, count(*) filter (where r.id is null or r.state = 'returned') as waiting, count(*) filter (where r.state = 'running') as running,
+        count(*) filter (where r.state = 'held') as held, count(*) filter (where r.state = 'returned') as returned
+      from pgfifo._executions e left join pgfifo.runs r on r.id = e.id group by e.lane_id) e on e.lane_id = l.id
+    where (g.waiting + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0), g.running, g.held, g.returned) is distinct from
+      (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0))
+    order by pgfifo._key(l.id) limit pgfifo.max_batch_lanes()
+  loop
     continue when not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane.id));
     select g.* into v_state from pgfifo.ledger g where g.lane_id = v_lane.id order by g.lane_id desc, g.version desc limit 1;
     continue when not found;
@@ -91,9 +107,6 @@ begin
       perform pgfifo._append(v_lane.id, p_waiting => (v_true.waiting - v_state.waiting)::integer, p_running => (v_true.running - v_state.running)::integer,
         p_held => (v_true.held - v_state.held)::integer, p_returned => (v_true.returned - v_state.returned)::integer);
       return query select 'repaired', 'ledger', null::text, format('lane %s was counted again', v_lane.id);
-    end if;
-    if v_true.waiting > 0 or v_true.held > 0 then
-      perform pgfifo._mark(v_lane.id);
     end if;
   end loop;
   perform pgfifo._audit('check', null, null, '{"repair": true}');

@@ -24,7 +24,9 @@ begin
     cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
     left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
     where l.id > p_from and l.id <= o_to and p.paused_at is null and lp.paused_at is null
-      and ((g.waiting > 0 and g.running + g.held < coalesce(lp.max_concurrent, p.max_concurrent)
+      -- What has arrived and is not counted yet waits too: a lane that lost the mark of its first enqueue has nothing else.
+      and (((g.waiting > 0 or exists (select from pgfifo.arrivals a where a.lane_id = l.id and a.id > g.mark_floor))
+            and g.running + g.held < coalesce(lp.max_concurrent, p.max_concurrent)
             and g.changed_at not between v_now - interval '2 s' and v_now + interval '1 hour')
            or (g.held > 0 and exists (select from pgfifo.runs r where r.lane_id = l.id and r.state = 'held' and r.due_at < v_now - interval '2 s')))),
   unmarked as (
@@ -44,7 +46,8 @@ begin
     where l.id > p_from and l.id <= o_to and lp.id is null and g.running = 0 and g.held = 0 and g.waiting = 0 and g.delayed = 0
       and extract(epoch from v_now - g.changed_at) > p.lane_retention
       and not exists (select from pgfifo.arrivals a where a.lane_id = l.id)
-    order by pgfifo._key(l.id)
+    -- Two locks each, in a lock table that is the whole cluster's: the rest is for another time.
+    order by pgfifo._key(l.id) limit greatest(1, pgfifo.max_batch_lanes() / 2)
   loop
     o_removed := o_removed + pgfifo._remove_lane(v_lane.id, v_lane.action_id);
   end loop;

@@ -1,5 +1,6 @@
 -- Take executions back from a worker that is dead, stopped, or does not know them: 'failed' counts as a failure with its
--- backoff, 'released' does not. Lane by lane, by try; what is locked is left for the next round. p_only: just these.
+-- backoff, 'released' does not. Lane by lane, by try; what is locked, or more lanes than a batch may lock, is left for the
+-- next round. p_only: just these.
 -- The caller has made sure that the worker can start nothing more under this name, or that these rows are not its own.
 create or replace function pgfifo._take_back(p_worker bigint, p_outcome text, p_error text, p_limit integer, p_only bigint[] default null) returns integer
 language plpgsql volatile
@@ -12,7 +13,7 @@ declare
 begin
   for v_lane in
     select r.lane_id from pgfifo.runs r where r.worker_id = p_worker and (p_only is null or r.id = any (p_only))
-    group by r.lane_id order by pgfifo._key(r.lane_id)
+    group by r.lane_id order by pgfifo._key(r.lane_id) limit pgfifo.max_batch_lanes()
   loop
     exit when v_count >= p_limit;
     continue when not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane));
