@@ -176,6 +176,11 @@ begin
   end if;
   if p_scope = 'lane' then
     perform pgfifo._lock_lane(p_lane_id, 'set_policy');
+    -- Law 1: an idle lane may have been removed before we had its lock. A policy for its id would hold for nobody.
+    if not exists (select from pgfifo.lanes l where l.id = p_lane_id) then
+      raise exception using errcode = 'QF023', message = 'this lane was idle and has just been removed',
+        detail = json_build_object('lane_id', p_lane_id)::text, hint = 'Try again; a lane comes to be with its first enqueue or policy.';
+    end if;
   elsif not pgfifo._lock('pgfifo.policies'::regclass, case when p_action_id is null then 0 else p_action_id end, interval '5 s') then
     raise exception using errcode = 'QF023', message = 'another transaction is changing these limits; gave up after 5 s',
       detail = json_build_object('blockers', pgfifo._blockers('pgfifo.policies'::regclass, coalesce(p_action_id, 0)))::text,
