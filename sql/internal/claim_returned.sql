@@ -1,10 +1,13 @@
 -- The part of a claim that looks at what is ahead of the consumed mark of one lane: late arrivals of a relaxed lane,
 -- held ones whose backoff is over, returned ones. They come before the line. The caller holds the lane's slot lock since
 -- an earlier statement; so each statement here sees the lane as it is.
--- A held one starts again only while no more are active than the limit; when the limit has been lowered below what is
--- active, those that are due give their slots back, the youngest first, and wait at their place.
+-- A held one starts again only while no more are active than the limit, and before nobody older; when the limit has been
+-- lowered below what is active, or an older one waits for a slot that it keeps, those that are due give their slots back,
+-- the youngest first, and wait at their place.
+-- p_late: the oldest ticket among the arrivals of a relaxed lane that this claim has folded. Not a question of what the
+-- lane is now: it may have become strict since these were enqueued.
 create or replace function pgfifo._claim_returned(p_lane_id bigint, p_limit integer, p_worker bigint, p_call bigint,
-  p_max integer, p_strict boolean, p_paused boolean) returns bigint[]
+  p_max integer, p_strict boolean, p_paused boolean, p_late bigint) returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -13,21 +16,23 @@ declare
   v_state pgfifo.ledger;
   v_run pgfifo.runs;
   v_late integer;
+  v_ahead bigint;
   v_started bigint[] := '{}';
 begin
   select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
-  if not p_strict then
+  if p_late <= v_state.consumed then
     insert into pgfifo.runs (id, lane_id, ticket, state, attempt, is_strict)
     select e.id, e.lane_id, e.ticket, 'returned', 0, false from pgfifo._executions e
-    where e.lane_id = p_lane_id and e.ticket <= v_state.consumed and not exists (select from pgfifo.runs r where r.id = e.id);
+    where e.lane_id = p_lane_id and e.ticket between p_late and v_state.consumed and not exists (select from pgfifo.runs r where r.id = e.id);
     get diagnostics v_late = row_count;
     if v_late > 0 then
       v_state := pgfifo._append(p_lane_id, p_returned => v_late);
     end if;
   end if;
-  if v_state.held > 0 then
+  -- Asked to stop while it ran, by somebody whose commit came after the end of that attempt: it is not started again.
+  if v_state.held > 0 or v_state.returned > 0 then
     for v_run in
-      select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'held'
+      select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state <> 'running'
         and exists (select from pgfifo.cancellations c where c.id = r.id)
     loop
       perform pgfifo._end_run(v_run, 'cancelled');
@@ -37,7 +42,8 @@ begin
         select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'held' and r.due_at <= v_now order by r.lane_id, r.ticket desc
       loop
         select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
-        exit when v_state.running + v_state.held <= p_max;
+        select count(*) into v_ahead from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket < v_run.ticket;
+        exit when v_ahead <= p_max - v_state.running - v_state.held;
         v_state := pgfifo._append(p_lane_id, p_held => -1, p_returned => 1, p_waiting => 1);
         update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts,
           attempts = pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts))
@@ -59,7 +65,7 @@ begin
     elsif v_state.running + v_state.held < p_max then
       v_state := pgfifo._append(p_lane_id, p_running => 1, p_returned => -1, p_waiting => -1, p_starts => 1);
     else
-      continue;  -- no slot for a returned one; a held one behind it has its own
+      continue;  -- no slot for a returned one; a held one behind it that is due would have given its own back
     end if;
     update pgfifo.runs r set state = 'running', worker_id = p_worker, call_no = p_call, attempt = r.attempt + 1, due_at = null,
       held_by = null, held_outcome = null, ended_at = null, start_no = v_state.starts, start_limit = p_max, is_strict = p_strict, started_at = v_now,
