@@ -1,9 +1,11 @@
 -- The net below the net: a slice of lanes per tick, looked at whether they have something to start and no mark. What it
 -- finds is a bug somewhere else, so it is counted and shown. Due held ones without a timer are found the same way.
 -- It also removes lanes that have been idle for their lane_retention.
+-- No nested loops where there is a choice: with a cold table's statistics each lane would walk all marks of its action.
 create or replace function pgfifo._sweep(p_from bigint, p_slice integer, out o_to bigint, out o_found integer, out o_removed integer)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
+set enable_nestloop = off
 as $$
 declare
   v_now timestamptz := pgfifo._now();
@@ -30,9 +32,13 @@ begin
             and g.changed_at not between v_now - interval '2 s' and v_now + interval '1 hour')
            or (g.held > 0 and exists (select from pgfifo.runs r where r.lane_id = l.id and r.state = 'held' and r.due_at < v_now - interval '2 s')))),
   unmarked as (
-    -- Marks may be many where work is plenty: one pass over those of the slice's actions.
+    -- Marks may be many where work is plenty: one pass over those of the slice's actions, from where there can be any.
     select s.id, s.action_id from slice s
-    where not exists (select from pgfifo.marks m where m.action_id = s.action_id and m.lane_id = s.id)
+    where not exists (
+        select from (select distinct x.action_id from slice x) a
+        cross join lateral (select c.safe_mark from pgfifo.scans c where c.action_id = a.action_id order by c.action_id desc, c.version desc limit 1) c
+        join pgfifo.marks m on m.action_id = a.action_id and m.id > c.safe_mark
+        where m.lane_id = s.id)
       and not exists (select from pgfifo.timers t where t.action_id = s.action_id and t.lane_id = s.id and t.due_at > v_now - interval '2 s')),
   marked as (
     insert into pgfifo.marks (action_id, id, lane_id) select u.action_id, nextval('pgfifo.mark_ids'), u.id from unmarked u returning 1)
