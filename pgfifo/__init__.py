@@ -16,6 +16,7 @@
 from pgfifo.actions import Action, Actions
 from pgfifo.client import Client
 from pgfifo.client_async import AsyncClient
+from pgfifo.command import Command
 from pgfifo.errors import (
     ActionClosed,
     AlreadyHeld,
@@ -43,7 +44,7 @@ from pgfifo.errors import (
     UnknownAction,
     UnknownExecution,
 )
-from pgfifo.execution import Execution
+from pgfifo.execution import Execution, ExecutionCancelled
 from pgfifo.jsontext import JsonText
 from pgfifo.models import (
     ActionStats,
@@ -61,6 +62,7 @@ from pgfifo.models import (
     WorkerInfo,
 )
 from pgfifo.policies import Policy
+from pgfifo.worker import Worker
 
 __version__ = "0.1.0"
 
@@ -73,10 +75,12 @@ __all__ = [
     "AsyncClient",
     "Busy",
     "Client",
+    "Command",
     "CommitUnknown",
     "ConcurrencyLimit",
     "Enqueued",
     "Execution",
+    "ExecutionCancelled",
     "ExecutionFailed",
     "ExecutionInfo",
     "Finding",
@@ -109,6 +113,7 @@ __all__ = [
     "TooManyLanes",
     "UnknownAction",
     "UnknownExecution",
+    "Worker",
     "WorkerInfo",
     "__version__",
 ]

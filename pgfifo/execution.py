@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 
 import psycopg
 
+from pgfifo._unwrap import unwrap, unwrap_async
+from pgfifo.errors import translated
 from pgfifo.groups import lane, parse
 from pgfifo.jsontext import dumps
 
@@ -131,17 +133,17 @@ class Execution:
     def complete(self, conn: psycopg.Connection[Any], result: object = None) -> None: ...
     @overload
     def complete(self, conn: psycopg.AsyncConnection[Any], result: object = None) -> Awaitable[None]: ...
-    def complete(
-        self, conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any], result: object = None
-    ) -> Awaitable[None] | None:
+    @overload
+    def complete(self, conn: Any, result: object = None) -> Any: ...  # noqa: ANN401 - SQLAlchemy's, Django's
+    def complete(self, conn: Any, result: object = None) -> Awaitable[None] | None:
         """Finish the execution within the handler's own transaction: writes and outcome commit together.
 
         The worker then does not finish it again. Should the transaction be rolled back and the handler return
         as if nothing had happened, the execution goes back to its place and is started again.
 
         Args:
-            conn: The connection whose transaction it is to be part of, at READ COMMITTED; for an
-                AsyncConnection the call is awaited.
+            conn: The connection or session whose transaction it is to be part of, at READ COMMITTED:
+                psycopg's, SQLAlchemy's or Django's. With an asynchronous one, await the call.
             result: The result, any JSON value. Defaults to none.
 
         Raises:
@@ -150,15 +152,28 @@ class Execution:
             InvalidValue: The result is not JSON.
         """
         parameters = (self.id, self.attempt, None if result is None else dumps(result, "result"))
-        if isinstance(conn, psycopg.AsyncConnection):
+        if _is_async(conn):
             return self._complete(conn, parameters)
-        conn.execute(_FINISH, parameters)
+        try:
+            unwrap(conn).execute(_FINISH, parameters)
+        except psycopg.Error as error:
+            raise translated(error) from None
         self.completed = True
         return None
 
-    async def _complete(self, conn: psycopg.AsyncConnection[Any], parameters: tuple[object, ...]) -> None:
-        await conn.execute(_FINISH, parameters)
+    async def _complete(self, conn: object, parameters: tuple[object, ...]) -> None:
+        try:
+            await (await unwrap_async(conn)).execute(_FINISH, parameters)
+        except psycopg.Error as error:
+            raise translated(error) from None
         self.completed = True
 
     def __repr__(self) -> str:
         return f"<pgfifo.Execution {self.id} attempt {self.attempt} of {lane(self.action, self.group_text)}>"
+
+
+def _is_async(connection: object) -> bool:
+    """Return whether it is psycopg's AsyncConnection, or SQLAlchemy's, or an AsyncSession."""
+    return isinstance(connection, psycopg.AsyncConnection) or hasattr(
+        connection, "sync_session" if hasattr(connection, "get_bind") else "get_raw_connection"
+    )

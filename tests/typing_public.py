@@ -160,3 +160,46 @@ def refusals(error: pgfifo.PgfifoError, full: pgfifo.QueueFull, late: pgfifo.Slo
     value: ValueError = pgfifo.InvalidValue("odd")
     base: psycopg.DatabaseError = error
     print(timeout, value, base)
+
+
+def works(dsn: str, own: psycopg.Connection[Any], execution: pgfifo.Execution) -> None:
+    """Use a worker, a command and an execution."""
+    actions.add(
+        "shell", pgfifo.Command(["./deliver.sh"], result="json", kill_after=5, env={"A": "b"}, cwd="/")
+    )
+    worker = pgfifo.Worker(
+        dsn,
+        actions,
+        name="one",
+        concurrency={"*": 20, "index": 2},
+        poll_interval="1s",
+        heartbeat=timedelta(seconds=5),
+        lease=30,
+        shutdown_timeout="1m",
+        listen_dsn=dsn,
+        until_empty=True,
+        declare=False,
+        on_start=lambda worker: print(worker + 1),
+    )
+    worker.run()
+    with worker as same:
+        assert_type(same, pgfifo.Worker)
+    worker.start()
+    worker.request_stop()
+    assert_type(worker.stop(timeout="5s"), bool)
+    assert_type(worker.running, list[pgfifo.Execution])
+    assert_type(worker.id, int | None)
+    assert_type(execution.cancel_reason, Literal["cancel", "lost", "shutdown"] | None)
+    execution.raise_if_cancelled()
+    execution.complete(own, {"done": True})
+
+
+async def works_in_a_loop(dsn: str, own: psycopg.AsyncConnection[Any], execution: pgfifo.Execution) -> None:
+    """Use a worker in an event loop."""
+    async with pgfifo.Worker(dsn, actions) as worker:
+        assert_type(worker, pgfifo.Worker)
+    await pgfifo.Worker(dsn, actions, poll_only=True).run_async()
+    try:
+        await execution.complete(own)
+    except pgfifo.ExecutionCancelled:
+        raise
