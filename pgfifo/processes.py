@@ -22,6 +22,8 @@ logger = logging.getLogger("pgfifo")
 SUPERVISED = "PGFIFO_SUPERVISED"
 """The variable that tells a process that its standard input ends with its parent."""
 
+_INTERRUPTED = 130
+
 
 def supervise(command: Sequence[str], count: int) -> int:
     """Run a command in so many processes, and wait for the end of all.
@@ -31,7 +33,8 @@ def supervise(command: Sequence[str], count: int) -> int:
         count: How many.
 
     Returns:
-        0 if all ended with 0; else the exit status of the first that did not, or 1 if a signal ended it.
+        0 if all ended with 0, or 130 if SIGINT had stopped them; else the exit status of the first that did not,
+        or 1 if a signal ended it.
     """
     ended: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
     processes: list[subprocess.Popen[bytes]] = []
@@ -61,7 +64,7 @@ def supervise(command: Sequence[str], count: int) -> int:
                         process.stdin.close()
             for process in processes:
                 process.wait()
-    return status
+    return status or (_INTERRUPTED if signal.SIGINT in told else 0)
 
 
 def follow_parent(stop: Callable[[], None]) -> None:

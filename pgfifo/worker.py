@@ -134,6 +134,8 @@ class Worker:
         self._registered_here = asyncio.Event()
         self._error: BaseException | None = None
         self.id: int | None = None
+        self.interrupted = False
+        """Whether SIGINT has stopped `run`: a program that ends then says so with status 130."""
 
     @property
     def running(self) -> list[Execution]:
@@ -148,6 +150,10 @@ class Worker:
             loop, engine = self._loop, self._engine
             if loop is not None and engine is not None:
                 loop.call_soon_threadsafe(engine.stop)
+
+    def _signalled(self, number: int) -> None:
+        self.interrupted = self.interrupted or number == signal.SIGINT
+        self.request_stop()
 
     # As a process
 
@@ -167,7 +173,7 @@ class Worker:
         in_main_thread = threading.current_thread() is threading.main_thread()
         with asyncio.Runner(loop_factory=_new_loop) as runner:
             loop = runner.get_loop()
-            with _stopped_by_signals(loop, self.request_stop) if in_main_thread else contextlib.nullcontext():
+            with _stopped_by_signals(loop, self._signalled) if in_main_thread else contextlib.nullcontext():
                 runner.run(self._run(_end_process if in_main_thread else _nothing))
 
     # In an event loop
@@ -330,7 +336,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 
 @contextlib.contextmanager
-def _stopped_by_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None]) -> Iterator[None]:
+def _stopped_by_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[int], None]) -> Iterator[None]:
     """Have SIGTERM and SIGINT stop the worker, gracefully, and a second SIGINT the process."""
     interrupts = 0
 
@@ -340,7 +346,7 @@ def _stopped_by_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[], None
         if interrupts > 1:
             _end_process_now(_INTERRUPTED)
         logger.info("%s: stopping", signal.Signals(number).name)
-        stop()
+        stop(number)
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
