@@ -13,7 +13,7 @@ import typer
 
 from pgfifo.cli.app import app, arguments
 from pgfifo.cli.database import address, connected
-from pgfifo.cli.exits import usage
+from pgfifo.cli.exits import INTERRUPTED, usage
 from pgfifo.cli.loading import load_actions
 from pgfifo.cli.options import LOOK, WORK, AsJson, Dsn, duration
 from pgfifo.cli.output import print_json_rows, print_table, span
@@ -154,12 +154,15 @@ def worker(
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", level=log_level.upper(), stream=sys.stderr
     )
-    with address(dsn, quiet=SUPERVISED in os.environ) as found:
-        if processes > 1 and SUPERVISED not in os.environ:
+    supervised = SUPERVISED in os.environ
+    with address(dsn, quiet=supervised) as found:
+        if processes > 1 and not supervised:
             raise typer.Exit(supervise([sys.executable, "-m", "pgfifo", *arguments()], processes))
         runner = Worker(found.conninfo, actions, **options)
         follow_parent(runner.request_stop)
         runner.run()
+    if runner.interrupted and not supervised:
+        raise typer.Exit(INTERRUPTED)
 
 
 @app.command(rich_help_panel=LOOK)

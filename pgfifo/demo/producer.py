@@ -1,4 +1,4 @@
-"""A producer of the demo, a process of its own: it stores events and enqueues them in the same transaction."""
+"""A producer of the demo, a process of its own: it stores and enqueues events, both in one transaction."""
 
 import os
 import random
@@ -20,6 +20,7 @@ STORE = """
 """The table of the application that the producers belong to."""
 
 _ROLLED_BACK = 0.05
+_LONG = 0.1
 
 
 def produce(dsn: str, number: int, count: int, folder: Path) -> None:
@@ -45,8 +46,13 @@ def produce(dsn: str, number: int, count: int, folder: Path) -> None:
                         [event["id"], event["customer"], Jsonb(event)],
                     )
                     job = fifo.enqueue(action, event)
-                    time.sleep(chance.uniform(0.0, 0.004))  # the rest of what the application has to do
+                    time.sleep(_rest_of_the_work(chance))
             journal.write({"id": job.id, "action": action})
+
+
+def _rest_of_the_work(chance: random.Random) -> float:
+    """Return how long the application's transaction goes on after it has enqueued, in seconds."""
+    return chance.uniform(0.02, 0.03) if chance.random() < _LONG else chance.uniform(0.0, 0.004)
 
 
 if __name__ == "__main__":

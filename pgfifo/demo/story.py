@@ -33,7 +33,8 @@ _TICK = 0.15
 _OUTCOMES = "select id, action, group_text as lane, state, attempt from pgfifo.executions"
 _BUSIEST = """
     select action, pgfifo.format_group(group_text), active_count, max_concurrent, queue_length
-    from pgfifo.lane_stats order by queue_length desc, active_count desc, action, group_text limit %s
+    from pgfifo.lane_stats where queue_length + active_count > 0
+    order by queue_length desc, active_count desc, action, group_text limit %s
 """
 _DONE_BY = "select worker_id, count(*) from pgfifo.executions where state = 'succeeded' group by worker_id"
 _HELD = "select id from pgfifo.executions where worker_id = %s and state = 'running'"
@@ -58,7 +59,7 @@ class Scale:
     paces: dict[str, float] = field(default_factory=lambda: {"fast": 0.03, "medium": 0.05, KILLED: 0.12})
     concurrency: int = 8
     kill_at: float = 0.4
-    stalled: float = 8.0
+    stalled: float = 6.0
 
 
 class BrokenError(Exception):
@@ -246,7 +247,8 @@ class _Story:
             for found in self._fifo.check()
         ]
         findings += [
-            f"order_violations: {violation}" for violation in self._fifo.order_violations(limit=1000)
+            f"order_violations: {each.action} {each.group_text}: {each.id} started before {each.overtaken}"
+            for each in self._fifo.order_violations(limit=1000)
         ]
         return Evidence(
             enqueued=enqueued,
