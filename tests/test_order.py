@@ -12,7 +12,7 @@ from psycopg import IsolationLevel
 
 from pgfifo import errors
 from tests.support.database import in_background, wait_until_blocked
-from tests.support.engine import Engine, item
+from tests.support.engine import Engine, Hand, Start, item
 from tests.support.model import Journal, Line, Stay, order_faults
 
 Connection = psycopg.Connection[Any]
@@ -102,23 +102,16 @@ def test_order_and_slots_of_ten_thousand_executions(conn: Connection, connect: C
     journal = Journal()
     claimed: list[tuple[int, int]] = []
 
-    def consume(own: Engine) -> None:
-        worker = own.worker()
-        finished: list[dict[str, object]] = []
-        idle = 0
-        while idle < 3:
-            answer = own.work(worker, 5, finished=finished)
-            assert answer.refused == {}
+    def consume(hand: Hand) -> None:
+        ended: list[Start] = []
+        while ended or hand.to_hand_in or len(claimed) < len(ids):
+            answer = hand.turn(5, ended)
             journal.begin("deploy", *answer.ids)
             claimed.extend((start.start_no, start.id) for start in answer.starts)
             journal.end("deploy", *answer.ids)
-            finished = [item(start) for start in answer.starts]
-            idle = 0 if finished or engine_has_work() else idle + 1
+            ended = answer.starts
 
-    def engine_has_work() -> bool:
-        return len(claimed) < len(ids)
-
-    threads = [in_background(partial(consume, Engine(connect()))) for _ in range(3)]
+    threads = [in_background(partial(consume, Hand(connect()))) for _ in range(3)]
     for thread in threads:
         thread.result(110)
     assert journal.most["deploy"] <= 10, "more handlers ran at once than there are slots"
@@ -300,23 +293,21 @@ def test_order_of_many_producers_that_commit_and_roll_back(conn: Connection, con
     stop = threading.Event()
     journal = Journal()
 
-    def consume(own: Engine) -> None:
-        worker = own.worker()
-        finished: list[dict[str, object]] = []
+    def consume(hand: Hand) -> None:
+        ended: list[Start] = []
         while True:
             last = stop.is_set()
-            answer = own.work(worker, 4, finished=finished)
-            assert answer.refused == {}
+            answer = hand.turn(4, ended)
             for start in answer.starts:
                 journal.begin(start.group, start.id)
             for start in answer.starts:
                 journal.end(start.group, start.id)
-            finished = [item(start) for start in answer.starts]
-            if last and not finished and answer.more is None:
+            ended = answer.starts
+            if last and hand.is_idle(answer):
                 return
 
     producers = [in_background(partial(produce, connect(autocommit=False), n)) for n in range(6)]
-    consumers = [in_background(partial(consume, Engine(connect()))) for _ in range(2)]
+    consumers = [in_background(partial(consume, Hand(connect()))) for _ in range(2)]
     for producer in producers:
         producer.result(60)
     stop.set()
@@ -503,19 +494,18 @@ def test_order_under_load_while_ordering_is_switched(conn: Connection, connect: 
 
     started: list[int] = []
 
-    def consume(own: Engine) -> None:
-        worker = own.worker()
-        finished: list[dict[str, object]] = []
+    def consume(hand: Hand) -> None:
+        ended: list[Start] = []
         while True:
             last = stop.is_set()
-            answer = own.work(worker, 2, finished=finished)
+            answer = hand.turn(2, ended)
             started.extend(answer.ids)
-            finished = [item(start) for start in answer.starts]
-            if last and not finished and answer.more is None:
+            ended = answer.starts
+            if last and hand.is_idle(answer):
                 return
 
     producers = [in_background(partial(produce, connect(autocommit=False), n)) for n in range(4)]
-    consumers = [in_background(partial(consume, Engine(connect()))) for _ in range(2)]
+    consumers = [in_background(partial(consume, Hand(connect()))) for _ in range(2)]
     switches = 0
     while not all(producer.done for producer in producers):
         try:

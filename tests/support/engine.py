@@ -270,6 +270,29 @@ class Engine:
         return dict(zip((column.name for column in cursor.description), found[0], strict=True))
 
 
+class Hand:
+    """A worker of the simplest kind, with a connection of its own. Nothing that it ends gets lost."""
+
+    def __init__(self, conn: Connection, *actions: str) -> None:
+        self.engine = Engine(conn)
+        self.actions = actions or ("deploy",)
+        self.id = self.engine.worker(*self.actions)
+        self.to_hand_in: list[dict[str, object]] = []
+        """Ended, and not accepted yet: somebody had the lane locked, so it must be handed in again."""
+
+    def turn(self, limit: int, ended: Iterable[Start] = (), outcome: str = "succeeded") -> Answer:
+        """Hand in what has ended, and claim."""
+        items = [*self.to_hand_in, *(item(start, outcome) for start in ended)]
+        answer = self.engine.work(self.id, limit, self.actions, items)
+        assert "lost" not in answer.refused.values(), f"a living worker lost executions: {answer.refused}"
+        self.to_hand_in = [each for each in items if each["id"] in answer.refused]
+        return answer
+
+    def is_idle(self, answer: Answer) -> bool:
+        """Say whether there was nothing to do: nothing started, nothing to hand in, nothing locked."""
+        return not answer.starts and not self.to_hand_in and answer.more is None
+
+
 def item(start: Start, outcome: str = "succeeded", **more: object) -> dict[str, object]:
     """Make what a worker hands in for an execution."""
     return {"id": start.id, "attempt": start.attempt, "outcome": outcome, **more}
