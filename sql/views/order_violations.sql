@@ -9,7 +9,9 @@ with stays as (
   from pgfifo._executions e left join pgfifo.runs r on r.id = e.id
   where e.ticket is not null and (r.id is null or r.state = 'returned')),
 first_stays as (
-  select s.*, max(s.ticket) filter (where s.is_strict) over (partition by s.lane_id order by s.start_no rows between unbounded preceding and 1 preceding) as highest
+  -- Only starts overtake: what waits has no order of starts among itself, and would make suspects of a whole backlog.
+  select s.*, max(s.ticket) filter (where s.is_strict and s.start_no < 9223372036854775807)
+    over (partition by s.lane_id order by s.start_no rows between unbounded preceding and 1 preceding) as highest
   from stays s)
 select a.name as action, l.group_text, v.*
 from (
