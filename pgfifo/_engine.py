@@ -146,7 +146,9 @@ class Engine:
 
         self._look_at = 0.0  # when to look for work next, by the loop's clock
         self._look_again = True  # or: at once
-        self._vain = 0  # looks without a find, since the last find
+        self._called = False  # somebody says that there is work
+        self._vain = 0  # how often in a row it was gone before we came
+        self._soons = 0  # how often in a row lanes were locked
         self._check_at = 0.0
 
     # Life
@@ -187,7 +189,7 @@ class Engine:
             raise self._failure
         self._link = await self._connect()
         if self._plan.direct is not None:
-            self._listener = Listener(self._plan.direct, self._notified)
+            self._listener = Listener(self._plan.direct, self._names, self._notified)
             await self._listener.connect()
 
     async def _supervise(self, serving: asyncio.Task[None]) -> None:
@@ -313,10 +315,14 @@ class Engine:
         return [name for name in self._names if name not in caps or self._running[name] < caps[name]]
 
     def _notified(self) -> None:
-        """There is work, somebody says. When it was gone too often before we came, we do not run at once."""
-        haste = 0.0 if self._vain < 3 else min(0.001 * 2.0**self._vain, _LONGEST_SOON)
-        self._look_at = min(self._look_at, self._loop.time() + haste)
+        """There is work, somebody says."""
+        self._called = True
+        self._look_at = min(self._look_at, self._loop.time() + self._haste())
         self._woken.set()
+
+    def _haste(self) -> float:
+        """Return how many seconds to take when called: more where work was always gone before we came."""
+        return 0.0 if self._vain < 3 else min(0.001 * 2.0**self._vain, _LONGEST_SOON)
 
     # One call
 
@@ -325,6 +331,7 @@ class Engine:
         batch = self._take_batch()
         registration.calls += 1
         self._look_again = False
+        called, self._called = self._called, False
         try:
             rows = await self._ask(registration, free, batch)
         except LeaseLost:
@@ -356,7 +363,7 @@ class Engine:
                     _log_lost(run)
         if doubles:  # an older attempt that was taken from us and has come back as a new one
             self._interrupt_later([run for run in doubles if run.stop("lost")])
-        self._plan_next_look(free, len(starts), more)
+        self._plan_next_look(free, len(starts), more, called=called)
         for run in starts:
             self._start(run)
         if starts and self._listener is not None:
@@ -389,7 +396,10 @@ class Engine:
             try:
                 if self._link is None:
                     self._link = await self._connect()
-                return await self._link.rows(_WORK, parameters)
+                rows = await self._link.rows(_WORK, parameters)
+                if complained:
+                    logger.info("worker %s has a connection again", self._plan.name)
+                return rows
             except (psycopg.DataError, psycopg.errors.StatementTooComplex, PayloadTooLarge) as error:
                 if self._link is None or not await self._drop_bad_results(self._link, batch):
                     raise translated(error) from None
@@ -476,16 +486,20 @@ class Engine:
             times = min(run.refused for run in runs)
             self._refused_until = self._loop.time() + min(_SOON * 2.0 ** (times - 1), _LONGEST_SOON)
 
-    def _plan_next_look(self, free: int, found: int, more: tuple[str, float] | None) -> None:
-        self._vain = 0 if found else self._vain + (free > 0)
+    def _plan_next_look(self, free: int, found: int, more: tuple[str, float] | None, *, called: bool) -> None:
+        if free > 0:
+            self._vain = min(self._vain + 1, 20) if called and not found else 0
         poll = self._plan.poll_interval * random.uniform(0.9, 1.1)  # noqa: S311 - nobody's secret
         status, seconds = more or ("", 0.0)
         if status == "now" or (found and found >= free):
             self._look_again = True
-        elif status == "soon":
-            poll = min(poll, _SOON * 1.5 ** min(self._vain, 10), _LONGEST_SOON)
+        self._soons = min(self._soons + 1, 20) if status == "soon" and not found else 0
+        if status == "soon":
+            poll = min(poll, _SOON * 1.5**self._soons, _LONGEST_SOON)
         elif status == "later":
             poll = min(poll, max(seconds, 0.001))
+        if self._called:  # while the call was on its way, which may have been too early to see it
+            poll = min(poll, self._haste())
         self._look_at = self._loop.time() + poll
 
     # Handlers

@@ -20,14 +20,16 @@ class Listener:
     It is a help, not a need: while its connection is down, the worker polls.
     """
 
-    def __init__(self, conninfo: str, woken: Callable[[], None]) -> None:
+    def __init__(self, conninfo: str, actions: Iterable[str], woken: Callable[[], None]) -> None:
         """Prepare it; `connect` opens the connection.
 
         Args:
             conninfo: The database, with no transaction pooler in between.
+            actions: What the worker serves; it is not woken for others.
             woken: Called in the event loop when there is work, or may be.
         """
         self._conninfo = conninfo
+        self._actions = frozenset(actions)
         self._woken = woken
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._watched = -1
@@ -42,7 +44,7 @@ class Listener:
         """
         conn = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
         try:
-            conn.add_notify_handler(lambda _: self._woken())
+            conn.add_notify_handler(lambda told: self._hear(told.payload))
             await conn.execute("listen pgfifo")
         except BaseException:
             await conn.close()
@@ -101,14 +103,15 @@ class Listener:
             self._watched = -1
 
     def _read(self, conn: psycopg.AsyncConnection[Any]) -> None:
-        heard = False
         try:
             conn.pgconn.consume_input()
-            while conn.pgconn.notifies() is not None:
-                heard = True
+            while (told := conn.pgconn.notifies()) is not None:
+                self._hear(told.extra.decode(errors="replace"))
         except psycopg.OperationalError as error:
             self._lose(conn, error)
-        if heard:
+
+    def _hear(self, action: str) -> None:
+        if action in self._actions:
             self._woken()
 
     def _lose(self, conn: psycopg.AsyncConnection[Any], error: psycopg.Error) -> None:

@@ -199,7 +199,5 @@ async def works_in_a_loop(dsn: str, own: psycopg.AsyncConnection[Any], execution
     async with pgfifo.Worker(dsn, actions) as worker:
         assert_type(worker, pgfifo.Worker)
     await pgfifo.Worker(dsn, actions, poll_only=True).run_async()
-    try:
-        await execution.complete(own)
-    except pgfifo.ExecutionCancelled:
-        raise
+    await execution.complete(own)
+    raise pgfifo.ExecutionCancelled("cancel")
