@@ -314,7 +314,7 @@ class AsyncClient(AsyncCalls):
         self,
         id: int,  # noqa: A002
         attempt: int,
-        outcome: Literal["succeeded", "failed"],
+        outcome: Literal["succeeded", "failed", "cancelled"],
         *,
         result: object = None,
         error: str | None = None,
@@ -326,7 +326,7 @@ class AsyncClient(AsyncCalls):
         Args:
             id: The execution.
             attempt: The attempt that is spoken for; with the id, the fencing token.
-            outcome: ``succeeded`` or ``failed``.
+            outcome: ``succeeded``, ``failed`` or ``cancelled``.
             result: What it gave, any JSON value.
             error: What went wrong.
             retry: Whether a failed one may be tried again, as its policy says.
@@ -339,12 +339,15 @@ class AsyncClient(AsyncCalls):
             LeaseLost: This attempt is over, or another has begun; nothing was changed.
             IsolationLevel: The caller's transaction is above READ COMMITTED.
             InvalidValue: The result is not JSON.
+            CommitUnknown: The connection broke before the answer to a failure came.
         """
         return await self._row(
             "select pgfifo.finish(%s::bigint, %s::integer, %s::text, %s::jsonb, %s::text, %s::boolean)",
             (id, attempt, outcome, None if result is None else dumps(result, "result"), error, retry),
             _text,
             connection=connection,
+            once=outcome
+            == "failed",  # said twice, the second would find it held, and take that for a lost lease
         )
 
     async def release(self, id: int, attempt: int, *, connection: object = None) -> None:  # noqa: A002
@@ -358,9 +361,14 @@ class AsyncClient(AsyncCalls):
         Raises:
             LeaseLost: This attempt is over, or another has begun; nothing was changed.
             IsolationLevel: The caller's transaction is above READ COMMITTED.
+            CommitUnknown: The connection broke before the answer came.
         """
         await self._row(
-            "select pgfifo.release(%s::bigint, %s::integer)", (id, attempt), _nothing, connection=connection
+            "select pgfifo.release(%s::bigint, %s::integer)",
+            (id, attempt),
+            _nothing,
+            connection=connection,
+            once=True,
         )
 
     # Looking

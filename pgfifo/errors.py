@@ -270,6 +270,8 @@ class SchemaMismatch(PgfifoError, code="QF016"):
     """The client version that this package speaks."""
     min_client = _Fact[int]("min_client")
     """The oldest client version that the schema accepts."""
+    package = _Fact[int]("package")
+    """The schema version that this package would have installed, in place of a newer one."""
 
 
 class CommitUnknown(PgfifoError, code="QF017"):

@@ -35,7 +35,7 @@ begin
     if v_installed > 1 then
       raise exception using errcode = 'QF016',
         message = format('schema version %s is installed here, newer than this package, which has version 1', v_installed),
-        detail = json_build_object('installed', v_installed, 'package', 1)::text,
+        detail = json_build_object('version', v_installed, 'package', 1)::text,
         hint = 'Upgrade the pgfifo package on this side.';
     end if;
   end if;

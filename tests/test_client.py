@@ -593,6 +593,29 @@ def test_an_import_goes_on_where_it_stopped(fifo: pgfifo.Client, conn: Connectio
         fifo.import_status(4711)
 
 
+def test_a_finish_is_made_again_after_a_loss_only_where_that_gives_the_same_answer(
+    fifo: pgfifo.Client, connect: Connect, conn: Connection
+) -> None:
+    fifo.set_policy("deploy", max_concurrent=3)
+    jobs = fifo.enqueue_many("deploy", range(3))
+    claim(conn, worker(conn, "deploy"), "deploy", 3)
+
+    def broken(call: Callable[[], object]) -> object:
+        lock = connect(autocommit=False)
+        lock.execute("lock table pgfifo.runs in access exclusive mode")
+        asked = in_background(call)
+        wait_for(lambda: is_blocked(conn), message="the finish to wait for the lock")
+        terminate(conn)
+        lock.rollback()
+        return asked.result()
+
+    assert broken(lambda: fifo.finish(jobs[0].id, 1, "succeeded")) == "succeeded"
+    with pytest.raises(pgfifo.CommitUnknown):
+        broken(lambda: fifo.finish(jobs[1].id, 1, "failed"))
+    with pytest.raises(pgfifo.CommitUnknown):
+        broken(lambda: fifo.release(jobs[2].id, 1))
+
+
 # Schema
 
 
@@ -639,6 +662,11 @@ def test_a_schema_that_does_not_fit_is_refused_until_it_does(fresh_dsn: str) -> 
         admin.execute("update pgfifo.installation set min_client = 1, version = 0")
         with pytest.raises(pgfifo.SchemaMismatch, match="pgfifo upgrade"):
             client.enqueue("deploy")
+        admin.execute("update pgfifo.installation set version = 99, script_hash = null")
+        for call in (client.install, client.upgrade):
+            with pytest.raises(pgfifo.SchemaMismatch, match="newer") as caught:
+                call()
+            assert caught.value.version == 99
         admin.execute("update pgfifo.installation set version = 1")
         assert client.enqueue("deploy").created
 
