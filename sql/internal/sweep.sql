@@ -6,6 +6,7 @@ create or replace function pgfifo._sweep(p_from bigint, p_slice integer, out o_t
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 set enable_nestloop = off
+set jit = off
 as $$
 declare
   v_now timestamptz := pgfifo._now();
