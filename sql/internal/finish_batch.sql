@@ -108,7 +108,7 @@ begin
           (select g.lane_id, g.waiting from pgfifo.ledger g where g.lane_id = v_run.lane_id order by g.lane_id desc, g.version desc limit 1) n
           where n.waiting > 0);
       end if;
-    elsif not pgfifo._was_finished(v_item.id, v_item.attempt, p_worker) then
+    elsif not pgfifo._was_finished(v_item.id, v_item.attempt, p_worker, v_item.outcome) then
       v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'lost');
     end if;
   end loop;
@@ -116,16 +116,19 @@ begin
   o_status := nullif(v_refused, '[]');
 end $$;
 
--- Did this worker end this very attempt before? Then saying so again is ok: its first answer was lost on the way.
-create or replace function pgfifo._was_finished(p_id bigint, p_attempt integer, p_worker bigint) returns boolean
+-- Did this worker end this very attempt before, and in this way? Then saying so again is ok: its first answer was lost on
+-- the way. Another outcome than the first time is no repetition. What was to be cancelled ended so, however it failed.
+create or replace function pgfifo._was_finished(p_id bigint, p_attempt integer, p_worker bigint, p_outcome text) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   with said as (
-    select jsonb_build_array(jsonb_build_object('attempt', p_attempt, 'worker', p_worker, 'outcome', o.outcome)) as entry
-    from unnest(array['failed', 'released']) o(outcome))
-  select exists (select from pgfifo.history h where h.id = p_id and (h.attempt = p_attempt and h.worker_id = p_worker and not h.lost
-      or exists (select from said s where h.attempts @> s.entry)))
-    or exists (select from pgfifo.runs r where r.id = p_id and (r.attempt = p_attempt and r.held_by = p_worker and r.held_outcome = 'failed'
-      or exists (select from said s where r.attempts @> s.entry)))
+    select jsonb_build_array(jsonb_build_object('attempt', p_attempt, 'worker', p_worker, 'outcome', p_outcome)) as entry)
+  select exists (select from pgfifo.history h where h.id = p_id
+      and (h.attempt = p_attempt and h.worker_id = p_worker and not h.lost
+           and (h.outcome = p_outcome or (h.outcome = 'cancelled' and p_outcome <> 'succeeded'))
+        or exists (select from said s where h.attempts @> s.entry)))
+    or exists (select from pgfifo.runs r where r.id = p_id
+      and (r.attempt = p_attempt and r.held_by = p_worker and r.held_outcome = 'failed' and p_outcome = 'failed'
+        or exists (select from said s where r.attempts @> s.entry)))
 $$;
