@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 import psycopg
 from psycopg.rows import tuple_row
 
+from pgfifo.errors import schema_missing
+
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable
 
@@ -43,18 +45,24 @@ def _read(folder: Traversable, name: str) -> str:
 def sql_text() -> str:
     """Return the whole install script, for those who run migrations themselves.
 
-    It is one idempotent script for one transaction: with `psql -1`, in a migration, or as one simple query. Where an
-    older version is installed, it first takes the steps from there; where a newer one is, it fails and changes nothing.
+    It is one idempotent script for one transaction: with `psql -1`, in a migration, or as one simple query.
+    Where an older version is installed, it first takes the steps from there; where a newer one is, it fails
+    and changes nothing.
     """
     folder = _folder()
     text = _read(folder, "install.sql")
     steps = [
         f"-- {name}\n{_read(folder, f'migrations/{name}')}"
-        for name in sorted(step.name for step in folder.joinpath("migrations").iterdir() if step.name.endswith(".sql"))
+        for name in sorted(
+            step.name for step in folder.joinpath("migrations").iterdir() if step.name.endswith(".sql")
+        )
     ]
     text = text.replace("-- Steps from older versions\n", "-- Steps from older versions\n" + "".join(steps))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return f"{text}\nupdate pgfifo.installation set script_hash = '{digest}' where script_hash is distinct from '{digest}';\n"
+    return (
+        f"{text}\nupdate pgfifo.installation set script_hash = '{digest}'"
+        f" where script_hash is distinct from '{digest}';\n"
+    )
 
 
 @cache
@@ -87,10 +95,10 @@ def _is_current(conn: psycopg.Connection[Any]) -> bool:
 
 
 def install(conn: psycopg.Connection[Any]) -> int:
-    """Install the schema, or bring an older one up to date; nothing happens where it is right already.
+    """Install the schema, or bring an older one up to date; do nothing where it is right already.
 
-    Safe from many processes at once: they take turns on a lock. In the caller's transaction if the connection is in
-    one, else in one of its own.
+    Safe from many processes at once: they take turns on a lock. In the caller's transaction if the connection
+    is in one, else in one of its own.
 
     Args:
         conn: A connection whose role may create a schema in this database. No superuser, no CREATEROLE.
@@ -108,7 +116,7 @@ def install(conn: psycopg.Connection[Any]) -> int:
 
 
 def upgrade(conn: psycopg.Connection[Any]) -> int:
-    """Bring the schema up to this package's version: table changes step by step, then all functions and views anew.
+    """Bring the schema to this package's version: table changes step by step, then functions and views anew.
 
     Args:
         conn: A connection of the role that owns the schema.
@@ -121,9 +129,7 @@ def upgrade(conn: psycopg.Connection[Any]) -> int:
         SchemaMismatch: A newer version is installed; upgrade the package instead.
     """
     if version(conn) is None:
-        from pgfifo.errors import SchemaMissing
-
-        raise SchemaMissing("the schema pgfifo is not installed in this database; run: pgfifo install")
+        raise schema_missing(conn.info.dbname)
     return install(conn)
 
 
