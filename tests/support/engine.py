@@ -255,7 +255,8 @@ class Engine:
         assert slot_faults(stays) == [], "more executions were started than there were slots"
         assert self.rows("select * from pgfifo.order_violations") == []
         assert self.rows("select * from pgfifo.slot_violations") == []
-        assert self.check() == [], "check() found something"
+        violations = [row for row in self.check() if row[0] == "violation"]
+        assert violations == [], "check() found something"
         assert self.sweep_found() == 0, "a wake-up was lost: only the sweep found the lane"
 
     def sweep_found(self) -> int:
