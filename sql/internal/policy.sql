@@ -212,6 +212,9 @@ begin
   end if;
   delete from pgfifo.policies p where p.id = v_old.id;
   insert into pgfifo.policies overriding system value select v_new.*;
+  if p_scope = 'lane' and v_values <> '{}' then
+    perform pgfifo._forget_lane_policy(p_lane_id);
+  end if;
 
   return query
     select k.key, pgfifo._shown(to_jsonb(v_old) -> k.key), pgfifo._shown(k.value), case when k.key = 'group_by' then v_note end
@@ -233,3 +236,13 @@ begin
     end if;
   end if;
 end $$;
+
+-- A lane's row that says nothing any more would keep the lane from ever being removed. Under the lane's slot lock.
+create or replace function pgfifo._forget_lane_policy(p_lane_id bigint) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  delete from pgfifo.policies p
+  where p.scope = 'lane' and p.lane_id = p_lane_id
+    and jsonb_strip_nulls(to_jsonb(p) - array['id', 'scope', 'lane_id', 'changed_at']) = '{}'
+$$;

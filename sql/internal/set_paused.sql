@@ -24,6 +24,9 @@ begin
   where case when v_lane_id is null then p.scope = 'action' and p.action_id = v_action_id else p.scope = 'lane' and p.lane_id = v_lane_id end
     and (p.paused_at is null) = p_paused;
   v_changed := found;
+  if v_lane_id is not null and not p_paused then
+    perform pgfifo._forget_lane_policy(v_lane_id);
+  end if;
   if v_changed then
     perform pgfifo._audit(case when p_paused then 'pause' else 'resume' end, p_action, null,
       jsonb_build_object('group', (select l.group_text from pgfifo.lanes l where l.id = v_lane_id), 'reason', p_reason));
