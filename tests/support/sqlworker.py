@@ -103,6 +103,13 @@ def advance(conn: Connection, seconds: float) -> None:
     conn.execute("select pgfifo.advance(make_interval(secs => %s))", [seconds])
 
 
+def maintain(conn: Connection) -> dict[str, Any]:
+    """Do a round of maintenance whose sweep begins with the first lane."""
+    conn.execute("update pgfifo.ticks set swept_to = 0")
+    done: dict[str, Any] = value(conn, "select pgfifo.maintain()")
+    return done
+
+
 def lane(conn: Connection, action: str, group: str) -> int:
     """Return the id of a lane."""
     query = (
