@@ -1,0 +1,393 @@
+"""The pages for people: their examples run, their tables are the program's, what they name is there.
+
+How a page's code is read: ```bash, ```python and ```sql are run in order, in one folder and against one
+database, with PGFIFO_DSN set. A ```python block whose first line is a comment with a file's name is that file.
+A ```text output block is what the block before it printed; "…" stands for anything. Others are not run.
+"""
+
+import ast
+import inspect
+import json
+import os
+import re
+import subprocess
+import sys
+import types
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgfifo
+from pgfifo import durations, errors, schema
+from tests.support.server import binaries_of_this_run
+
+ROOT = Path(__file__).resolve().parent.parent
+PAGES = [
+    "README.md",
+    "docs/quickstart.md",
+    "docs/guarantees.md",
+    "docs/architecture.md",
+    "docs/python.md",
+    "docs/stability.md",
+    "docs/migrations.md",
+]
+PROMISES = ["order", "slots", "progress", "durability", "fencing", "independence", "flat cost", "exact stats"]
+RUN = ("bash", "python", "sql")
+SHOWN = ("text", "mermaid", "sh", "ini")
+
+
+@dataclass(frozen=True)
+class Block:
+    """A fenced block: what its fence says, its lines, and in which line of the page it begins."""
+
+    info: str
+    text: str
+    line: int
+
+    @property
+    def language(self) -> str:
+        return self.info.partition(" ")[0]
+
+    @property
+    def file(self) -> str | None:
+        named = re.match(r"# ([\w./-]+\.py)\n", self.text) if self.language == "python" else None
+        return named[1] if named else None
+
+
+def read(page: str) -> str:
+    return (ROOT / page).read_text(encoding="utf-8")
+
+
+def blocks(page: str) -> Iterator[Block]:
+    begun: tuple[str, int] | None = None
+    lines: list[str] = []
+    for number, line in enumerate(read(page).splitlines(), 1):
+        if begun is None and line.startswith("```"):
+            begun, lines = (line.removeprefix("```").strip(), number + 1), []
+        elif begun is not None and line == "```":
+            yield Block(begun[0], "".join(f"{each}\n" for each in lines), begun[1])
+            begun = None
+        else:
+            lines.append(line)
+    assert begun is None, f"{page}: the block that begins in line {begun} has no end"
+
+
+def prose(page: str) -> list[tuple[int, str]]:
+    """Return the numbered lines of a page that are outside of its blocks."""
+    inside = False
+    found = []
+    for number, line in enumerate(read(page).splitlines(), 1):
+        if line.startswith("```"):
+            inside = not inside
+        elif not inside:
+            found.append((number, line))
+    return found
+
+
+def section(page: str, heading: str) -> str:
+    """Return what stands under a heading, up to the next of its level or a higher one."""
+    text = read(page)
+    begin = re.search(rf"^(#+) {re.escape(heading)}$", text, re.MULTILINE)
+    assert begin, f"{page} has no section {heading!r}"
+    rest = text[begin.end() :]
+    end = re.search(rf"^#{{1,{len(begin[1])}}} ", re.sub(r"(?ms)^```.*?^```", _blank, rest), re.MULTILINE)
+    return rest[: end.start()] if end else rest
+
+
+def _blank(found: re.Match[str]) -> str:
+    return re.sub(r"[^\n]", " ", found[0])
+
+
+def rows(text: str) -> list[list[str]]:
+    """Return the cells of a Markdown table's rows, without its heading, without back quotes."""
+    cells = [
+        [cell.strip().replace("`", "") for cell in line.strip().strip("|").split("|")]
+        for line in text.splitlines()
+        if line.startswith("|")
+    ]
+    return [row for row in cells[1:] if not set("".join(row)) <= set("-: ")]
+
+
+# The examples
+
+DRIVER = r"""
+import contextlib, io, json, os, subprocess, sys
+import psycopg
+
+sys.path.insert(0, os.getcwd())
+names = {"__name__": "page"}
+said = []
+for step in json.load(open(sys.argv[1], encoding="utf-8")):
+    where, text = f"{step['page']}:{step['line']}", step["text"]
+    if step["language"] == "bash":
+        bash = ["bash", "-euo", "pipefail", "-c", text]
+        done = subprocess.run(bash, stdin=subprocess.DEVNULL, capture_output=True, text=True)
+        if done.returncode:
+            sys.exit(f"{where}: exit status {done.returncode}\n{text}\n{done.stdout}{done.stderr}")
+        said.append(done.stdout)
+    elif step["language"] == "sql":
+        with psycopg.connect(os.environ["PGFIFO_DSN"], autocommit=True) as conn:
+            try:
+                conn.execute(text.encode())
+            except psycopg.Error as error:
+                sys.exit(f"{where}: {error}\n{text}")
+        said.append("")
+    else:
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            exec(compile("\n" * (step["line"] - 1) + text, step["page"], "exec"), names)
+        said.append(out.getvalue())
+json.dump(said, open(sys.argv[1], "w", encoding="utf-8"))
+"""
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("page", [page for page in PAGES if any(b.language in RUN for b in blocks(page))])
+def test_the_examples_of_a_page_run_and_print_what_it_shows(
+    page: str, request: pytest.FixtureRequest, tmp_path: Path
+) -> None:
+    # A page that does not install the schema itself speaks of a database that has it.
+    installs = any("install" in block.text for block in blocks(page))
+    dsn = request.getfixturevalue("empty_dsn" if installs else "fresh_dsn")
+    folder = tmp_path / "page"
+    folder.mkdir()
+    steps: list[Block] = []
+    shown: list[tuple[Block, int]] = []
+    for block in blocks(page):
+        if block.file:
+            (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
+            (folder / block.file).write_text(block.text, encoding="utf-8")
+        elif block.language in RUN:
+            steps.append(block)
+        elif block.info == "text output":
+            shown.append((block, len(steps) - 1))
+    plan = tmp_path / "plan.json"
+    plan.write_text(json.dumps([asdict(s) | {"language": s.language, "page": page} for s in steps]), "utf-8")
+    driver = tmp_path / "driver.py"
+    driver.write_text(DRIVER, encoding="utf-8")
+    path = [str(Path(sys.executable).parent), os.environ.get("PATH", ""), str(binaries_of_this_run())]
+    done = subprocess.run(
+        [sys.executable, "-W", "error", driver, plan],
+        cwd=folder,
+        env=os.environ | {"PGFIFO_DSN": dsn, "PATH": os.pathsep.join(path), "COLUMNS": "200"},
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    said: list[str] = json.loads(plan.read_text(encoding="utf-8"))
+    for block, step in shown:
+        assert alike(block.text, said[step]), (
+            f"{page}:{block.line} shows\n{block.text}\nbut line {steps[step].line} printed\n{said[step]}"
+        )
+
+
+def alike(shown: str, said: str) -> bool:
+    """Compare without regard to the width of spaces; … stands for anything, alone in a line for lines."""
+
+    def lines(text: str) -> list[str]:
+        return [" ".join(line.split()) for line in text.strip().splitlines()]
+
+    patterns = [
+        r"(?:.*\n)*" if line == "…" else re.escape(line).replace("…", ".*") + r"\n" for line in lines(shown)
+    ]
+    return re.fullmatch("".join(patterns), "".join(f"{line}\n" for line in lines(said))) is not None
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_every_block_of_a_page_says_what_it_is(page: str) -> None:
+    for block in blocks(page):
+        assert block.language in RUN or block.info in (*SHOWN, "text output"), (
+            f"{page}:{block.line}: {block.info!r}"
+        )
+
+
+def test_what_is_shown_and_not_run_is_at_least_there() -> None:
+    targets = re.findall(r"^([a-z-]+):", read("Makefile"), re.MULTILINE)
+    for page in PAGES:
+        for block in blocks(page):
+            for line in block.text.splitlines() if block.language == "sh" else ():
+                words = line.partition("#")[0].split()
+                assert words[:1] == ["make"] or words[:2] == ["pip", "install"], f"{page}: {line}"
+                assert words[0] != "make" or words[1] in targets, f"{page}: {line}"
+
+
+# What pages say of each other, and of the repository
+
+
+def anchors(page: Path) -> set[str]:
+    headings = re.findall(r"^#+ (.+)$", page.read_text(encoding="utf-8"), re.MULTILINE)
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_links_lead_somewhere(page: str) -> None:
+    here = ROOT / page
+    for number, line in prose(page):
+        for target in re.findall(r"\]\(([^)]+)\)", line):
+            if target.startswith(("http://", "https://")):
+                continue
+            file, _, anchor = target.partition("#")
+            there = (here.parent / file).resolve() if file else here
+            assert there.exists(), f"{page}:{number}: there is no {target}"
+            assert not anchor or anchor in anchors(there), f"{page}:{number}: there is no {target}"
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lines_fit_the_screen(page: str) -> None:
+    for number, line in prose(page):
+        assert len(line) <= 132 or line.startswith(("|", "[")) or "](" in line, f"{page}:{number}"
+
+
+def names_of_tests(path: str) -> set[str]:
+    tree = ast.parse((ROOT / path).read_text(encoding="utf-8"))
+    return {
+        node.name
+        for node in ast.walk(tree)
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) and node.name.startswith("test_")
+    }
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_the_tests_that_a_page_names_are_there(page: str) -> None:
+    for path, name in re.findall(r"(tests/test_\w+\.py)(?:::(test_\w+))?", read(page)):
+        assert (ROOT / path).is_file(), f"{page} names {path}"
+        assert not name or name in names_of_tests(path), f"{page} names {path}::{name}"
+
+
+@pytest.mark.parametrize("promise", PROMISES)
+def test_each_promise_is_stated_with_the_tests_that_hold_it(promise: str) -> None:
+    text = section("docs/guarantees.md", promise)
+    assert re.search(r"tests/test_\w+\.py::test_\w+", text), f"no test is named that holds {promise}"
+
+
+# Migrations
+
+
+class RunSQL:
+    """What Django's class of this name does: one text, as it is, without parameters."""
+
+    def __init__(self, sql: str, reverse_sql: str) -> None:
+        self.forwards, self.backwards = sql, reverse_sql
+
+
+def test_the_examples_of_migrations_install_and_remove_the_schema(
+    empty_dsn: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Neither Alembic nor Django is needed for the suite: these stand for the few names that the examples use.
+    conn = psycopg.connect(empty_dsn)
+    op = types.SimpleNamespace(get_bind=lambda: types.SimpleNamespace(connection=conn), execute=conn.execute)
+    django = types.SimpleNamespace(migrations=types.SimpleNamespace(Migration=object, RunSQL=RunSQL))
+    monkeypatch.setitem(sys.modules, "alembic", types.SimpleNamespace(op=op))
+    monkeypatch.setitem(sys.modules, "django", types.SimpleNamespace())
+    monkeypatch.setitem(sys.modules, "django.db", django)
+    found = {block.file: block for block in blocks("docs/migrations.md") if block.file}
+    (tmp_path / "pgfifo_0_1_0.sql").write_text(schema.sql_text(), encoding="utf-8")
+
+    def load(name: str) -> dict[str, Any]:
+        names: dict[str, Any] = {"__file__": str(tmp_path / "migration.py"), "__name__": name}
+        exec(compile(found[name].text, name, "exec"), names)
+        return names
+
+    def installed() -> int | None:
+        return schema.version(conn)
+
+    with conn:
+        alembic = load("migrations/versions/0001_pgfifo.py")
+        alembic["upgrade"]()
+        assert installed() == schema.VERSION
+        alembic["downgrade"]()
+        assert installed() is None
+        [operation] = load("myapp/migrations/0002_pgfifo.py")["Migration"].operations
+        conn.execute(operation.forwards)
+        assert installed() == schema.VERSION
+        conn.execute(operation.backwards)
+        assert installed() is None
+
+
+# What pages say of the program
+
+
+def test_the_defaults_of_policies_are_those_of_a_new_action(conn: psycopg.Connection[Any]) -> None:
+    conn.execute("select pgfifo.enqueue('new')")
+    inquiry = conn.execute("select attribute, value, source from pgfifo.effective_policy('new')")
+    in_force = {attribute: value for attribute, value, source in inquiry if source == "default"}
+    documented = {row[0]: _value(row[1]) for row in rows(section("docs/python.md", "Policies"))}
+    assert documented == in_force
+
+
+def _value(text: str) -> object:
+    if text == "none":
+        return []
+    if re.fullmatch(r"\d[\d.,]*", text):
+        return float(text.replace(",", ""))
+    size = re.fullmatch(r"(\d+) MiB", text)
+    if size:
+        return int(size[1]) * 1024 * 1024
+    if re.fullmatch(r"\d+ (s|min|h|days?)", text):
+        return durations.seconds(
+            text.replace(" ", "").replace("min", "m").replace("days", "d").replace("day", "d")
+        )
+    return text
+
+
+def test_the_defaults_of_a_worker_are_those_of_its_arguments() -> None:
+    arguments = inspect.signature(pgfifo.Worker).parameters
+    for name, default, *_ in rows(section("docs/python.md", "Arguments of a worker")):
+        given = arguments[name].default
+        assert _value(default) == (given if isinstance(given, str) else float(given)), name
+
+
+def test_every_public_name_is_in_the_python_page() -> None:
+    text = read("docs/python.md")
+    for name in pgfifo.__all__:
+        assert re.search(rf"\b{name}\b", text), f"pgfifo.{name} is not in docs/python.md"
+    for owner in (pgfifo.Client, pgfifo.Actions, pgfifo.Worker, pgfifo.Execution):
+        for name, _ in inspect.getmembers(owner):
+            if not name.startswith("_"):
+                assert re.search(rf"\b{name}\b", text), f"{owner.__name__}.{name} is not in docs/python.md"
+
+
+def test_the_errors_and_their_codes_are_in_the_python_page() -> None:
+    documented = {row[0]: row[1] for row in rows(section("docs/python.md", "Errors"))}
+    classes = {
+        name: found.sqlstate
+        for name, found in inspect.getmembers(errors, inspect.isclass)
+        if issubclass(found, errors.PgfifoError)
+        and found is not errors.PgfifoError
+        and not name.startswith("_")
+    }
+    assert documented == classes
+
+
+def catalog(conn: psycopg.Connection[Any], query: str) -> set[str]:
+    return {name for (name,) in conn.execute(query.encode()).fetchall()}
+
+
+def test_the_public_views_are_those_of_the_stability_page(conn: psycopg.Connection[Any]) -> None:
+    views = catalog(conn, "select viewname from pg_views where schemaname = 'pgfifo' and viewname !~ '^_'")
+    documented = {row[0] for row in rows(section("docs/stability.md", "Views"))}
+    assert documented - {"audit"} == views  # the audit is a table that is read like a view
+
+
+def test_every_table_is_in_the_architecture_page(conn: psycopg.Connection[Any]) -> None:
+    tables = catalog(
+        conn,
+        "select relname from pg_class where relnamespace = 'pgfifo'::regnamespace and relkind in ('r', 'p')"
+        " and not relispartition",
+    )
+    documented = {row[0] for row in rows(section("docs/architecture.md", "Tables"))}
+    assert documented == tables
+
+
+def test_every_lock_class_is_in_the_architecture_page() -> None:
+    sql = "\n".join(path.read_text(encoding="utf-8") for path in (ROOT / "sql").rglob("*.sql"))
+    classes = set(re.findall(r"lock\w*\(\s*'pgfifo\.(\w+)'::regclass", sql))
+    classes |= set(re.findall(r"c_\w+ constant integer := 'pgfifo\.(\w+)'::regclass", sql))
+    documented = {row[0] for row in rows(section("docs/architecture.md", "Locks"))}
+    assert documented == {name.removeprefix("_") for name in classes}
