@@ -45,6 +45,11 @@ def is_passing(error: psycopg.Error) -> bool:
     return error.sqlstate.startswith(_PASSING)
 
 
+def brief(error: BaseException) -> str:
+    """Return what an error says, in one line for the log."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+
+
 class Link:
     """A connection for calls of one statement each, at READ COMMITTED, which commits at once."""
 

@@ -18,7 +18,7 @@ from typing import Any
 
 import psycopg
 
-from pgfifo._connections import AsyncLink, Pauses, Row, is_passing
+from pgfifo._connections import AsyncLink, Pauses, Row, brief, is_passing
 from pgfifo._listener import Listener
 from pgfifo._run import Run
 from pgfifo._threads import Threads
@@ -183,10 +183,13 @@ class Engine:
 
     async def _begin(self) -> None:
         self._heartbeat.start()
-        while self._registration is None and self._failure is None:
+        while self._registration is None and self._failure is None and not self._stop.is_set():
             await self._pause(None)
+            self._woken.clear()
         if self._failure is not None:
             raise self._failure
+        if self._stop.is_set():
+            return
         self._link = await self._connect()
         if self._plan.direct is not None:
             self._listener = Listener(self._plan.direct, self._names, self._notified)
@@ -398,7 +401,7 @@ class Engine:
                     self._link = await self._connect()
                 rows = await self._link.rows(_WORK, parameters)
                 if complained:
-                    logger.info("worker %s has a connection again", self._plan.name)
+                    logger.info("worker %s reaches the queue again", self._plan.name)
                 return rows
             except (psycopg.DataError, psycopg.errors.StatementTooComplex, PayloadTooLarge) as error:
                 if self._link is None or not await self._drop_bad_results(self._link, batch):
@@ -411,7 +414,8 @@ class Engine:
                     raise translated(error) from None
                 if not complained:
                     complained = True
-                    logger.warning("worker %s lost its connection, trying again: %s", self._plan.name, error)
+                    said = "worker %s could not reach the queue, trying again: %s"
+                    logger.warning(said, self._plan.name, brief(error))
                 if self._link is not None and not self._link.is_of_use_after(error):
                     link, self._link = self._link, None
                     await link.close()

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from pgfifo._connections import Pauses
+from pgfifo._connections import Pauses, brief
 
 logger = logging.getLogger("pgfifo")
 
@@ -120,9 +120,7 @@ class Listener:
         self._reconnecting = asyncio.create_task(self._reconnect(conn, error))
 
     async def _reconnect(self, conn: psycopg.AsyncConnection[Any], error: psycopg.Error) -> None:
-        logger.warning(
-            "lost the connection that wakes this worker, polling meanwhile: %s", str(error).strip()
-        )
+        logger.warning("lost the connection that wakes this worker, polling meanwhile: %s", brief(error))
         await conn.close()
         pauses = Pauses()
         while self._conn is None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import psycopg
 
-from pgfifo._connections import Link, Pauses, is_passing
+from pgfifo._connections import Link, Pauses, brief, is_passing
 from pgfifo.compatibility import SCHEMA_INFO, check
 from pgfifo.errors import LeaseLost, translated
 
@@ -196,7 +196,7 @@ class Heartbeat:
                     self._maintain(link)
             except psycopg.Error as error:
                 self._get_over(error)
-                next_round = time.monotonic() + self._pauses.next()
+                next_beat = next_round = time.monotonic() + self._pauses.next()
             else:
                 self._complained_of, self._pauses = "", Pauses()
             self._woken.wait(max(0.0, min(next_beat, next_round) - time.monotonic()))
@@ -245,9 +245,8 @@ class Heartbeat:
         if said != self._complained_of:
             self._complained_of = said
             level = logging.WARNING if is_passing(error) else logging.ERROR
-            logger.log(
-                level, "the heartbeat of worker %s failed, trying again: %s", self._identity.name, error
-            )
+            said = "the heartbeat of worker %s failed, trying again: %s"
+            logger.log(level, said, self._identity.name, brief(error))
 
     def _bury(self, registration: Registration) -> None:
         with registration.lock:
@@ -271,4 +270,4 @@ class Heartbeat:
         try:
             self._link.rows("select pgfifo.worker_stop(%s)", (registration.worker,))
         except psycopg.Error as error:
-            logger.warning("worker %s could not sign off: %s", self._identity.name, error)
+            logger.warning("worker %s could not sign off: %s", self._identity.name, brief(error))

@@ -654,6 +654,21 @@ def test_slots_a_handler_that_does_not_return_keeps_its_slot(
     assert look(conn, id_, "state", "result") == ("succeeded", "done")
 
 
+def test_a_worker_that_is_stopped_before_it_has_begun_ends(
+    dsn: str, conn: Connection, actions: Actions
+) -> None:
+    """A signal may come while it connects."""
+    actions.add("work", lambda _: None)
+    id_ = enqueue(conn, "work")
+    worker = Worker(dsn, actions, **QUICK)
+    worker.request_stop()
+    worker.run()
+    worker = Worker(dsn, actions, on_start=lambda _: worker.request_stop(), **QUICK)
+    worker.run()
+    wait_for(lambda: one(conn, "select count(*) from pgfifo.workers where state = 'alive'") == 0)
+    assert look(conn, id_, "state") == "waiting"
+
+
 def test_a_worker_can_be_started_again(dsn: str, conn: Connection, actions: Actions) -> None:
     actions.add("work", lambda _: None)
     worker = Worker(dsn, actions, **QUICK)
