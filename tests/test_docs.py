@@ -1,7 +1,7 @@
 """The pages for people: their examples run, their tables are the program's, what they name is there.
 
 How a page's code is read: ```bash, ```python and ```sql are run in order, in one folder and against one
-database, with PGFIFO_DSN set. A ```python block whose first line is a comment with a file's name is that file.
+database, with PGFIFO_DSN set. A ```python block whose first line is a comment with a file name is that file.
 A ```text output block is what the block before it printed; "…" stands for anything. Others are not run.
 """
 
@@ -19,11 +19,13 @@ from pathlib import Path
 from typing import Any
 
 import psycopg
+import psycopg.conninfo
 import pytest
 
 import pgfifo
 from pgfifo import durations, errors, schema
-from tests.support.server import binaries_of_this_run
+from tests.support.database import wait_for
+from tests.support.server import binaries_of_this_run, make_server
 
 ROOT = Path(__file__).resolve().parent.parent
 PAGES = [
@@ -308,6 +310,54 @@ def test_the_examples_of_migrations_install_and_remove_the_schema(
         assert installed() == schema.VERSION
         conn.execute(operation.backwards)
         assert installed() is None
+
+
+def test_the_roles_of_the_migrations_page_can_do_what_it_says(fresh_dsn: str) -> None:
+    with psycopg.connect(fresh_dsn, autocommit=True) as conn:
+        for block in blocks("docs/migrations.md"):
+            if block.language == "sql":  # roles belong to the whole server: not those of the page's own run
+                conn.execute(re.sub(r"\bapp\b", "an_app", block.text.replace("app_", "a_")).encode())
+    with pgfifo.Client(psycopg.conninfo.make_conninfo(fresh_dsn, user="a_producer")) as producer:
+        job = producer.enqueue("a", {"n": 1})
+        producer.enqueue_many("a", [2, 3])
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            producer.cancel(job.id)
+    actions = pgfifo.Actions()
+    actions.add("a", lambda execution: execution.payload)
+    dsn = psycopg.conninfo.make_conninfo(fresh_dsn, user="an_app")
+    pgfifo.Worker(dsn, actions, until_empty=True).run()
+    with pgfifo.Client(dsn) as app:
+        assert app.stats("a").total_succeeded == 3
+        assert app.execution(job.id).result == {"n": 1}
+        assert [app.check(), app.order_violations("a")] == [[], []]
+        assert app.set_policy("a", max_concurrent=2)
+        assert app.pause("a")
+        with pytest.raises(psycopg.errors.InsufficientPrivilege):
+            app.install()
+    with psycopg.connect(dsn, autocommit=True) as conn:
+        assert conn.execute("select count(*) from pgfifo.audit").fetchone() != (0,)
+        for forbidden in ("select from pgfifo._executions", "select pgfifo._append(1)"):
+            with pytest.raises(psycopg.errors.InsufficientPrivilege):
+                conn.execute(forbidden.encode())
+
+
+def test_a_standby_answers_what_the_architecture_page_says() -> None:
+    with make_server() as primary:
+        with pgfifo.Client(primary.dsn()) as fifo:
+            fifo.install()
+            fifo.set_policy("a", group_by=["k"])
+            job = fifo.enqueue("a", {"k": "x"})
+        with primary.standby() as standby:
+            with pgfifo.Client(standby.dsn()) as fifo:
+                wait_for(lambda: fifo.stats() != [], message="the standby to follow")
+                wait_for(lambda: fifo.stats("a").queue_length == 1, message="the enqueue to arrive")
+                assert [lane.queue_length for lane in fifo.lanes("a", {"k": "x"})] == [1]
+                assert fifo.execution(job.id).state == "waiting"
+                assert fifo.position(job.id).position == 1
+                assert fifo.effective_policy("a")[0].value == ["k"]
+                assert fifo.check() == []
+                with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                    fifo.enqueue("a", {"k": "x"})
 
 
 # What pages say of the program
