@@ -15,6 +15,9 @@
 -- obtained. 2. Whoever can make a lane startable decides under its slot lock or leaves a mark in a transaction that
 -- begins after the change has committed. 3. What takes a slot lock runs at READ COMMITTED or raises.
 --
+-- Every function that people call turns sequential scans off: plans, those of the helpers too, are made when the tables
+-- may be empty and are kept when they are not.
+--
 -- Tables are private and may change; functions without a leading underscore and the views queue_stats, lane_stats,
 -- executions, order_violations, slot_violations, workers, starts and audit are the interface.
 --

@@ -2,6 +2,7 @@
 create or replace function pgfifo.declare_action(p_action text, p_values jsonb default '{}') returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
   v_action_id integer;

@@ -5,6 +5,7 @@ create or replace function pgfifo.heartbeat(p_worker bigint, p_call bigint defau
 returns table (id bigint, attempt integer, signal text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 declare

@@ -3,6 +3,7 @@
 create or replace function pgfifo.lanes_of(p_ids bigint[]) returns table (ordinal integer, group_text text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 #variable_conflict use_column
 begin

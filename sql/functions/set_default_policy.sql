@@ -3,6 +3,7 @@ create or replace function pgfifo.set_default_policy(p_values jsonb)
 returns table (attribute text, old jsonb, new jsonb, note text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
   return query select * from pgfifo._set_policy('everything', null, null, null, p_values, false);

@@ -3,6 +3,7 @@ create or replace function pgfifo.set_pack_policy(p_pack text, p_values jsonb)
 returns table (attribute text, old jsonb, new jsonb, note text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 begin
   if p_pack is null or p_pack !~ '^[^[:cntrl:][:space:]]+$' then

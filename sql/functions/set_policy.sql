@@ -4,6 +4,7 @@ create or replace function pgfifo.set_policy(p_action text, p_values jsonb, p_gr
 returns table (attribute text, old jsonb, new jsonb, note text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
   v_action_id integer := pgfifo._action(p_action);

@@ -11,6 +11,7 @@ create or replace function pgfifo.worker_start(
 ) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
+set enable_seqscan = off
 as $$
 declare
   v_id bigint;
