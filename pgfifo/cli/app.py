@@ -9,8 +9,8 @@ import typer
 from typer.core import TyperGroup
 
 import pgfifo
-from pgfifo.cli.exits import told
-from pgfifo.cli.output import out
+from pgfifo.cli.exits import INTERRUPTED, USAGE, told
+from pgfifo.cli.output import error, out
 
 
 class _Group(TyperGroup):
@@ -76,9 +76,21 @@ def main(words: Sequence[str] | None = None) -> None:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     _words[:] = sys.argv[1:] if words is None else words
-    app(args=list(_words), prog_name="pgfifo")
+    try:
+        _refuse_bytes(_words)
+        app(args=list(_words), prog_name="pgfifo")
+    except KeyboardInterrupt:  # before or after the command itself
+        sys.exit(INTERRUPTED)
 
 
 def arguments() -> list[str]:
     """Return the command line, without the program's name."""
     return list(_words)
+
+
+def _refuse_bytes(words: Sequence[str]) -> None:
+    """Refuse arguments that are not text: nothing that takes them could."""
+    for word in words:
+        if any("\ud800" <= char <= "\udfff" for char in word):
+            error(f"the argument {word!r} is not UTF-8")
+            sys.exit(USAGE)

@@ -1,0 +1,986 @@
+"""Every command: what it does, what it says, how it ends, and that it takes bad input in words."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgfifo.embedded import PrivateServer
+from tests.support.cli import CommandLine, program, run_program
+from tests.support.database import wait_for
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def cli(
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> CommandLine:
+    """The command line on a clean database, whose first execution will be number 1."""
+    conn.execute("alter sequence pgfifo.execution_ids restart")
+    return CommandLine(dsn, monkeypatch, capsys)
+
+
+@pytest.fixture
+def empty_cli(
+    empty_dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> CommandLine:
+    """The command line on a database without the schema."""
+    return CommandLine(empty_dsn, monkeypatch, capsys)
+
+
+def started(*words: str, dsn: str) -> "subprocess.Popen[str]":
+    """Start the installed program."""
+    env, pipe = os.environ | {"PGFIFO_DSN": dsn}, subprocess.PIPE
+    return subprocess.Popen([program(), *words], env=env, stdout=pipe, stderr=pipe, text=True)
+
+
+# The program itself
+
+
+def test_help_lists_every_command(cli: CommandLine) -> None:
+    said = cli("--help")
+    assert said.code == 0
+    families = (
+        "install upgrade uninstall sql embedded demo",
+        "enqueue",
+        "worker",
+        "show list position stats lanes workers",
+        "cancel release pause resume policy check",
+    )
+    for command in " ".join(families).split():
+        assert re.search(rf"\b{command}\b", said.out), command
+        assert "--help" in cli.ok(command, "--help").out
+
+
+def test_version(cli: CommandLine) -> None:
+    import pgfifo
+
+    assert cli.ok("--version").out == f"{pgfifo.__version__}\n"
+
+
+def test_no_command_shows_the_help() -> None:
+    said = run_program()
+    assert "Usage" in said.all
+    assert said.code in (0, 2)  # typer's own choice, which has changed between versions
+
+
+@pytest.mark.parametrize(
+    ("words", "hint"),
+    [
+        (["enqeue", "x"], "enqueue"),
+        (["stats", "--jsn"], "--json"),
+        (["policy", "sett"], "set"),
+        (["embedded", "strat"], "start"),
+    ],
+)
+def test_unknown_words_suggest_the_nearest(cli: CommandLine, words: list[str], hint: str) -> None:
+    said = cli(*words)
+    assert said.code == 2
+    assert hint in said.err
+
+
+def test_help_answers_before_anything_slow_is_imported() -> None:
+    code = (
+        "import sys; sys.argv = ['pgfifo', '--version']\n"
+        "from pgfifo.cli import main\n"
+        "try:\n    main()\nexcept SystemExit: pass\n"
+        "slow = 'rich', 'pgfifo.importing', 'pgfifo.embedded', 'pgfifo.demo.story'\n"
+        "print([name for name in slow if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[1] == "[]"
+
+
+def test_module_is_the_program_too() -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pgfifo", "--version"], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == run_program("--version").out
+
+
+# Which database
+
+
+def test_dsn_option_wins_over_the_environment(cli: CommandLine, dsn: str) -> None:
+    cli.use("postgresql://nobody@127.0.0.1:1/nowhere")
+    cli.ok("stats", "--dsn", dsn)
+
+
+def test_database_url_counts_after_pgfifo_dsn(
+    cli: CommandLine, dsn: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.use(None)
+    monkeypatch.setenv("DATABASE_URL", dsn.replace("postgresql://", "postgres://"))
+    cli.ok("stats")
+    cli.use("postgresql://nobody@127.0.0.1:1/nowhere")
+    assert cli("stats").code == 3
+
+
+def test_libpq_variables_count(cli: CommandLine, server: PrivateServer, dsn: str) -> None:
+    cli.use(None)
+    name = psycopg.conninfo.conninfo_to_dict(dsn)["dbname"]
+    env = {"PGHOST": server.host, "PGPORT": str(server.port), "PGUSER": server.user, "PGDATABASE": str(name)}
+    assert run_program("stats", env=env).code == 0
+
+
+@pytest.mark.parametrize(
+    "address",
+    [
+        "postgresql://nobody@127.0.0.1:1/nowhere",
+        "host=/nowhere dbname=x",
+        "postgresql://no-such-host.invalid/x",
+    ],
+)
+@pytest.mark.parametrize(
+    "words", [["stats"], ["enqueue", "x"], ["install"], ["worker", "--action", "x", "--", "cat"]]
+)
+def test_unreachable_server_is_3(cli: CommandLine, address: str, words: list[str]) -> None:
+    said = cli(words[0], "--dsn", address, *words[1:])
+    assert (said.code, said.out) == (3, "")
+    assert said.err.startswith("Error: ")
+
+
+def test_unknown_database_and_role_are_3(cli: CommandLine, server: PrivateServer) -> None:
+    assert cli("stats", "--dsn", server.dsn("nowhere")).code == 3
+    assert cli("stats", "--dsn", server.dsn().replace("postgres@", "nobody@", 1)).code == 3
+
+
+@pytest.mark.parametrize(
+    "dsn", ["mysql://u:geheim@h/x", "postgresql://u:geheim@[", "geheim", "password='geheim"]
+)
+def test_dsn_that_cannot_be_read_is_2_and_keeps_its_password(cli: CommandLine, address: str) -> None:
+    said = cli("stats", "--dsn", address)
+    assert said.code == 2
+    assert "geheim" not in said.err
+
+
+def test_password_is_never_shown(cli: CommandLine) -> None:
+    said = cli("stats", "--dsn", "postgresql://nobody:geheim@127.0.0.1:1/x")
+    assert said.code == 3
+    assert "geheim" not in said.all
+
+
+def test_missing_schema_is_4_with_the_command_to_run(empty_cli: CommandLine) -> None:
+    reading = [
+        ["stats"],
+        ["list"],
+        ["show", "1"],
+        ["workers"],
+        ["check"],
+        ["policy", "show", "x"],
+        ["position", "1"],
+    ]
+    changing = [
+        ["enqueue", "x"],
+        ["cancel", "1"],
+        ["pause", "x"],
+        ["policy", "set", "x", "--max-attempts", "2"],
+    ]
+    for words in [*reading, *changing, ["upgrade"], ["lanes", "x"], ["worker", "--action", "x", "--", "cat"]]:
+        said = empty_cli(*words)
+        assert (said.code, said.out) == (4, ""), (words, said)
+        assert "pgfifo install" in said.err
+
+
+def test_schema_of_another_time_is_4(fresh_dsn: str, cli: CommandLine) -> None:
+    cli.use(fresh_dsn)
+    with psycopg.connect(fresh_dsn, autocommit=True) as conn:
+        conn.execute("update pgfifo.installation set min_client = 99")
+        said = cli("stats")
+        assert said.code == 4
+        assert "pip install --upgrade pgfifo" in said.err
+        conn.execute("update pgfifo.installation set min_client = 1, version = 99, script_hash = ''")
+        assert cli("install").code == 4
+
+
+def test_role_whose_default_is_serializable_can_do_everything(fresh_dsn: str, cli: CommandLine) -> None:
+    cli.use(fresh_dsn)
+    with psycopg.connect(fresh_dsn, autocommit=True) as conn:
+        conn.execute(f"alter database {conn.info.dbname} set default_transaction_isolation = 'serializable'")
+    cli.ok("policy", "set", "x", "--max-queue-length", "5")
+    cli.ok("enqueue", "x")
+    cli.ok("enqueue", "x", "--file", "-", stdin='{"a":1}\n')
+    cli.ok("pause", "x")
+    cli.ok("resume", "x")
+    cli.ok("cancel", "1")
+    cli.ok("check", "--repair")
+    cli.ok("worker", "--action", "x", "--until-empty", "--", "true")
+
+
+def test_role_without_rights_is_told_so(fresh_dsn: str, cli: CommandLine) -> None:
+    with psycopg.connect(fresh_dsn, autocommit=True) as conn:
+        conn.execute("drop role if exists guest")
+        conn.execute("create role guest login")
+    cli.use(fresh_dsn.replace("postgres@", "guest@", 1))
+    said = cli("enqueue", "x")
+    assert said.code in (1, 4)
+    assert "permission denied" in said.err or "not installed" in said.err
+    with psycopg.connect(fresh_dsn, autocommit=True) as conn:
+        conn.execute("drop role guest")
+
+
+# install, upgrade, uninstall, sql
+
+
+def test_install_twice_and_uninstall(empty_cli: CommandLine) -> None:
+    first = empty_cli.ok("install")
+    assert "Installed" in first.err
+    assert "Undo: pgfifo uninstall" in first.err
+    assert "Nothing to do" in empty_cli.ok("install").err
+    assert "Nothing to do" in empty_cli.ok("upgrade").err
+    empty_cli.ok("enqueue", "x")
+    assert "1 unfinished execution" in empty_cli.ok("uninstall", "--yes").err
+    assert empty_cli("stats").code == 4
+    assert "Nothing to do" in empty_cli.ok("uninstall").err
+
+
+def test_uninstall_asks(cli: CommandLine) -> None:
+    said = cli("uninstall")
+    assert said.code == 2
+    assert "--yes" in said.err
+    cli.ok("stats")
+
+
+def test_sql_is_the_whole_script(empty_cli: CommandLine, empty_dsn: str) -> None:
+    script = empty_cli.ok("sql").out
+    with psycopg.connect(empty_dsn) as conn:
+        conn.execute(script.encode())
+    empty_cli.ok("stats")
+
+
+# enqueue
+
+
+def test_enqueue_prints_the_id_and_how_to_undo_it(cli: CommandLine) -> None:
+    said = cli.ok("enqueue", "deliver", '{"customer":1}')
+    assert said.out == "1\n"
+    assert "Enqueued in deliver" in said.err
+    assert "Undo: pgfifo cancel 1" in said.err
+
+
+def test_enqueue_takes_everything(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("policy", "set", "deploy", "--group-by", "env,target.region")
+    said = cli.ok(
+        *(
+            "enqueue",
+            "deploy",
+            '{"sha":"abc"}',
+            "--set",
+            "env=prod",
+            "--set",
+            "target.region=eu",
+            "--set",
+            "n=1",
+        ),
+        *("--tag", "a", "--tag", "b", "--header", "trace=xyz", "--header", "n=2", "--json"),
+    )
+    group = '{"env":"prod","target.region":"eu"}'
+    assert json.loads(said.out) == {"id": 1, "action": "deploy", "group_text": group}
+    row = conn.execute("select payload, headers, tags, group_text from pgfifo.executions").fetchone()
+    payload = {"sha": "abc", "env": "prod", "target": {"region": "eu"}, "n": 1}
+    assert row == (payload, {"trace": "xyz", "n": 2}, ["a", "b"], group)
+
+
+@pytest.mark.parametrize("payload", ["12", '"text"', "[1,2]", "null", "true", '{"a":{"b":[]}}'])
+def test_enqueue_takes_any_json(cli: CommandLine, conn: Connection, payload: str) -> None:
+    cli.ok("enqueue", "x", payload)
+    assert conn.execute("select payload from pgfifo.executions").fetchone() == (json.loads(payload),)
+
+
+def test_enqueue_group_given(cli: CommandLine) -> None:
+    cli.ok("policy", "set", "deploy", "--group-by", "env")
+    assert (
+        json.loads(cli.ok("enqueue", "deploy", "-g", "env=prod", "--json").out)["group_text"]
+        == '{"env":"prod"}'
+    )
+    assert (
+        json.loads(cli.ok("enqueue", "deploy", "-g", "prod", "--json").out)["group_text"] == '{"env":"prod"}'
+    )
+    raw = '{"env": "prod"}'
+    assert json.loads(cli.ok("enqueue", "deploy", "-g", raw, "--json").out)["group_text"] == '{"env":"prod"}'
+    said = cli("enqueue", "deploy", "-g", "environment=prod")
+    assert said.code == 1
+    assert "env" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["x", "{customer:1}"], "payload cannot be enqueued"),
+        (["x", '{"a":NaN}'], "NaN is not JSON"),
+        (["x", '{"a":"\\u0000"}'], "jsonb cannot keep"),
+        (["x", '"\\ud800"'], "surrogate"),
+        (["x", "[" * 600 + "]" * 600], "nested"),
+        (["x", "--set", "a"], "no key and value"),
+        (["x", "--set", "=1"], "no key and value"),
+        (["x", "--set", "a=1", "--set", "a=2"], "given twice"),
+        (["x", "[1]", "--set", "a=1"], "needs a payload that is an object"),
+        (["x", '{"a":1}', "--set", "a.b=1"], "'a' is not an object"),
+        (["x", "--header", "a"], "no key and value"),
+        (["x", "-g", "a=1", "-g", "a=2"], "twice"),
+        (["x", "-g", "a=1", "-g", "b"], "no part of a group"),
+        (["x", "{}", "--file", "-"], "exclude each other"),
+        (["x", "--set", "a=1", "--file", "-"], "exclude each other"),
+        (["x", "--skip-bad"], "belong to --file"),
+        (["x", "--commit-every", "5"], "belong to --file"),
+        (["x", "--file", "-", "--commit-every", "0"], "--commit-every"),
+        (["x", "--file", "/nowhere/at/all"], "cannot read /nowhere/at/all"),
+        (["x", "--file", "/"], "cannot read /"),
+        (["x", "--resume", "7"], "import"),
+        (["with space"], ""),
+        ([""], ""),
+        (["x" * 300], ""),
+        ([], "ACTION"),
+    ],
+)
+def test_enqueue_bad_input_is_2(cli: CommandLine, words: list[str], message: str) -> None:
+    said = cli("enqueue", *words)
+    assert (said.code, said.out) == (2, ""), said
+    assert message in said.err
+    assert cli.ok("list", "--quiet").out == ""
+
+
+def test_arguments_that_are_no_text_are_2(cli: CommandLine) -> None:
+    said = cli("enqueue", "caf\udce9")
+    assert said.code == 2
+    assert "UTF-8" in said.err
+
+
+def test_enqueue_refused_is_1(cli: CommandLine) -> None:
+    cli.ok("policy", "set", "x", "--max-queue-length", "1")
+    cli.ok("enqueue", "x")
+    said = cli("enqueue", "x")
+    assert (said.code, said.out) == (1, "")
+    assert "1" in said.err
+
+
+# show, list, position, cancel, release
+
+
+def test_show(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x", '{"a":1}', "--tag", "t")
+    said = cli.ok("show", 1)
+    assert re.search(r"^state +waiting$", said.out, re.MULTILINE)
+    assert re.search(r"^position +1$", said.out, re.MULTILINE)
+    shown = json.loads(cli.ok("show", 1, "--json").out)
+    assert (shown["id"], shown["payload"], shown["state"], shown["position"]) == (1, {"a": 1}, "waiting", 1)
+
+
+@pytest.mark.parametrize("words", [["show", "99"], ["position", "99"], ["cancel", "99"], ["release", "99"]])
+def test_unknown_execution_is_1(cli: CommandLine, words: list[str]) -> None:
+    said = cli(*words)
+    assert said.code == 1
+    assert "99" in said.err
+
+
+@pytest.mark.parametrize("command", ["show", "position", "release"])
+@pytest.mark.parametrize("id_", ["x", "0", "-1", "1.5", "9" * 30])
+def test_ids_that_are_none_are_refused(cli: CommandLine, command: str, id_: str) -> None:
+    assert cli(command, "--", id_).code in (1, 2)
+
+
+def test_list_filters(cli: CommandLine) -> None:
+    cli.ok("policy", "set", "a", "--group-by", "c")
+    for payload in ('{"c":1}', '{"c":2}', '{"c":1}'):
+        cli.ok("enqueue", "a", payload)
+    cli.ok("enqueue", "b", "--tag", "t")
+    cli.ok("cancel", 2)
+
+    def ids(*words: str) -> list[int]:
+        return [int(line) for line in cli.ok("list", "--quiet", *words).out.split()]
+
+    assert ids() == [4, 3, 2, 1]
+    assert ids("--oldest") == [1, 2, 3, 4]
+    assert ids("a") == [3, 2, 1]
+    assert ids("a", "--group", "c=1") == [3, 1]
+    assert ids("--state", "cancelled") == [2]
+    assert ids("-s", "waiting", "-s", "cancelled", "a") == [3, 2, 1]
+    assert ids("--state", "finished") == [2]
+    assert ids("--state", "active") == []
+    assert ids("--tag", "t") == [4]
+    assert ids("--ids", "2..3") == [3, 2]
+    assert ids("--ids", "3..") == [4, 3]
+    assert ids("--ids", "..1") == [1]
+    assert ids("--ids", "2") == [2]
+    assert ids("--limit", "1") == [4]
+    assert ids("--limit", "0") == [4, 3, 2, 1]
+
+
+def test_list_formats(cli: CommandLine) -> None:
+    assert cli.ok("list", "--json").out == "[]\n"
+    assert cli.ok("list").out == ""
+    cli.ok("enqueue", "x", '{"name":"Zoë\\n日本"}')
+    cli.ok("enqueue", "x")
+    rows = json.loads(cli.ok("list", "--json").out)
+    assert [row["id"] for row in rows] == [2, 1]
+    assert rows[1]["payload"] == {"name": "Zoë\n日本"}
+    table = cli.ok("list").out.splitlines()
+    assert len(table) == 3
+    assert table[0].split()[:2] == ["id", "action"]
+    assert "The newest 1" in cli.ok("list", "--limit", 1).err
+
+
+@pytest.mark.parametrize(
+    "words", [["--state", "done"], ["--ids", "x"], ["--ids", "1..x"], ["--limit", "-1"], ["--group", "a=1"]]
+)
+def test_list_bad_input_is_2(cli: CommandLine, words: list[str]) -> None:
+    assert cli("list", *words).code == 2
+
+
+def test_list_of_an_unknown_action_or_lane_is_1(cli: CommandLine) -> None:
+    cli.ok("enqueue", "deliver")
+    said = cli("list", "delivr")
+    assert said.code == 1
+    assert "deliver" in said.err
+    assert cli("list", "deliver", "--group", "nobody").code == 1
+
+
+def test_position(cli: CommandLine) -> None:
+    for _ in range(3):
+        cli.ok("enqueue", "x")
+    assert cli.ok("position", 3).out == "3\n"
+    assert json.loads(cli.ok("position", 2, "--json").out) == {
+        "id": 2,
+        "state": "waiting",
+        "position": 2,
+        "exact": True,
+    }
+    cli.ok("cancel", 1)
+    assert cli.ok("position", 3).out == "2\n"
+    assert cli.ok("position", 1).out == "-\n"
+
+
+def test_cancel_many_and_from_stdin(cli: CommandLine, conn: Connection) -> None:
+    for _ in range(4):
+        cli.ok("enqueue", "x")
+    assert "Cancelled execution 1, 2." in cli.ok("cancel", 1, 2, "--reason", "test").err
+    cli.ok("cancel", "-", stdin="3\n\n4\n")
+    assert cli.ok("list", "--state", "waiting", "--quiet").out == ""
+    assert "Nothing to do" in cli.ok("cancel", "-", stdin="").err
+    assert cli("cancel", "x").code == 2
+    assert cli("cancel").code == 2
+    assert cli("cancel", "-", stdin="1\nx\n").code == 2
+
+
+def test_cancel_goes_on_after_one_that_it_cannot_find(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x")
+    said = cli("cancel", 99, 1)
+    assert said.code == 1
+    assert "Cancelled execution 1." in said.err
+
+
+def test_cancel_of_what_is_over_is_1(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x")
+    cli.ok("worker", "--action", "x", "--until-empty", "--", "true")
+    said = cli("cancel", 1)
+    assert said.code == 1
+    assert "has succeeded already" in said.err
+
+
+def test_cancel_of_a_running_one_asks_its_worker(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("enqueue", "x")
+    claim(conn)
+    assert "Asked the worker" in cli.ok("cancel", 1).err
+
+
+def claim(conn: Connection) -> None:
+    conn.execute("select pgfifo.worker_start('test', 'here', 1, array['x'], 1)")
+    conn.execute("select from pgfifo.work(1, array['x'], 1, 1)")
+
+
+def test_release_gives_back_but_not_from_under_a_living_worker(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("enqueue", "x")
+    assert "only running ones" in cli("release", 1).err
+    claim(conn)
+    said = cli("release", 1)
+    assert said.code == 1
+    assert "worker test" in said.err
+    cli.ok("release", 1, "--yes")
+    assert json.loads(cli.ok("show", 1, "--json").out)["state"] == "waiting"
+
+
+# policy, pause, resume
+
+
+def test_policy_set_says_what_changed_and_the_undo_works(cli: CommandLine) -> None:
+    said = cli.ok("policy", "set", "x", "--max-concurrent", 3, "--retention", "2d")
+    assert said.out.splitlines() == ["x: max_concurrent inherited → 3", "x: retention inherited → 2d"]
+    said = cli.ok("policy", "set", "x", "--max-concurrent", 5, "--backoff-cap", "90s")
+    undo = [line.removeprefix("Undo: pgfifo ").split() for line in said.err.splitlines() if "Undo" in line]
+    assert undo == [
+        ["policy", "set", "x", "--max-concurrent", "3"],
+        ["policy", "unset", "x", "backoff_cap"],
+    ]
+    for words in undo:
+        cli.ok(*words)
+    values = {
+        row["attribute"]: row["value"] for row in json.loads(cli.ok("policy", "show", "x", "--json").out)
+    }
+    assert (values["max_concurrent"], values["backoff_cap"], values["retention"]) == (3, 300, 172800)
+    assert "Nothing to do" in cli.ok("policy", "set", "x", "--max-concurrent", 3).err
+
+
+def test_policy_every_attribute_can_be_set_and_unset(cli: CommandLine) -> None:
+    from pgfifo.policies import Policy
+
+    given = {
+        "group_by": "a,b.c",
+        "max_concurrent": "2",
+        "ordering": "relaxed",
+        "max_queue_length": "unlimited",
+        "max_attempts": "3",
+        "failure_mode": "hold",
+        "backoff": "constant",
+        "backoff_initial": "250ms",
+        "backoff_factor": "1.5",
+        "backoff_cap": "1h30m",
+        "backoff_jitter": "0.5",
+        "on_exhausted": "continue",
+        "retention": "unlimited",
+        "lane_retention": "12h",
+        "max_payload": "1000",
+    }
+    assert given.keys() == Policy.__annotations__.keys(), (
+        "an attribute without an option, or the other way round"
+    )
+    words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
+    cli.ok("policy", "set", "x", *words)
+    shown = {line.split()[0]: line.split()[1:] for line in cli.ok("policy", "show", "x").out.splitlines()}
+    assert {name: shown[name] for name in given} == {name: [value, "action"] for name, value in given.items()}
+    cli.ok("policy", "unset", "x", *given)
+    assert "action" not in cli.ok("policy", "show", "x").out
+
+
+def test_policy_scopes(cli: CommandLine) -> None:
+    cli.ok("enqueue", "core.http.get")
+
+    def slots(*words: str) -> tuple[int, str]:
+        rows = json.loads(cli.ok("policy", "show", "core.http.get", "--json", *words).out)
+        (found,) = [(row["value"], row["source"]) for row in rows if row["attribute"] == "max_concurrent"]
+        return found
+
+    assert slots() == (1, "default")
+    wide = cli.ok("policy", "set", "--default", "--max-concurrent", 2)
+    assert "not a cap" in wide.err
+    assert slots() == (2, "everything")
+    assert "not a cap" in cli.ok("policy", "set", "--pack", "core.http", "--max-concurrent", 3).err
+    assert slots() == (3, "pack")
+    assert "not a cap" not in cli.ok("policy", "set", "core.http.get", "--max-concurrent", 4).err
+    assert slots() == (4, "action")
+    cli.ok("policy", "set", "core.http.get", "--group", "k", "--max-concurrent", 5)
+    assert slots("--group", "k") == (5, "lane")
+    assert slots() == (4, "action")
+    cli.ok("policy", "unset", "core.http.get", "max_concurrent")
+    cli.ok("policy", "unset", "--pack", "core.http", "--", "--max-concurrent")
+    cli.ok("policy", "unset", "--default", "max-concurrent")
+    assert slots() == (1, "default")
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["set", "x"], "nothing to set"),
+        (["set", "--max-concurrent", "1"], "name one scope"),
+        (["set", "x", "--pack", "p", "--max-concurrent", "1"], "name one scope"),
+        (["set", "x", "--default", "--max-concurrent", "1"], "name one scope"),
+        (["set", "--pack", "p", "--group", "a=1", "--max-concurrent", "1"], "--group needs the action"),
+        (["set", "--default", "--group-by", "a"], "belongs to an action"),
+        (["set", "x", "--max-concurrent", "0"], "from 1 to"),
+        (["set", "x", "--max-concurrent", "2000000"], "from 1 to"),
+        (["set", "x", "--max-concurrent", "many"], "--max-concurrent"),
+        (["set", "x", "--max-queue-length", "some"], "unlimited"),
+        (["set", "x", "--backoff-cap", "soon"], "soon"),
+        (["set", "x", "--backoff-jitter", "2"], "from 0 to 1"),
+        (["set", "x", "--ordering", "random"], "relaxed"),
+        (["set", "x", "--group-by", "a..b"], "path"),
+        (["set", "x", "--max-concurent", "1"], "--max-concurrent"),
+        (["unset", "x"], "nothing to unset"),
+        (["unset", "x", "max_concurent"], "Did you mean 'max_concurrent'?"),
+        (["unset", "x", "qqq"], "There are:"),
+        (["unset", "--default", "group_by"], "belongs to an action"),
+        (["show"], "ACTION"),
+    ],
+)
+def test_policy_bad_input_is_2(cli: CommandLine, words: list[str], message: str) -> None:
+    said = cli("policy", *words)
+    assert said.code == 2, said
+    assert message in said.err
+
+
+def test_policy_group_by_is_not_changed_over_what_waits(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x")
+    said = cli("policy", "set", "x", "--group-by", "a")
+    assert said.code == 1
+    cli.ok("policy", "set", "x", "--group-by", "a", "--force")
+
+
+def test_pause_and_resume(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x")
+    assert "Undo: pgfifo resume x" in cli.ok("pause", "x", "--reason", "lunch").err
+    assert "paused" in cli.ok("stats").out
+    assert "Nothing to do" in cli.ok("pause", "x").err
+    assert "Undo: pgfifo pause x" in cli.ok("resume", "x").err
+    assert "Nothing to do" in cli.ok("resume", "x").err
+    cli.ok("enqueue", "x", "--group", "k")
+    assert "Undo: pgfifo resume x --group k" in cli.ok("pause", "x", "--group", "k").err
+    assert "paused" in cli.ok("lanes", "x").out
+    cli.ok("resume", "x", "--group", "k")
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["pause"],
+        ["resume"],
+        ["stats"],
+        ["lanes"],
+        ["policy", "show"],
+        ["list"],
+        ["worker", "--until-empty", "--action"],
+    ],
+)
+def test_unknown_action_is_1_and_suggests_the_nearest(cli: CommandLine, words: list[str]) -> None:
+    cli.ok("enqueue", "deliver")
+    said = cli(*words, "delivr", *(["--", "cat"] if "worker" in words else []))
+    assert (said.code, said.out) == (1, "")
+    assert "'deliver'" in said.err
+
+
+# stats, lanes, workers, check
+
+
+def test_stats(cli: CommandLine, conn: Connection) -> None:
+    assert "No actions yet" in cli.ok("stats").err
+    assert cli.ok("stats", "--json").out == "[]\n"
+    for _ in range(3):
+        cli.ok("enqueue", "x")
+    cli.ok("enqueue", "y")
+    claim(conn)
+    heading, x, y = cli.ok("stats").out.splitlines()
+    assert heading.split()[:6] == ["action", "lanes", "waiting", "active", "delayed", "slots"]
+    assert x.split()[:6] == ["x", "1", "2", "1", "0", "1"]
+    assert y.split()[:6] == ["y", "1", "1", "0", "0", "1"]
+    (only,) = json.loads(cli.ok("stats", "y", "--json").out)
+    assert (only["action"], only["queue_length"], only["active_count"]) == ("y", 1, 0)
+    assert only["oldest_enqueued_at"] is not None
+
+
+def test_lanes(cli: CommandLine) -> None:
+    cli.ok("policy", "set", "x", "--group-by", "c")
+    for customer in (1, 2, 2, 3, 3, 3):
+        cli.ok("enqueue", "x", json.dumps({"c": customer}))
+    lines = [line.split()[:2] for line in cli.ok("lanes", "x").out.splitlines()[1:]]
+    assert lines == [["c=3", "3"], ["c=2", "2"], ["c=1", "1"]]
+    said = cli.ok("lanes", "x", "--limit", 2, "--json")
+    assert [row["queue_length"] for row in json.loads(said.out)] == [3, 2]
+    assert "The busiest 2" in said.err
+
+
+def test_watch_shows_again_and_again_until_interrupted(cli: CommandLine, dsn: str) -> None:
+    cli.ok("enqueue", "x")
+    for words in (["stats"], ["stats", "--json"], ["lanes", "x"]):
+        with started(*words, "--watch", "--every", "20ms", dsn=dsn) as process:
+            assert process.stdout is not None
+            for _ in range(7):
+                assert process.stdout.readline()
+            process.send_signal(signal.SIGINT)
+            out, err = process.communicate(timeout=60)
+        assert process.returncode == 130
+        assert "Traceback" not in out + err
+
+
+def test_bad_durations_are_2(cli: CommandLine) -> None:
+    for text in ("soon", "-1s", ""):
+        assert cli("stats", "--watch", "--every", text).code == 2
+
+
+def test_workers(cli: CommandLine, conn: Connection) -> None:
+    assert "No workers" in cli.ok("workers").err
+    cli.ok("enqueue", "x")
+    claim(conn)
+    heading, line = cli.ok("workers").out.splitlines()
+    assert heading.split()[:5] == ["id", "name", "host", "pid", "state"]
+    assert line.split()[:6] == ["1", "test", "here", "1", "alive", "1"]
+    (worker,) = json.loads(cli.ok("workers", "--json").out)
+    assert (worker["name"], worker["actions"], worker["executions"]) == ("test", ["x"], 1)
+
+
+def test_check_is_1_on_findings(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("enqueue", "x")
+    assert "Everything is in order" in cli.ok("check").err
+    assert cli.ok("check", "--json").out == "[]\n"
+    conn.execute("update pgfifo.ledger set running = running + 1")
+    said = cli("check")
+    assert said.code == 1
+    assert "violation" in said.out
+    found = json.loads(cli("check", "--json").out)
+    assert found[0]["severity"] == "violation"
+
+
+# worker
+
+
+def test_worker_runs_a_command_for_each(cli: CommandLine, dsn: str, tmp_path: Path) -> None:
+    cli.ok("policy", "set", "deliver", "--group-by", "customer")
+    for customer in (1, 2, 1):
+        cli.ok("enqueue", "deliver", json.dumps({"customer": customer}))
+    script = tmp_path / "deliver.sh"
+    script.write_text(
+        '#!/bin/sh\necho "$PGFIFO_ID $PGFIFO_ATTEMPT $PGFIFO_GROUP $(cat)" >> "$(dirname "$0")/seen"\n'
+    )
+    script.chmod(0o755)
+    said = run_program(
+        *("worker", "--action", "deliver", "--concurrency", 1, "--until-empty", "--name", "me", "--", script),
+        env={"PGFIFO_DSN": dsn},
+    )
+    assert said.code == 0, said.err
+    assert (tmp_path / "seen").read_text().splitlines() == [
+        '1 1 {"customer":1} {"customer": 1}',
+        '2 1 {"customer":2} {"customer": 2}',
+        '3 1 {"customer":1} {"customer": 1}',
+    ]
+    assert [row["state"] for row in json.loads(cli.ok("list", "--json").out)] == ["succeeded"] * 3
+    assert json.loads(cli.ok("workers", "--json").out)[0]["name"] == "me"
+
+
+def test_worker_shell_and_result(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x", '{"n":20}')
+    line = 'read payload; echo "{\\"got\\":$payload}" | cat'
+    cli.ok("worker", "-a", "x", "--until-empty", "--result", "json", "--shell", "--", line)
+    assert json.loads(cli.ok("show", 1, "--json").out)["result"] == {"got": {"n": 20}}
+
+
+APPLICATION = """
+import pgfifo
+actions = pgfifo.Actions()
+@actions.action("double", max_concurrent=2)
+def double(execution):
+    return {"twice": execution.payload["n"] * 2}
+@actions.action("other")
+def other(execution):
+    return None
+something = 1
+"""
+
+
+@pytest.fixture
+def application(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A folder with an application in it, where the command line runs."""
+    (tmp_path / "shop_jobs.py").write_text(APPLICATION)
+    (tmp_path / "broken_jobs.py").write_text("import pgfifo\nraise RuntimeError('no configuration')\n")
+    (tmp_path / "lacking_jobs.py").write_text("import not_installed_anywhere\n")
+    (tmp_path / "two_jobs.py").write_text(APPLICATION + "more = pgfifo.Actions()\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    monkeypatch.setenv("PYTHONPATH", "")
+    return tmp_path
+
+
+def test_worker_runs_an_application(cli: CommandLine, application: Path, dsn: str) -> None:
+    cli.ok("enqueue", "double", '{"n":21}')
+    cli.ok("enqueue", "other")
+    said = run_program(
+        "worker", "shop_jobs:actions", "--until-empty", env={"PGFIFO_DSN": dsn}, cwd=application
+    )
+    assert said.code == 0, said.err
+    assert "serves double, other" in said.err
+    assert json.loads(cli.ok("show", 1, "--json").out)["result"] == {"twice": 42}
+    assert json.loads(cli.ok("show", 2, "--json").out)["state"] == "succeeded"
+    assert '"declared"' in cli.ok("policy", "show", "double", "--json").out
+
+
+def test_worker_module_alone_will_do_and_one_action_of_it(cli: CommandLine, application: Path) -> None:
+    cli.ok("enqueue", "double", '{"n":1}')
+    cli.ok("enqueue", "other")
+    cli.ok("worker", "shop_jobs:actions", "--action", "other", "--until-empty")
+    assert json.loads(cli.ok("show", 1, "--json").out)["state"] == "waiting"
+    cli.ok("worker", "shop_jobs", "--until-empty", "--concurrency", 5, "--concurrency", "double=1")
+    assert json.loads(cli.ok("show", 1, "--json").out)["state"] == "succeeded"
+
+
+def test_worker_processes(cli: CommandLine, application: Path, dsn: str) -> None:
+    for n in range(20):
+        cli.ok("enqueue", "double", json.dumps({"n": n}))
+    said = run_program(
+        *("worker", "shop_jobs:actions", "--processes", 2, "--until-empty", "--concurrency", 2),
+        env={"PGFIFO_DSN": dsn},
+        cwd=application,
+    )
+    assert said.code == 0, said.err
+    assert len(json.loads(cli.ok("workers", "--json").out)) == 2
+    assert cli.ok("list", "--state", "succeeded", "--quiet").out.count("\n") == 20
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 0), (signal.SIGINT, 130)])
+@pytest.mark.parametrize("processes", [1, 2])
+def test_worker_stops_on_signals(
+    cli: CommandLine, conn: Connection, dsn: str, number: signal.Signals, code: int, processes: int
+) -> None:
+    cli.ok("enqueue", "x")
+    words = ["worker", "--action", "x", "--processes", str(processes), "--", "true"]
+    alive = "select count(*) from pgfifo.workers where state = 'alive'"
+    with started(*words, dsn=dsn) as process:
+        wait_for(lambda: conn.execute(alive).fetchone() == (processes,), 60, "the workers to register")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert conn.execute(alive).fetchone() == (0,)
+
+
+@pytest.mark.parametrize(
+    ("words", "code", "message"),
+    [
+        ([], 2, "nothing to run"),
+        (["--action", "x"], 2, "no command to run"),
+        (["--action", "x", "--"], 2, "no command to run"),
+        (["--action", "x", "--", "no-such-program-anywhere"], 2, "no such program"),
+        (["--action", "x", "--", "/etc/passwd"], 2, "not an executable file"),
+        (["--action", "x", "--shell", "--", "echo", "hello"], 2, "one line of shell"),
+        (["--", "cat"], 2, "there is no module 'cat'"),
+        (["cat", "-n"], 2, "-n"),
+        (["a", "b"], 2, "--action NAME -- COMMAND"),
+        (["nowhere:actions"], 2, "there is no module 'nowhere'"),
+        (["nowhere.at.all:actions"], 2, "there is no module 'nowhere'"),
+        (["shop_jobs:action"], 2, "Did you mean shop_jobs:actions?"),
+        (["shop_jobs:qqq"], 2, "It has: shop_jobs:actions."),
+        (["shop_jobs:something"], 2, "no pgfifo.Actions"),
+        (["two_jobs"], 2, "two_jobs:more"),
+        (["json:loads"], 2, "no pgfifo.Actions"),
+        (["broken_jobs:actions"], 1, "no configuration"),
+        (["lacking_jobs:actions"], 1, "not_installed_anywhere"),
+        (["shop_jobs:actions", "--action", "doubl"], 1, "'double'"),
+        (["shop_jobs:actions", "--shell"], 2, "belong to a command"),
+        (["shop_jobs:actions", "--concurrency", "0"], 2, "0"),
+        (["shop_jobs:actions", "--concurrency", "x"], 2, "no number"),
+        (["shop_jobs:actions", "--concurrency", "double=x"], 2, "no number"),
+        (["shop_jobs:actions", "--concurrency", "doubl=2"], 1, "'double'"),
+        (["shop_jobs:actions", "--processes", "0"], 2, "--processes"),
+        (["shop_jobs:actions", "--lease", "soon"], 2, "soon"),
+        (["shop_jobs:actions", "--result", "xml"], 2, "json"),
+        (["shop_jobs:actions", "--poll-only", "--listen-dsn", "postgresql://x/y"], 2, "exclude"),
+        (["shop_jobs:actions", "--listen-dsn", "mysql://x"], 2, "mysql"),
+        (["shop_jobs:actions", "--log-level", "loud"], 2, "loud"),
+    ],
+)
+def test_worker_bad_input(
+    cli: CommandLine, application: Path, words: list[str], code: int, message: str
+) -> None:
+    cli.ok("enqueue", "x")
+    said = cli("worker", *words)
+    assert said.code == code, said
+    assert message in said.err
+
+
+def test_error_in_an_application_shows_where_it_is(cli: CommandLine, application: Path) -> None:
+    err = cli("worker", "broken_jobs:actions").err
+    assert 'broken_jobs.py", line 2' in err
+    assert "importlib" not in err
+
+
+# embedded
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A folder for an embedded server of the test's own, which is stopped at the end."""
+    from pgfifo import embedded
+
+    monkeypatch.setenv("PGFIFO_HOME", str(tmp_path / "home"))
+    yield tmp_path / "home"
+    embedded.stop()
+
+
+def test_embedded_start_status_url_stop(cli: CommandLine, home: Path) -> None:
+    cli.use(None)
+    said = cli("embedded", "url")
+    assert said.code == 3
+    assert "pgfifo embedded start" in said.err
+    assert cli("embedded", "status").code == 1
+    assert "Nothing to do" in cli.ok("embedded", "stop").err
+    assert "Undo: pgfifo embedded stop" in cli.ok("embedded", "start").err
+    found = json.loads(cli.ok("embedded", "status", "--json").out)
+    assert found["running"] is True
+    assert found["data_dir"] == str(home)
+    url = cli.ok("embedded", "url").out.strip()
+    assert url == found["dsn"]
+    with psycopg.connect(url) as conn:
+        assert conn.execute("select 1").fetchone() == (1,)
+    cli.ok("embedded", "start")
+    cli.ok("embedded", "stop")
+    assert cli("embedded", "status").code == 1
+
+
+def test_without_any_database_the_embedded_one_is_used_and_said_so(cli: CommandLine, home: Path) -> None:
+    cli.use(None)
+    cli.ok("embedded", "start")
+    said = cli.ok("enqueue", "x")
+    assert said.out == "1\n"
+    assert [line for line in said.err.splitlines() if "embedded PostgreSQL" in line] == [
+        f"Using the embedded PostgreSQL in {home} (no --dsn, PGFIFO_DSN or DATABASE_URL)."
+    ]
+    env = {"PGFIFO_HOME": str(home)}
+    said = run_program("worker", "--action", "x", "--until-empty", "--processes", 2, "--", "true", env=env)
+    assert said.code == 0, said.err
+    assert said.err.count("Using the embedded PostgreSQL") == 1
+    assert "succeeded" in cli.ok("list").out
+
+
+def test_embedded_server_that_nobody_started_to_stay_stops_with_the_command(
+    cli: CommandLine, home: Path
+) -> None:
+    env = {"PGFIFO_HOME": str(home)}
+    assert run_program("enqueue", "x", env=env).out == "1\n"
+    assert run_program("embedded", "status", env=env).code == 1
+    assert run_program("enqueue", "x", env=env).out == "2\n"
+
+
+# Ends
+
+
+def test_reader_that_has_seen_enough_is_no_error(cli: CommandLine, conn: Connection, dsn: str) -> None:
+    many = "select count(*) from pgfifo.enqueue_many('x', array_fill('{}'::jsonb, array[20000]))"
+    conn.execute(many)
+    for words in (
+        ["list", "--limit", "0"],
+        ["list", "--limit", "0", "--quiet"],
+        ["list", "--limit", "0", "--json"],
+    ):
+        with started(*words, dsn=dsn) as process:
+            assert process.stdout is not None
+            assert process.stderr is not None
+            process.stdout.readline()
+            process.stdout.close()
+            assert process.stderr.read() == ""
+            assert process.wait(timeout=60) == 141
+
+
+def test_interrupt_is_130_without_a_traceback(dsn: str) -> None:
+    for pause in (0.05, 0.15, 0.3, 0.6):
+        with started("stats", "--watch", dsn=dsn) as process:
+            time.sleep(pause)
+            process.send_signal(signal.SIGINT)
+            _, err = process.communicate(timeout=60)
+        if process.returncode != -signal.SIGINT:  # that came before Python itself was up
+            assert process.returncode == 130, err
+
+
+def test_server_that_goes_away_is_3(cli: CommandLine, dsn: str) -> None:
+    with PrivateServer() as server:
+        assert run_program("install", env={"PGFIFO_DSN": server.dsn()}).code == 0
+        with started("stats", "--watch", "--every", "10ms", dsn=server.dsn()) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            server.stop("immediate")
+            _, err = process.communicate(timeout=60)
+        assert process.returncode == 3, err
+        assert "Traceback" not in err
