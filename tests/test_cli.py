@@ -156,7 +156,7 @@ def test_unknown_database_and_role_are_3(cli: CommandLine, server: PrivateServer
 
 
 @pytest.mark.parametrize(
-    "dsn", ["mysql://u:geheim@h/x", "postgresql://u:geheim@[", "geheim", "password='geheim"]
+    "address", ["mysql://u:geheim@h/x", "postgresql://u:geheim@[", "nonsense", "password='geheim"]
 )
 def test_dsn_that_cannot_be_read_is_2_and_keeps_its_password(cli: CommandLine, address: str) -> None:
     said = cli("stats", "--dsn", address)
