@@ -136,6 +136,7 @@ end $$;
 \ir functions/pause.sql
 \ir functions/resume.sql
 \ir functions/maintain.sql
+\ir functions/raise_epoch.sql
 \ir functions/advance.sql
 
 -- The version, and who may call

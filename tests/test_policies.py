@@ -177,7 +177,7 @@ def test_policies_bad_values_are_refused_in_words_and_change_nothing(
     with pytest.raises(errors.InvalidValue) as caught:
         set_scope(engine, scope, {"max_attempts": 9, attribute: value})
     assert attribute in caught.value.message, "the message does not name the attribute"
-    assert caught.value.detail.get("attribute") == attribute
+    assert caught.value.detail.get("name") == attribute
     assert caught.value.hint
     assert engine.effective("web.get", "prod") == before, "half of a refused change was made"
 

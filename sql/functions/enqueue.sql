@@ -38,7 +38,7 @@ begin
       pgfifo._reserved('p_item_key', p_item_key is not null), pgfifo._reserved('p_run_at', p_run_at is not null);
   end if;
   perform pgfifo._durable();
-  v_action_id := pgfifo._action(p_action);
+  v_action_id := pgfifo._action(p_action, true);
   -- Held to the end of the transaction: while anybody has it, the action's ordering and group_by do not change.
   perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
   select p.group_by, p.ordering, p.max_queue_length, p.max_payload into strict v_policy

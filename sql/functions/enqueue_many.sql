@@ -46,7 +46,7 @@ begin
       hint = 'Give one element per payload, or leave the array out.';
   end if;
   perform pgfifo._durable();
-  v_action_id := pgfifo._action(p_action);
+  v_action_id := pgfifo._action(p_action, true);
   if v_count = 0 then
     return;
   end if;

@@ -22,7 +22,7 @@ begin
   if p_outcome is null or p_outcome not in ('succeeded', 'failed', 'cancelled') then
     raise exception using errcode = 'QF022',
       message = format('an execution is finished as succeeded, failed or cancelled, not as %s', coalesce(quote_literal(p_outcome), 'null')),
-      detail = json_build_object('argument', 'p_outcome', 'value', p_outcome)::text,
+      detail = json_build_object('name', 'p_outcome', 'value', p_outcome)::text,
       hint = 'To give it back unfinished, call pgfifo.release.';
   end if;
   v_run := pgfifo._lock_run(p_id, p_attempt, 'finish');

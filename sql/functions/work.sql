@@ -36,7 +36,7 @@ begin
   perform pgfifo._durable();
   if p_limit is null or p_limit < 0 or p_limit > 10000 then
     raise exception using errcode = 'QF022', message = format('p_limit must be between 0 and 10000, not %s', coalesce(p_limit::text, 'null')),
-      detail = json_build_object('argument', 'p_limit', 'value', p_limit)::text, hint = 'Claim as many as can run at once.';
+      detail = json_build_object('name', 'p_limit', 'value', p_limit)::text, hint = 'Claim as many as can run at once.';
   end if;
   perform pgfifo._fence_worker(p_worker);
   select array_agg(n.id order by a.n), case when p_limits is not null then array_agg(a.cap order by a.n) end
@@ -46,7 +46,7 @@ begin
   if p_finished is not null and p_finished <> '[]' then
     if jsonb_typeof(p_finished) <> 'array' then
       raise exception using errcode = 'QF022', message = format('p_finished must be a JSON array, not %s', jsonb_typeof(p_finished)),
-        detail = json_build_object('argument', 'p_finished')::text, hint = 'Give [{"id": 1, "attempt": 1, "outcome": "succeeded"}].';
+        detail = json_build_object('name', 'p_finished')::text, hint = 'Give [{"id": 1, "attempt": 1, "outcome": "succeeded"}].';
     end if;
     select f.o_status, f.o_lanes into v_status, v_lanes from pgfifo._finish_batch(p_worker, p_finished) f;
     if v_status is not null then

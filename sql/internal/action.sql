@@ -1,6 +1,6 @@
--- The id of an action, created with inherited defaults when it is new. At REPEATABLE READ an action that was created
+-- The id of an action, created with inherited defaults when it is new; by an enqueue not where declared_actions_only is set. At REPEATABLE READ an action that was created
 -- after the snapshot makes the insert fail with 40001, which is the right answer: begin anew.
-create or replace function pgfifo._action(p_name text) returns integer
+create or replace function pgfifo._action(p_name text, p_enqueue boolean default false) returns integer
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -14,8 +14,11 @@ begin
   if p_name is null or p_name !~ '^[^[:cntrl:][:space:]]+$' or char_length(p_name) > 200 then
     raise exception using errcode = 'QF022',
       message = format('%s is no name for an action', coalesce(quote_literal(left(p_name, 100)), 'null')),
-      detail = json_build_object('action', left(p_name, 200))::text,
+      detail = json_build_object('name', 'p_action', 'value', left(p_name, 200))::text,
       hint = 'Use 1 to 200 characters without white space, such as deploy or billing.invoice.';
+  end if;
+  if p_enqueue and exists (select from pgfifo.policies p where p.scope = 'everything' and p.declared_actions_only) then
+    return pgfifo._known_action(p_name);
   end if;
   -- Held to the commit: a change at the scope of a pack or of everything waits for actions that are being created.
   perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, 0);

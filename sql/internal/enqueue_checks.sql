@@ -7,7 +7,7 @@ begin
   if p_given then
     raise exception using errcode = 'QF022',
       message = format('%s is reserved and not supported by this version of pgfifo', p_name),
-      detail = json_build_object('argument', p_name)::text,
+      detail = json_build_object('name', p_name)::text,
       hint = 'Leave it out.';
   end if;
 end $$;
@@ -21,7 +21,7 @@ begin
   if p_payload is null then
     raise exception using errcode = 'QF022',
       message = format('the payload of this execution of %s is missing (SQL null)', p_action),
-      detail = json_build_object('action', p_action, 'argument', 'p_payload', 'index', p_index)::text,
+      detail = json_build_object('action', p_action, 'name', 'p_payload', 'index', p_index)::text,
       hint = 'Give any JSON value; JSON null is one.';
   elsif pg_column_size(p_payload) * 6.0 > p_limit and octet_length(p_payload::text) > p_limit then
     raise exception using errcode = 'QF009',
@@ -56,8 +56,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   raise exception using errcode = 'QF001',
-    message = format('the line of %s%s is full: %s waiting, at most %s allowed', p_action,
-      case when p_group = '' then '' else ' (' || pgfifo.format_group(p_group) || ')' end, p_current, p_limit),
+    message = format('the line of %s%s is full: %s waiting, at most %s allowed%s', p_action,
+      case when p_group = '' then '' else ' (' || pgfifo.format_group(p_group) || ')' end, p_current, p_limit,
+      case when p_asked > 1 then format(', and %s were to come', p_asked) else '' end),
     detail = json_build_object('action', p_action, 'group', p_group, 'limit', p_limit, 'current', p_current, 'asked', p_asked, 'index', p_index)::text,
     hint = 'Nothing was enqueued. Try again later, run more workers, or raise max_queue_length.';
 end $$;

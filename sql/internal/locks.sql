@@ -34,19 +34,28 @@ begin
   end;
 end $$;
 
--- Who stands in the way of a lock, for error messages: pid, since when, and the start of its statement.
-create or replace function pgfifo._blockers(p_class oid, p_key integer) returns text
-language sql stable
+-- Raise Busy for a lock that could not be had, naming who holds it. No query texts: they are not everybody's business.
+create or replace function pgfifo._busy(p_message text, p_class oid, p_key integer, p_detail jsonb default '{}') returns void
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select coalesce(string_agg(format('pid %s (%s, transaction since %s): %s', a.pid, coalesce(a.state, 'unknown'),
-    coalesce(to_char(a.xact_start, 'HH24:MI:SS'), '?'), left(coalesce(a.query, ''), 80)), '; '), 'not known any more')
+declare
+  v_pids integer[];
+  v_who text;
+begin
+  select array_agg(l.pid order by l.pid),
+      string_agg(format('pid %s%s, in a transaction since %s', l.pid, ' (' || nullif(a.application_name, '') || ')',
+        coalesce(to_char(a.xact_start, 'HH24:MI:SS'), 'we may not see when')), '; ' order by l.pid)
+    into v_pids, v_who
   from pg_locks l
-  join pg_stat_activity a on a.pid = l.pid
-  where l.locktype = 'advisory' and l.granted and l.objsubid = 2
-    and l.database = (select d.oid from pg_database d where d.datname = current_database())
-    and l.classid = p_class and l.objid = p_key::oid and l.pid <> pg_backend_pid()
-$$;
+  left join pg_stat_activity a on a.pid = l.pid
+  where l.locktype = 'advisory' and l.granted and l.objsubid = 2 and l.classid = p_class and l.objid = p_key::oid and l.pid <> pg_backend_pid()
+    and l.database = (select d.oid from pg_database d where d.datname = current_database());
+  raise exception using errcode = 'QF023', message = p_message,
+    detail = (p_detail || jsonb_build_object('pids', coalesce(v_pids, '{}')))::text,
+    hint = case when v_pids is null then 'Try again: whoever held it has just ended.'
+           else format('Try again when this has ended: %s.', v_who) end;
+end $$;
 
 -- The slot lock of one lane, for callers who may wait: cancel, pause, a lane's policy, a single finish.
 create or replace function pgfifo._lock_lane(p_lane_id bigint, p_call text) returns void
@@ -55,10 +64,7 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(p_lane_id), interval '5 s') then
-    raise exception using errcode = 'QF023',
-      message = format('pgfifo.%s gave up after 5 s: another transaction holds this lane', p_call),
-      detail = json_build_object('lane_id', p_lane_id,
-        'blockers', pgfifo._blockers('pgfifo.lanes'::regclass, pgfifo._key(p_lane_id)))::text,
-      hint = 'Somebody cancelled, finished or paused in a transaction that is still open. Try again when it has ended.';
+    perform pgfifo._busy(format('pgfifo.%s gave up after 5 s: another transaction holds this lane', p_call),
+      'pgfifo.lanes'::regclass, pgfifo._key(p_lane_id), jsonb_build_object('lane_id', p_lane_id));
   end if;
 end $$;

@@ -12,7 +12,7 @@ begin
   raise invalid_datetime_format;
 exception when data_exception then
   raise exception using errcode = 'QF022', message = format('%s is no duration: %s', p_attribute, p_value),
-    detail = json_build_object('attribute', p_attribute, 'value', p_value)::text, hint = 'Give seconds, or an interval such as ''5 min''.';
+    detail = json_build_object('name', p_attribute, 'value', p_value)::text, hint = 'Give seconds, or an interval such as ''5 min''.';
 end $$;
 
 -- Values as given by a caller, checked one by one and turned into what the columns of pgfifo.policies hold.
@@ -31,7 +31,7 @@ declare
 begin
   if p_values is null or jsonb_typeof(p_values) <> 'object' then
     raise exception using errcode = 'QF022', message = 'the values of a policy are a JSON object, such as {"max_concurrent": 3}',
-      detail = json_build_object('argument', 'p_values')::text, hint = 'Give attributes and their values; null inherits again.';
+      detail = json_build_object('name', 'p_values', 'value', p_values)::text, hint = 'Give attributes and their values; null inherits again.';
   end if;
   for v_key, v_value in select k.key, k.value from jsonb_each(p_values) k order by k.key collate "C" loop
     v_problem := null;
@@ -55,6 +55,12 @@ begin
             v_value := '"Infinity"';
           else
             v_low := 1; v_high := 1000000;
+          end if;
+        when 'declared_actions_only' then
+          if p_scope <> 'everything' then
+            v_problem := 'belongs to everything, not to a ' || p_scope;
+          elsif jsonb_typeof(v_value) <> 'boolean' then
+            v_problem := 'must be true or false';
           end if;
         when 'max_payload' then
           v_low := 1; v_high := 268435455;
@@ -102,12 +108,12 @@ begin
           v_value := to_jsonb(trunc(v_number)::bigint);
         end if;
       end if;
-    elsif not exists (select from pgfifo._policy_attributes() a where a = v_key) then
+    elsif v_key <> 'declared_actions_only' and not exists (select from pgfifo._policy_attributes() a where a = v_key) then
       v_problem := 'is no attribute of a policy';
     end if;
     if v_problem is not null then
       raise exception using errcode = 'QF022', message = format('%s %s (given: %s)', v_key, v_problem, left(p_values ->> v_key, 100)),
-        detail = json_build_object('attribute', v_key, 'value', p_values -> v_key, 'scope', p_scope)::text,
+        detail = json_build_object('name', v_key, 'value', p_values -> v_key, 'scope', p_scope)::text,
         hint = 'Attributes: ' || (select string_agg(a, ', ') from pgfifo._policy_attributes() a) || '.';
     end if;
     v_out := v_out || jsonb_build_object(v_key, v_value);
@@ -136,15 +142,29 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if not pgfifo._lock('pgfifo.actions'::regclass, p_key, interval '1 s') then
-    raise exception using errcode = 'QF023',
-      message = format('%s cannot change while enqueues are in flight; gave up after 1 s', p_what),
-      detail = json_build_object('blockers', pgfifo._blockers('pgfifo.actions'::regclass, p_key))::text,
-      hint = 'Try again when these transactions have ended: ' || pgfifo._blockers('pgfifo.actions'::regclass, p_key);
+    perform pgfifo._busy(format('%s cannot change while enqueues are in flight; gave up after 1 s', p_what), 'pgfifo.actions'::regclass, p_key);
   end if;
 end $$;
 
+-- The row of one scope; all null when it has none.
+create or replace function pgfifo._own_policy(p_scope text, p_pack text, p_action_id integer, p_lane_id bigint) returns pgfifo.policies
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  select p.* from pgfifo.policies p
+  where p.scope = p_scope and p.pack is not distinct from p_pack and p.lane_id is not distinct from p_lane_id
+    and p.action_id is not distinct from case when p_scope = 'lane' then null else p_action_id end
+$$;
+
+-- What decides where an enqueue goes and which lock it takes; no enqueue may be in flight while this changes.
+create or replace function pgfifo._flow(p_policy pgfifo.policies) returns text
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$ select jsonb_build_array(p_policy.ordering, coalesce(p_policy.group_by, '{}'))::text $$;
+
 -- Set attributes at one scope. Locks first, then look:
---   ordering, group_by: the actions' enqueue side, exclusive (key 0 too at wide scopes: actions being created);
+--   ordering, group_by, where they change: the actions' enqueue side, exclusive (key 0 too at wide scopes: actions being
+--   created). Whether they change is asked before the locks, and again after them;
 --   lane: the lane's slot lock, so the change is decided together with its claims; the mark may be left right here;
 --   wider: the policy lock of the scope, exclusive. Claims hold it shared to their commit, so none commits a start under
 --   the old limit after this change has committed. Lanes are marked by whoever sees the change committed (remarks).
@@ -159,12 +179,15 @@ declare
   v_old pgfifo.policies;
   v_new pgfifo.policies;
   v_action_id integer;
+  v_locked boolean;
   v_waiting bigint;
   v_note text;
 begin
   perform pgfifo._require_read_committed('set_policy');
   v_values := pgfifo._policy_values(p_scope, p_values);
-  if v_values ?| array['ordering', 'group_by'] then
+  v_old := pgfifo._own_policy(p_scope, p_pack, p_action_id, p_lane_id);
+  v_locked := pgfifo._flow(jsonb_populate_record(v_old, v_values)) is distinct from pgfifo._flow(v_old);
+  if v_locked then
     if p_action_id is null then
       perform pgfifo._lock_enqueues(0, 'ordering');
       for v_action_id in select a.id from pgfifo.actions a where p_pack is null or a.pack = p_pack order by a.id loop
@@ -182,15 +205,15 @@ begin
         detail = json_build_object('lane_id', p_lane_id)::text, hint = 'Try again; a lane comes to be with its first enqueue or policy.';
     end if;
   elsif not pgfifo._lock('pgfifo.policies'::regclass, case when p_action_id is null then 0 else p_action_id end, interval '5 s') then
-    raise exception using errcode = 'QF023', message = 'another transaction is changing these limits; gave up after 5 s',
-      detail = json_build_object('blockers', pgfifo._blockers('pgfifo.policies'::regclass, coalesce(p_action_id, 0)))::text,
-      hint = 'Try again when it has ended.';
+    perform pgfifo._busy('another transaction is changing these limits; gave up after 5 s', 'pgfifo.policies'::regclass, coalesce(p_action_id, 0));
   end if;
 
-  select p.* into v_old from pgfifo.policies p
-  where p.scope = p_scope and p.pack is not distinct from p_pack and p.lane_id is not distinct from p_lane_id
-    and p.action_id is not distinct from case when p_scope = 'lane' then null else p_action_id end;
+  v_old := pgfifo._own_policy(p_scope, p_pack, p_action_id, p_lane_id);
   v_new := jsonb_populate_record(v_old, v_values);
+  if not v_locked and pgfifo._flow(v_new) is distinct from pgfifo._flow(v_old) then
+    raise exception using errcode = 'QF023', message = 'ordering or group_by was changed by somebody else at the same moment',
+      detail = json_build_object('pids', array[]::integer[])::text, hint = 'Try again.';
+  end if;
   if v_values ? 'group_by' and coalesce(v_new.group_by, '{}') <> coalesce(v_old.group_by, '{}') then
     select coalesce(sum(s.queue_length), 0) into v_waiting from pgfifo.queue_stats s join pgfifo.actions a on a.name = s.action where a.id = p_action_id;
     if v_waiting > 0 and not p_force then
@@ -219,7 +242,7 @@ begin
   return query
     select k.key, pgfifo._shown(to_jsonb(v_old) -> k.key), pgfifo._shown(k.value), case when k.key = 'group_by' then v_note end
     from jsonb_each(v_values) k order by k.key collate "C";
-  if p_scope <> 'declared' or v_old.id is null then
+  if v_values <> '{}' and (p_scope <> 'declared' or v_old.id is null) then
     perform pgfifo._audit('set_policy', (select a.name from pgfifo.actions a where a.id = p_action_id), null,
       jsonb_build_object('scope', p_scope, 'pack', p_pack, 'group', (select l.group_text from pgfifo.lanes l where l.id = p_lane_id),
         'from', (select jsonb_object_agg(k.key, pgfifo._shown(to_jsonb(v_old) -> k.key)) from jsonb_each(v_values) k),

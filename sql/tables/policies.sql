@@ -23,6 +23,8 @@ create table if not exists pgfifo.policies (
   retention double precision check (retention >= 0),
   lane_retention double precision check (lane_retention >= 0),
   max_payload double precision check (max_payload between 1 and 268435455),
+  -- An enqueue creates no action then; at the scope of everything only.
+  declared_actions_only boolean,
   paused_at timestamptz,
   paused_by text,
   paused_reason text,
@@ -35,6 +37,7 @@ create table if not exists pgfifo.policies (
       else pack is null and action_id is not null and lane_id is null
     end),
   constraint policies_group_by_belongs_to_actions check (group_by is null or scope in ('action', 'declared')),
+  constraint policies_declared_only_belongs_to_everything check (declared_actions_only is null or scope = 'everything'),
   constraint policies_pause_belongs_to_actions_and_lanes check (paused_at is null or scope in ('action', 'lane'))
 );
 create unique index if not exists policies_everything on pgfifo.policies (scope) where scope = 'everything';
