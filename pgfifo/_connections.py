@@ -11,7 +11,11 @@ from pgfifo.errors import PgfifoError
 
 Row = tuple[Any, ...]
 
-_SET_READ_COMMITTED = "select set_config('default_transaction_isolation', 'read committed', false)"
+# A call is one statement, so a transaction that is idle belongs to a host that has vanished: it holds lanes.
+_SET_READ_COMMITTED = """
+    select set_config('default_transaction_isolation', 'read committed', false),
+        set_config('idle_in_transaction_session_timeout', '30s', false)
+"""
 _IS_READ_COMMITTED = "select current_setting('default_transaction_isolation') = 'read committed'"
 
 _FIRST_PAUSE = 0.05
