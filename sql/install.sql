@@ -16,7 +16,8 @@
 -- begins after the change has committed. 3. What takes a slot lock runs at READ COMMITTED or raises.
 --
 -- Every function that people call turns sequential scans off: plans, those of the helpers too, are made when the tables
--- may be empty and are kept when they are not.
+-- may be empty and are kept when they are not. And compilation: what a scan costs on paper when it is off, and is still
+-- the only way, would have each call compiled.
 --
 -- Tables are private and may change; functions without a leading underscore and the views queue_stats, lane_stats,
 -- executions, order_violations, slot_violations, workers, starts and audit are the interface.

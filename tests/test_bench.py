@@ -2,7 +2,9 @@
 
 import io
 import json
+from typing import Any
 
+import psycopg
 import pytest
 from rich.console import Console
 
@@ -25,6 +27,8 @@ from bench.report import (
     verdict,
 )
 from pgfifo.embedded import PrivateServer
+
+Connection = psycopg.Connection[Any]
 
 MACHINE = {
     "cpu": "A processor",
@@ -102,6 +106,15 @@ def test_bench_tells_the_same_in_terminal_markdown_and_json() -> None:
         (90, 0.6, True),
         (1.5, None, None),
     ]
+
+
+def test_flat_cost_nothing_is_compiled_where_sequential_scans_are_off(conn: Connection) -> None:
+    """A scan that is off costs ten billion on paper: with JIT, an enqueue took 60 ms instead of a fraction of one."""
+    compiled = conn.execute(
+        "select p.oid::regprocedure from pg_proc p where p.pronamespace = 'pgfifo'::regnamespace"
+        " and 'enable_seqscan=off' = any (p.proconfig) and not 'jit=off' = any (p.proconfig)"
+    ).fetchall()
+    assert compiled == [], "these calls would be compiled each time, which takes longer than all the rest"
 
 
 @pytest.mark.long

@@ -6,6 +6,7 @@ create or replace function pgfifo.cancel(p_id bigint, p_reason text default null
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_lane_id bigint;

@@ -4,6 +4,7 @@ create or replace function pgfifo.lanes_of(p_ids bigint[]) returns table (ordina
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 #variable_conflict use_column
 begin

@@ -5,6 +5,7 @@ create or replace function pgfifo.maintain() returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_tick pgfifo.ticks;

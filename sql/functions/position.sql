@@ -4,6 +4,7 @@ create or replace function pgfifo.position(p_id bigint, out pos bigint, out exac
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set jit = off
 as $$
 declare
   v_at record;
