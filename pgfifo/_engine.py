@@ -23,7 +23,7 @@ from pgfifo._listener import Listener
 from pgfifo._run import Run
 from pgfifo._threads import Threads
 from pgfifo.actions import Action
-from pgfifo.command import close_keeper
+from pgfifo.command import kept
 from pgfifo.errors import LeaseLost, PayloadTooLarge, translated
 from pgfifo.execution import Execution
 from pgfifo.heartbeat import Heartbeat, Identity, Registration
@@ -124,6 +124,7 @@ class Engine:
             plan.identity(),
             registered=self._registered,
             failed=self._heart_failed,
+            ended=self._heart_ended,
             stopping=self._interrupt_later,
         )
         self._threads = Threads(plan.concurrency, f"pgfifo-{plan.name}")
@@ -142,6 +143,7 @@ class Engine:
         self._woken = asyncio.Event()
         self._poked = False
         self._stop = asyncio.Event()
+        self._signed_off = asyncio.Event()
         self._closed = False
 
         self._look_at = 0.0  # when to look for work next, by the loop's clock
@@ -160,16 +162,17 @@ class Engine:
             psycopg.Error: What cannot be got over, such as a schema that is not there.
         """
         self._loop = asyncio.get_running_loop()
-        try:
-            await self._begin()
-            serving = asyncio.create_task(self._serve())
+        with kept():
             try:
-                await self._supervise(serving)
+                await self._begin()
+                serving = asyncio.create_task(self._serve())
+                try:
+                    await self._supervise(serving)
+                finally:
+                    serving.cancel()
+                    await asyncio.gather(serving, return_exceptions=True)
             finally:
-                serving.cancel()
-                await asyncio.gather(serving, return_exceptions=True)
-        finally:
-            await self._end()
+                await self._end()
 
     def stop(self) -> None:
         """Claim no more and end when what runs has ended. Call it in the loop's thread."""
@@ -238,12 +241,13 @@ class Engine:
         for run in (*self._finished, *self._refused):
             self._let_go(run)
         self._threads.close()
-        close_keeper()
         if self._listener is not None:
             await self._listener.close()
         self._heartbeat.close()
         if not self._runs:
-            await self._loop.run_in_executor(None, self._heartbeat.join, _SIGN_OFF_TIMEOUT)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SIGN_OFF_TIMEOUT):
+                    await self._signed_off.wait()
         if self._link is not None:
             await self._link.close()
 
@@ -594,6 +598,10 @@ class Engine:
 
         with contextlib.suppress(RuntimeError):
             self._loop.call_soon_threadsafe(take)
+
+    def _heart_ended(self) -> None:
+        with contextlib.suppress(RuntimeError):
+            self._loop.call_soon_threadsafe(self._signed_off.set)
 
     # Other calls
 

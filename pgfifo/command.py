@@ -446,6 +446,7 @@ def _why(number: int) -> str:
 
 
 _links: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, _Link] = weakref.WeakKeyDictionary()
+_users: weakref.WeakKeyDictionary[asyncio.AbstractEventLoop, int] = weakref.WeakKeyDictionary()
 
 
 def _link() -> _Link:
@@ -457,11 +458,18 @@ def _link() -> _Link:
     return link
 
 
-def close_keeper() -> None:
-    """End the keeper of the running loop, if commands were run on it."""
-    link = _links.pop(asyncio.get_running_loop(), None)
-    if link is not None:
-        link.close()
+@contextlib.contextmanager
+def kept() -> Iterator[None]:
+    """Run commands within; at the end of the last such block of an event loop its keeper ends."""
+    loop = asyncio.get_running_loop()
+    _users[loop] = _users.get(loop, 0) + 1
+    try:
+        yield
+    finally:
+        _users[loop] -= 1
+        link = None if _users[loop] else _links.pop(loop, None)
+        if link is not None:
+            link.close()
 
 
 def _after_fork() -> None:

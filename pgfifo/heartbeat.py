@@ -92,6 +92,7 @@ class Heartbeat:
         *,
         registered: Callable[[Registration], None],
         failed: Callable[[Exception], None],
+        ended: Callable[[], None],
         stopping: Callable[[list[Held]], None],
     ) -> None:
         """Prepare it.
@@ -100,11 +101,13 @@ class Heartbeat:
             identity: Who beats.
             registered: Told each registration: the first, and a new one when the worker was declared dead.
             failed: Told what ended the thread, when it is not `close`.
+            ended: Called when it has ended, in whatever way.
             stopping: Told what was asked to stop.
         """
         self._identity = identity
         self._registered = registered
         self._failed = failed
+        self._ended = ended
         self._stopping = stopping
         self._registration: Registration | None = None
         self._link: Link | None = None
@@ -131,11 +134,6 @@ class Heartbeat:
         self._closing = True
         self._woken.set()
 
-    def join(self, timeout: float) -> bool:
-        """Wait for the end of the thread, so many seconds; false if it has not ended."""
-        self._thread.join(timeout)
-        return not self._thread.is_alive()
-
     def _run(self) -> None:
         try:
             self._begin()
@@ -145,6 +143,7 @@ class Heartbeat:
         finally:
             if self._link is not None:
                 self._link.close()
+            self._ended()
 
     def _begin(self) -> None:
         identity = self._identity
@@ -193,7 +192,7 @@ class Heartbeat:
                     self._beat(link)
                 if (now := time.monotonic()) >= next_round:
                     next_round = now + _MAINTAIN_EVERY * random.uniform(0.9, 1.1)  # noqa: S311 - nobody's secret
-                    self._maintain(link)
+                    self._maintain(link, until=next_beat)
             except psycopg.Error as error:
                 self._get_over(error)
                 next_beat = next_round = time.monotonic() + self._pauses.next()
@@ -227,10 +226,10 @@ class Heartbeat:
         if stopped:
             self._stopping(stopped)
 
-    def _maintain(self, link: Link) -> None:
+    def _maintain(self, link: Link, until: float) -> None:
         for _ in range(_MAINTAIN_AT_ONCE):
             [(more,)] = link.rows(_MAINTAIN)
-            if not more or self._woken.is_set():
+            if not more or self._woken.is_set() or time.monotonic() >= until:
                 break
 
     def _get_over(self, error: psycopg.Error) -> None:

@@ -123,6 +123,12 @@ class Worker:
             shutdown_timeout=seconds(shutdown_timeout, "shutdown_timeout"),
             until_empty=until_empty,
         )
+        if self._plan.heartbeat * 2 > self._plan.lease:
+            raise InvalidValue(
+                f"a heartbeat each {self._plan.heartbeat:g} s does not fit a lease of {self._plan.lease:g} s",
+                detail={"name": "heartbeat", "heartbeat": self._plan.heartbeat, "lease": self._plan.lease},
+                hint="Give it at least two heartbeats in a lease.",
+            )
         self._on_start = on_start
         self._lock = threading.Lock()
         self._engine: Engine | None = None

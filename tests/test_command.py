@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pgfifo import command as command_module
-from pgfifo.command import STDERR_LIMIT, Command, close_keeper
+from pgfifo.command import STDERR_LIMIT, Command, kept
 from pgfifo.execution import Execution
 from pgfifo.outcome import RESULT_LIMIT, Outcome
 from tests.support.database import wait_for
@@ -43,10 +43,8 @@ def in_loop(body: Callable[[], Awaitable[Any]]) -> Any:
     """Run a coroutine function in a loop of its own, and end the keeper with it."""
 
     async def whole() -> Any:
-        try:
+        with kept():
             return await body()
-        finally:
-            close_keeper()
 
     return asyncio.run(whole())
 
@@ -261,10 +259,8 @@ def test_what_the_main_process_leaves_in_its_group_is_killed_before_the_outcome(
 
 
 async def _timed(command: Command) -> Outcome:
-    try:
+    with kept():
         return await asyncio.wait_for(command(an_execution()), 20)
-    finally:
-        close_keeper()
 
 
 def test_a_process_that_left_the_group_may_stay_and_holds_nothing_up(tmp_path: Path) -> None:
@@ -278,8 +274,8 @@ def test_a_process_that_left_the_group_may_stay_and_holds_nothing_up(tmp_path: P
 
 
 async def _cancel_when(command: Command, ready: Callable[[], object], times: int = 1) -> Any:
-    task = asyncio.create_task(command(an_execution()))
-    try:
+    with kept():
+        task = asyncio.create_task(command(an_execution()))
         while not ready():
             assert not task.done(), task
             await asyncio.sleep(0.005)
@@ -287,8 +283,6 @@ async def _cancel_when(command: Command, ready: Callable[[], object], times: int
             task.cancel()
             await asyncio.sleep(0)
         return await asyncio.wait_for(task, 20)
-    finally:
-        close_keeper()
 
 
 def test_cancel_sends_sigterm_to_the_whole_group(tmp_path: Path) -> None:
@@ -400,6 +394,20 @@ def test_slots_a_killed_keeper_takes_its_commands_with_it_and_is_replaced(tmp_pa
     assert first.kind == "failed"
     assert "killed" in first.error
     assert second.kind == "succeeded"
+
+
+def test_the_end_of_one_worker_leaves_the_commands_of_another_alone(tmp_path: Path) -> None:
+    """Two may share an event loop, and so the process that starts their commands."""
+    go = tmp_path / "go"
+
+    async def body() -> Outcome:
+        task = asyncio.create_task(Command(f"while [ ! -e {go} ]; do sleep 0.01; done")(an_execution()))
+        with kept():
+            await Command("exit 0")(an_execution())
+        go.touch()
+        return await asyncio.wait_for(task, 20)
+
+    assert in_loop(body).kind == "succeeded"
 
 
 def test_many_at_once() -> None:

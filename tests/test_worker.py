@@ -341,6 +341,7 @@ def test_a_cap_of_one_action_leaves_room_for_others(dsn: str, conn: Connection, 
         {"concurrency": {"work": 0}},
         {"poll_interval": 0},
         {"heartbeat": "soon"},
+        {"heartbeat": 5, "lease": 6},
         {"poll_only": True, "listen_dsn": "host=x"},
     ],
 )
