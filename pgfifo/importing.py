@@ -24,7 +24,7 @@ from pgfifo.jsontext import array
 BATCH_ROWS = 1000
 """Lines in a batch, unless told otherwise."""
 
-BATCH_BYTES = 8 * 1024 * 1024
+BATCH_BYTES = 4 * 1024 * 1024
 """A batch of long lines is smaller, so that memory stays small too."""
 
 PATIENCE = 30.0

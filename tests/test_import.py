@@ -1,0 +1,518 @@
+"""Files on their way in: checked first, each line in exactly once, and taken up again where they stopped."""
+
+import io
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+from pgfifo import Client, errors, importing
+from pgfifo.importing import Common, Importer, Rewound
+from pgfifo.jsonlines import Batch, Lines
+from tests.support.cli import CommandLine, program, run_program
+from tests.support.database import wait_for
+
+Connection = psycopg.Connection[Any]
+
+
+@pytest.fixture
+def cli(dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
+    """The command line on a clean database."""
+    return CommandLine(dsn, monkeypatch, capsys)
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Write a file of numbered lines, with others in between."""
+
+    def writer(count: int, others: dict[int, bytes] | None = None, name: str = "events.jsonl") -> Path:
+        path = tmp_path / name
+        with path.open("wb") as stream:
+            for number in range(1, count + 1):
+                stream.write((others or {}).get(number, b'{"n":%d,"c":%d}' % (number, number % 7)) + b"\n")
+        return path
+
+    return writer
+
+
+def numbers(conn: Connection, action: str = "x") -> list[int]:
+    """Return the numbers of the lines that are in, in the order of their tickets."""
+    query = "select (payload ->> 'n')::int from pgfifo.executions where action = %s order by ticket"
+    return [number for (number,) in conn.execute(query, [action])]
+
+
+def lines(first: int, last: int) -> list[int]:
+    return list(range(first, last + 1))
+
+
+def test_order_of_the_file_is_the_order_of_the_lanes(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    cli.ok("policy", "set", "x", "--group-by", "c")
+    said = cli.ok("enqueue", "x", "--file", write(2500), "--commit-every", 400)
+    assert numbers(conn) == lines(1, 2500)
+    assert conn.execute("select count(distinct group_text) from pgfifo.executions").fetchone() == (7,)
+    assert re.fullmatch(r"\d+\n", said.out)
+    assert "Enqueued 2,500 lines" in said.err
+    upto = conn.execute("select upto, finished_at is not null from pgfifo.imports").fetchone()
+    assert upto == (2500, True)
+    assert conn.execute("select count(distinct xmin::text) from pgfifo._executions").fetchone() == (7,)
+
+
+def test_undo_that_is_printed_undoes_it(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    said = cli.ok("enqueue", "x", "--file", write(30))
+    (undo,) = [line.removeprefix("Undo: ") for line in said.err.splitlines() if line.startswith("Undo: ")]
+    path = f"{Path(program()).parent}{os.pathsep}{os.environ['PATH']}"
+    subprocess.run(undo, shell=True, check=True, env=os.environ | {"PATH": path}, capture_output=True)
+    assert conn.execute("select distinct state from pgfifo.executions").fetchall() == [("cancelled",)]
+
+
+def test_everything_that_lines_have_in_common(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    words = ["--tag", "a", "--tag", "b", "--header", "trace=1", "--group", "k", "--commit-every", "3"]
+    said = cli.ok("enqueue", "x", "--file", write(7), "--json", *words)
+    found = json.loads(said.out)
+    assert (found["enqueued"], found["skipped"], found["upto"]) == (7, 0, 7)
+    assert found["last_id"] - found["first_id"] == 6
+    rows = conn.execute("select distinct tags, headers, group_text from pgfifo.executions").fetchall()
+    assert rows == [(["a", "b"], {"trace": 1}, "k")]
+
+
+def test_payload_is_what_stood_in_the_file(cli: CommandLine, conn: Connection) -> None:
+    text = '{"b" : [1.50, 1e2],  "a":"\\u00e9 \\"\\\\ , {}", "big":123456789012345678901234567890}'
+    cli.ok("enqueue", "x", "--file", "-", stdin=f"\ufeff{text}\r\n")
+    row = conn.execute("select payload::text, payload = %s::jsonb from pgfifo.executions", [text]).fetchone()
+    assert row is not None
+    assert row[1], row[0]
+    assert "1.50" in row[0]
+
+
+# Bad lines
+
+
+def test_file_with_bad_lines_is_refused_before_anything_is_enqueued(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    bad = dict.fromkeys((5, 1800, *range(2001, 2100)), b"oops")
+    said = cli("enqueue", "x", "--file", write(2500, bad))
+    assert (said.code, said.out) == (1, "")
+    assert "line 5: Expecting value at column 1" in said.err
+    assert "line 1,800:" in said.err
+    assert said.err.count("  line ") == 20
+    assert "and 81 more" in said.err
+    assert "101 bad lines of 2,500" in said.err
+    assert "--skip-bad" in said.err
+    assert conn.execute("select count(*) from pgfifo._executions").fetchone() == (0,)
+    assert conn.execute("select count(*) from pgfifo.imports").fetchone() == (0,)
+
+
+def test_skip_bad_leaves_them_out_and_says_so(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    path = write(2500, {5: b"oops", 1800: b"[]", 2000: b""})
+    said = cli.ok("enqueue", "x", "--file", path, "--skip-bad", "--json")
+    assert numbers(conn) == [n for n in lines(1, 2500) if n not in (5, 1800, 2000)]
+    assert json.loads(said.out)["skipped"] == 2
+    assert "line 1,800: an array, not an object" in said.err
+
+
+@pytest.mark.parametrize("content", [b"", b"\n \n"])
+def test_file_without_lines_is_no_error(cli: CommandLine, tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "empty"
+    path.write_bytes(content)
+    assert "nothing to enqueue" in cli.ok("enqueue", "x", "--file", path).err
+    assert "nothing to enqueue" in cli.ok("enqueue", "x", "--file", "-", stdin=b"").err
+
+
+def test_payload_that_is_too_large_is_found_by_the_check(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    cli.ok("policy", "set", "x", "--max-payload", 1000)
+    path = write(100, {60: b'{"n":60,"a":"%s"}' % (b"x" * 1000), 61: b'{"n":61,"a":"%s"}' % (b"x" * 900)})
+    said = cli("enqueue", "x", "--file", path)
+    assert said.code == 1
+    assert "line 60: " in said.err
+    assert "line 61: " not in said.err
+    assert numbers(conn) == []
+    cli.ok("enqueue", "x", "--file", path, "--skip-bad")
+    assert numbers(conn) == [n for n in lines(1, 100) if n != 60]
+
+
+def test_group_that_is_too_long_is_found_by_the_check(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    cli.ok("policy", "set", "x", "--group-by", "c")
+    path = write(100, {60: b'{"n":60,"c":"%s"}' % (b"x" * 2000), 61: b'{"n":61,"c":"%s"}' % (b"x" * 950)})
+    said = cli("enqueue", "x", "--file", path)
+    assert said.code == 1
+    assert "line 60: " in said.err
+    assert "line 61: " not in said.err
+    assert numbers(conn) == []
+
+
+def test_line_that_only_the_server_refuses_is_named(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cli.ok("policy", "set", "x", "--max-payload", 1000)
+    path = write(100, {60: b'{"n":60,"a":"%s"}' % (b"x" * 1000)})
+    monkeypatch.setattr(importing, "examiner", lambda *_: None)  # as if the policy had changed since
+    said = cli("enqueue", "x", "--file", path, "--commit-every", 50)
+    assert said.code == 1
+    assert "line 60: " in said.err
+    assert "line 50 and all before it are in" in said.err
+    resume = resume_words(said.err)
+    cli.ok(*resume, "--skip-bad")
+    assert numbers(conn) == [n for n in lines(1, 100) if n != 60]
+
+
+def test_group_that_does_not_fit_is_refused_at_once(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    cli.ok("policy", "set", "x", "--group-by", "a,b")
+    assert cli("enqueue", "x", "--file", write(10), "--group", "a=1").code == 1
+    assert numbers(conn) == []
+
+
+# Stops, and going on
+
+
+def resume_words(err: str) -> list[str]:
+    """Return the command that the message says to go on with."""
+    import shlex
+
+    (line,) = [line for line in err.splitlines() if line.startswith("To go on: ")]
+    words = shlex.split(line.removeprefix("To go on: "))
+    assert words[0] == "pgfifo"
+    return words[1:]
+
+
+def test_full_queue_stops_it_and_the_printed_command_goes_on(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    cli.ok("policy", "set", "x", "--max-queue-length", 250)
+    path = write(1000)
+    said = cli("enqueue", "x", "--file", path, "--commit-every", 100, "--tag", "t")
+    assert (said.code, said.out) == (1, "")
+    assert "line 200 and all before it are in" in said.err
+    assert numbers(conn) == lines(1, 200)
+    resume = resume_words(said.err)
+    assert cli(*resume).code == 1
+    assert numbers(conn) == lines(1, 200)
+    cli.ok("policy", "set", "x", "--max-queue-length", "unlimited")
+    cli.ok(*resume)
+    assert numbers(conn) == lines(1, 1000)
+    assert conn.execute("select distinct tags from pgfifo.executions").fetchall() == [(["t"],)]
+    assert "Nothing to do" in cli.ok(*resume).err
+    assert numbers(conn) == lines(1, 1000)
+
+
+def stopped(cli: CommandLine, path: Path, *words: object) -> list[str]:
+    """Import a file until the queue is full, and make room for the rest."""
+    cli.ok("policy", "set", "x", "--max-queue-length", 250)
+    said = cli("enqueue", "x", "--file", path, "--commit-every", 100, *words)
+    assert said.code == 1, said
+    cli.ok("policy", "set", "x", "--max-queue-length", "unlimited")
+    return resume_words(said.err)
+
+
+def test_resume_refuses_another_file(cli: CommandLine, conn: Connection, write: Callable[..., Path]) -> None:
+    path = write(1000)
+    resume = stopped(cli, path)
+    text = path.read_bytes()
+    path.write_bytes(text.replace(b'{"n":1,', b'{"n":2,', 1))
+    said = cli(*resume)
+    assert said.code == 1
+    assert "another file" in said.err
+    path.write_bytes(text[:-1])
+    assert cli(*resume).code == 1
+    path.unlink()
+    assert cli(*resume).code == 2
+    path.write_bytes(text)
+    cli.ok(*resume)
+    assert numbers(conn) == lines(1, 1000)
+
+
+def test_resume_of_a_file_that_has_grown_takes_what_it_was(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    path = write(1000)
+    resume = stopped(cli, path)
+    with path.open("ab") as stream:
+        stream.write(b'{"n":1001}\n')
+    said = cli.ok(*resume)
+    assert "lines after 1,000 are not part of this import" in said.err
+    assert numbers(conn) == lines(1, 1000)
+
+
+def test_resume_needs_no_file_name_and_the_right_action(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    resume = stopped(cli, write(1000))
+    number = resume[resume.index("--resume") + 1]
+    said = cli("enqueue", "y", "--resume", number)
+    assert said.code == 2
+    assert "one of x" in said.err
+    cli.ok("enqueue", "x", "--resume", number)
+    assert numbers(conn) == lines(1, 1000)
+    assert cli("enqueue", "x", "--resume", 999).code == 2
+
+
+def test_stdin_is_checked_batch_by_batch_and_goes_on(cli: CommandLine, conn: Connection) -> None:
+    text = "".join(f'{{"n":{n}}}\n' for n in lines(1, 500)) + "oops\n" + '{"n":502}\n'
+    said = cli("enqueue", "x", "--file", "-", "--commit-every", 200, stdin=text)
+    assert said.code == 1
+    assert "line 501: " in said.err
+    assert "line 400 and all before it are in" in said.err
+    assert numbers(conn) == lines(1, 400)
+    resume = resume_words(said.err)
+    assert "another file" in cli(*resume, stdin="{}\n" + text).err
+    assert cli(*[word for word in resume if word not in ("--file", "-")]).code == 2
+    assert cli(*resume, stdin=text).code == 1
+    assert numbers(conn) == lines(1, 400)
+    cli.ok(*resume, "--skip-bad", stdin=text)
+    assert numbers(conn) == [*lines(1, 500), 502]
+
+
+def test_named_pipe_is_read_once(
+    cli: CommandLine, conn: Connection, dsn: str, write: Callable[..., Path]
+) -> None:
+    command = f"{program()} enqueue x --file <(cat {write(1500)})"
+    subprocess.run(
+        ["bash", "-c", command], check=True, env=os.environ | {"PGFIFO_DSN": dsn}, capture_output=True
+    )
+    assert numbers(conn) == lines(1, 1500)
+
+
+def test_interrupt_says_how_to_go_on(
+    cli: CommandLine,
+    conn: Connection,
+    dsn: str,
+    write: Callable[..., Path],
+    connect: Callable[..., Connection],
+) -> None:
+    path = write(1000)
+    cli.ok("policy", "set", "x", "--max-concurrent", 1)
+    blocker = connect(autocommit=False)
+    with subprocess.Popen(
+        [program(), "enqueue", "x", "--file", str(path), "--commit-every", "100"],
+        env=os.environ | {"PGFIFO_DSN": dsn},
+        stderr=subprocess.PIPE,
+        text=True,
+    ) as process:
+        wait_for(lambda: conn.execute("select count(*) from pgfifo.imports").fetchone() == (1,), 60)
+        blocker.execute("select pgfifo.enqueue('x')")  # it waits for this one's commit
+        waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        wait_for(lambda: process.poll() is not None or conn.execute(waits).fetchone() == (1,), 60)
+        process.send_signal(signal.SIGINT)
+        _, err = process.communicate(timeout=60)
+    blocker.rollback()
+    if process.returncode == 0:
+        pytest.fail("it was through before it could be interrupted")
+    assert process.returncode == 130, err
+    assert "Traceback" not in err
+    cli.ok(*resume_words(err))
+    assert numbers(conn) == lines(1, 1000)
+
+
+# Whatever happens to the connection
+
+
+def open_import(fifo: Client, data: bytes) -> int:
+    return fifo.import_start("x", "test", f"{len(data)}:")
+
+
+def data_of(count: int) -> bytes:
+    return b"".join(b'{"n":%d}\n' % n for n in lines(1, count))
+
+
+def run_import(fifo: Client, number: int, data: bytes, after: int = 0, rows: int = 100) -> importing.Done:
+    job = Importer(fifo, Common("x"), number, after=after, rows=rows)
+    return job.run(Lines(io.BytesIO(data), end=len(data)))
+
+
+@pytest.mark.parametrize("moment", ["before the commit", "after the commit"])
+def test_connection_that_breaks_around_a_commit_neither_loses_nor_doubles_a_line(
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    data = data_of(1000)
+    with Client(dsn) as fifo:
+        number = open_import(fifo, data)
+        original = psycopg.Transaction.__exit__
+        count = 0
+
+        def breaking(self: psycopg.Transaction, *arguments: Any) -> Any:
+            nonlocal count
+            count += 1
+            pid = self.connection.info.backend_pid
+            if count % 5 == 3 and moment == "before the commit":
+                conn.execute("select pg_terminate_backend(%s, 10000)", [pid])
+            done = original(self, *arguments)
+            if count % 5 == 3 and moment == "after the commit":
+                conn.execute("select pg_terminate_backend(%s, 10000)", [pid])
+                self.connection.execute("")  # raises: the answer is lost
+            return done
+
+        monkeypatch.setattr(psycopg.Transaction, "__exit__", breaking)
+        done = run_import(fifo, number, data)
+        monkeypatch.undo()
+    assert count > 5
+    assert numbers(conn) == lines(1, 1000)
+    assert (done.enqueued, done.upto) == (1000, 1000)
+
+
+def test_server_that_restarts_is_waited_for(tmp_path: Path) -> None:
+    from pgfifo.embedded import PrivateServer
+
+    data = data_of(3000)
+    with PrivateServer({"fsync": False}) as server, Client(server.dsn()) as fifo:
+        fifo.install()
+        number = open_import(fifo, data)
+        seen: list[int] = []
+
+        def restart(progress: Lines) -> None:
+            seen.append(progress.number)
+            if len(seen) == 5:
+                server.restart("immediate")
+
+        job = Importer(fifo, Common("x"), number, rows=100)
+        job.run(Lines(io.BytesIO(data)), progress=restart)
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            assert numbers(conn) == lines(1, 3000)
+
+
+def test_server_that_stays_away_is_3_with_the_command_to_go_on(
+    tmp_path: Path, write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, cli: CommandLine
+) -> None:
+    from pgfifo.embedded import PrivateServer
+
+    monkeypatch.setattr(importing, "PATIENCE", 0.2)
+    path = write(1000)
+    with PrivateServer({"fsync": False}) as server:
+        cli.use(server.dsn())
+        cli.ok("install")
+        original = Importer._commit
+
+        def leaving(self: Importer, batch: Batch) -> None:
+            if batch.upto == 300:
+                server.stop("immediate")
+            original(self, batch)
+
+        monkeypatch.setattr(Importer, "_commit", leaving)
+        said = cli("enqueue", "x", "--file", path, "--commit-every", 100)
+        monkeypatch.setattr(Importer, "_commit", original)
+        assert said.code == 3, said
+        assert "line 200 and all before it are in" in said.err
+        server.start()
+        cli.ok(*resume_words(said.err))
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            assert numbers(conn) == lines(1, 1000)
+
+
+@pytest.mark.parametrize("rows", [100, 150, 400])
+def test_two_that_resume_the_same_import_enqueue_nothing_twice(dsn: str, conn: Connection, rows: int) -> None:
+    data = data_of(1000)
+    with Client(dsn) as first, Client(dsn) as second:
+        number = open_import(first, data)
+        run_import(first, number, data[: len(data_of(300))])
+        # The second one has looked before the first one went on.
+        run_import(first, number, data[: len(data_of(700))], after=300)
+        with pytest.raises(errors.InvalidValue, match="import"):
+            run_import(second, number, data, after=300, rows=rows)
+        run_import(second, number, data, after=700, rows=rows)
+    assert numbers(conn) == lines(1, 1000)
+
+
+def test_deadlock_with_another_producer_is_tried_again(
+    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original = Importer._commit
+    raised: list[int] = []
+
+    def deadlocked(self: Importer, batch: Batch) -> None:
+        if len(raised) < 2:
+            raised.append(batch.upto)
+            raise psycopg.errors.DeadlockDetected("deadlock detected")
+        original(self, batch)
+
+    monkeypatch.setattr(Importer, "_commit", deadlocked)
+    data = data_of(50)
+    with Client(dsn) as fifo:
+        run_import(fifo, open_import(fifo, data), data)
+    assert raised == [50, 50]
+    assert numbers(conn) == lines(1, 50)
+
+
+# Many lanes
+
+
+def test_batch_over_too_many_lanes_is_split_in_order(
+    cli: CommandLine, conn: Connection, tmp_path: Path
+) -> None:
+    row = conn.execute("select pgfifo.max_batch_lanes()").fetchone()
+    assert row is not None
+    most = row[0]
+    path = tmp_path / "lanes.jsonl"
+    count = 5 * most
+    path.write_text("".join(f'{{"n":{n},"c":{n % (3 * most)}}}\n' for n in lines(1, count)))
+    cli.ok("policy", "set", "x", "--group-by", "c")
+    cli.ok("enqueue", "x", "--file", path, "--commit-every", count)
+    assert numbers(conn) == lines(1, count)
+    assert conn.execute("select upto from pgfifo.imports").fetchone() == (count,)
+
+
+# Size
+
+
+def test_memory_stays_small_however_long_the_file_is(cli: CommandLine, tmp_path: Path, dsn: str) -> None:
+    def peak(count: int, size: int) -> int:
+        path = tmp_path / f"{count}-{size}.jsonl"
+        filler = "x" * size
+        with path.open("w") as stream:
+            for n in lines(1, count):
+                stream.write(f'{{"n":{n},"a":"{filler}"}}\n')
+        code = (
+            "import resource, sys\n"
+            "from pgfifo.cli import main\n"
+            "try:\n    main(sys.argv[1:])\n"
+            "finally:\n    most = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
+            "    print('peak', most, file=sys.stderr)\n"
+        )
+        done = subprocess.run(
+            [sys.executable, "-c", code, "enqueue", "x", "--file", str(path)],
+            env=os.environ | {"PGFIFO_DSN": dsn},
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+        kib = int(done.stderr.split()[-1])
+        return kib // 1024 if sys.platform != "darwin" else kib // 1024 // 1024
+
+    assert peak(50_000, 10) < 100
+    assert peak(40, 1_000_000) < 100
+
+
+def test_fingerprint_of_a_stream_covers_what_is_there_at_once() -> None:
+    data = data_of(20_000)
+    first = Rewound(io.BytesIO(data))
+    assert 0 < len(first.beginning) <= 65536
+    again = Rewound(io.BytesIO(data), len(first.beginning))
+    assert again.fingerprint == first.fingerprint
+    assert [*Lines(again)] == data.splitlines(keepends=True)
+    assert Rewound(io.BytesIO(b"{}\n" + data), len(first.beginning)).fingerprint != first.fingerprint
+
+
+def test_program_imports_from_a_pipe(dsn: str, conn: Connection) -> None:
+    said = run_program("enqueue", "x", "--file", "-", env={"PGFIFO_DSN": dsn}, input=data_of(5).decode())
+    assert said.code == 0, said.err
+    assert numbers(conn) == lines(1, 5)
