@@ -9,6 +9,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
+  c_lanes constant integer := 'pgfifo.lanes'::regclass::oid::integer;
   v_lane bigint;
   v_locked bigint[] := '{}';
   v_done bigint[];
@@ -27,7 +28,7 @@ begin
     cross join lateral (select r.lane_id from pgfifo.runs r where r.id = i.id offset 0) r
     group by r.lane_id order by pgfifo._key(r.lane_id)
   loop
-    if pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(v_lane), interval '50 ms') then
+    if pg_try_advisory_xact_lock(c_lanes, pgfifo._key(v_lane)) or pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(v_lane), interval '50 ms') then
       v_locked := v_locked || v_lane;
     end if;
   end loop;
@@ -103,16 +104,16 @@ begin
       v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'retry');
     elsif v_run.id is not null and v_run.attempt = v_item.attempt and v_run.worker_id = p_worker and v_run.state = 'running' then
       perform pgfifo._finish_one(v_run, v_item.outcome, v_item.result, v_item.error, v_item.retry, v_item.result_error);
-      if v_run.lane_id <> all (o_lanes) then
-        o_lanes := o_lanes || (select n.lane_id from
-          (select g.lane_id, g.waiting from pgfifo.ledger g where g.lane_id = v_run.lane_id order by g.lane_id desc, g.version desc limit 1) n
-          where n.waiting > 0);
+      -- Only lanes, never a null: next to one, <> all is not true any more, and the lanes after it would get no mark.
+      if v_run.lane_id <> all (o_lanes)
+        and (select g.waiting from pgfifo.ledger g where g.lane_id = v_run.lane_id order by g.lane_id desc, g.version desc limit 1) > 0
+      then
+        o_lanes := o_lanes || v_run.lane_id;
       end if;
     elsif not pgfifo._was_finished(v_item.id, v_item.attempt, p_worker, v_item.outcome) then
       v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'lost');
     end if;
   end loop;
-  o_lanes := array_remove(o_lanes, null);
   o_status := nullif(v_refused, '[]');
 end $$;
 
