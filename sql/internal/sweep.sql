@@ -33,14 +33,20 @@ begin
             and g.changed_at not between v_now - interval '2 s' and v_now + interval '1 hour')
            or (g.held > 0 and exists (select from pgfifo.runs r where r.lane_id = l.id and r.state = 'held' and r.due_at < v_now - interval '2 s')))),
   unmarked as (
-    -- Marks may be many where work is plenty: one pass over those of the slice's actions, from where there can be any.
+    -- Marks may be many where work is plenty: one pass over those of the slice's actions, from where scans can find them.
+    -- A timer or a change of limits that is overdue because nobody claims is no bug.
     select s.id, s.action_id from slice s
     where not exists (
         select from (select distinct x.action_id from slice x) a
         cross join lateral (select c.safe_mark from pgfifo.scans c where c.action_id = a.action_id order by c.action_id desc, c.version desc limit 1) c
         join pgfifo.marks m on m.action_id = a.action_id and m.id > c.safe_mark
         where m.lane_id = s.id)
-      and not exists (select from pgfifo.timers t where t.action_id = s.action_id and t.lane_id = s.id and t.due_at > v_now - interval '2 s')),
+      and not exists (
+        select from (select distinct x.action_id from slice x) a
+        cross join lateral (select c.safe_timer from pgfifo.scans c where c.action_id = a.action_id order by c.action_id desc, c.version desc limit 1) c
+        join pgfifo.timers t on t.action_id = a.action_id and t.due_at >= c.safe_timer
+        where t.lane_id = s.id)
+      and not exists (select from pgfifo.remarks r where r.action_id = s.action_id)),
   marked as (
     insert into pgfifo.marks (action_id, id, lane_id) select u.action_id, nextval('pgfifo.mark_ids'), u.id from unmarked u returning 1)
   select count(*) into o_found from marked;
