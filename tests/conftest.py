@@ -3,6 +3,7 @@
 Server and schema are made once; each test begins with a clean database. All DSNs work in subprocesses.
 """
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from tests.support.server import clean_environment
 clean_environment()  # before anything of pgfifo looks at it
 
 from pgfifo.embedded import PrivateServer, remove_abandoned  # noqa: E402
+from tests.mutations import VARIABLE, mutated  # noqa: E402
 from tests.support.database import Databases, clean, remember_seed  # noqa: E402
 from tests.support.server import make_server  # noqa: E402
 
@@ -53,7 +55,11 @@ def template(server: PrivateServer, databases: Databases) -> str:
 
     databases.create(name=Databases.TEMPLATE)
     with psycopg.connect(server.dsn(Databases.TEMPLATE), autocommit=True) as conn:
-        pgfifo.schema.install(conn)
+        mutation = os.environ.get(VARIABLE)
+        if mutation is None:
+            pgfifo.schema.install(conn)
+        else:
+            conn.execute(mutated(pgfifo.schema.sql_text(), mutation).encode())
         # Tests move the clock instead of waiting.
         conn.execute("update pgfifo.installation set testing = true")
     return Databases.TEMPLATE

@@ -18,6 +18,7 @@ from tests.support.sqlworker import (
     enqueue_one_by_one,
     hold_lanes,
     lane,
+    maintain,
     policy,
     value,
     violations,
@@ -274,6 +275,19 @@ def test_e15_the_sweep_finds_a_lane_whose_completion_left_no_mark(conn: Connecti
         advance(conn, 5)
         conn.execute("select pgfifo.maintain()")
     assert [start.id for start in worker.work()] == [second], "a lane without a mark stood still for ever"
+
+
+def test_e15_the_sweep_takes_nothing_for_lost_that_nobody_has_asked_for(conn: Connection) -> None:
+    policy(conn, "a", backoff="constant", backoff_initial=1)
+    worker = SqlWorker(conn, "a")
+    enqueue(conn, "a", "held")
+    enqueue(conn, "a", "waiting")
+    worker.work(0, [start.ended("failed") for start in worker.work()])
+    policy(conn, "a", max_concurrent=2)
+    for _ in range(5):  # no worker calls for a while
+        advance(conn, 10)
+        assert maintain(conn)["sweep_found"] == 0, "an alarm without a cause"
+    assert {start.group for start in worker.drain()} == {"held", "waiting"}
 
 
 def test_e15_repair_marks_lanes_that_lost_their_marks(conn: Connection) -> None:

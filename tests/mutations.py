@@ -1,0 +1,225 @@
+"""Take one safeguard at a time out of the SQL; a named test must notice.
+
+``python -m tests.mutations`` runs all, ``python -m tests.mutations NAME …`` some, ``--list`` shows them.
+Each mutation replaces text of the install script, and each text must be there exactly once: a mutation that
+does not apply any more fails the run instead of passing for one that was noticed. The mutated script goes
+into the template database of a test run of its own (tests/conftest.py reads PGFIFO_TEST_MUTATION); the
+product knows nothing of this.
+"""
+
+import os
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+VARIABLE = "PGFIFO_TEST_MUTATION"
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@dataclass(frozen=True)
+class Mutation:
+    """A safeguard, how it is taken out, and the tests that must turn red."""
+
+    name: str
+    promise: str
+    change: tuple[tuple[str, str], ...]
+    tests: tuple[str, ...]
+
+    def apply(self, script: str) -> str:
+        """Return the script without the safeguard.
+
+        Raises:
+            ValueError: a text that is to be replaced is not there exactly once.
+        """
+        for old, new in self.change:
+            found = script.count(old)
+            if found != 1:
+                raise ValueError(f"mutation {self.name!r}: found {found} times, not once: {old!r}")
+            script = script.replace(old, new)
+        return script
+
+
+# Texts of the script.
+ENQUEUE_LOCK = "      perform pg_advisory_xact_lock(c_class, pgfifo._key(v_lane_id));\n"
+LOOK_AGAIN = """\
+    -- Law 1: only what is read from here on counts.
+    select r.* into v_run from pgfifo.runs r where r.id = p_id;
+    continue when v_run.state = 'running';
+"""
+IS_ITS_OWN = "where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running'"
+MARK_ON_COMPLETION = "where l.id <> all (v_refilled) order by f.n;"
+SLOT_LOCK = "where pg_try_advisory_xact_lock(c_lanes, pgfifo._key(l.lane_id)) order by l.n);"
+POLICY_LOCK = "where pg_try_advisory_xact_lock_shared(c_policies, a.id));"
+MARK_ON_ENQUEUE = "insert into pgfifo.marks (action_id, id, lane_id) values (v_action_id, v_mark, v_lane_id);"
+STILL_ALIVE = "  if v_state is distinct from 'alive' then\n"
+FROM_THE_SAFE_POINT = "  if v_full then\n"
+READ_COMMITTED = (
+    "  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then\n"
+)
+STILL_THERE = """\
+      perform from pgfifo.lanes l where l.id = v_lane_id;
+    end if;
+    exit when found;
+"""
+SORTED = "from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id)\n"
+UNSORTED = """\
+from unnest(v_lanes, v_limits) with ordinality i(lane_id, max_length, n)
+      order by array_position(v_groups, v_lane_groups[i.n])
+"""
+DURABLE = "  if current_setting('synchronous_commit') = 'off' then\n"
+NOTHING = "  if false then\n"
+
+HOLES = "tests/test_holes_"
+
+MUTATIONS = (
+    Mutation(
+        "enqueue lock",
+        "order",
+        ((ENQUEUE_LOCK, "      null;\n"),),
+        ("tests/test_order.py::test_order_of_overlapping_transactions_is_the_order_of_their_commits",),
+    ),
+    Mutation(
+        "read after lock",
+        "slots",
+        ((LOOK_AGAIN, ""),),
+        ("tests/test_cancel.py::test_cancel_beside_a_claim_in_flight_asks_the_worker",),
+    ),
+    Mutation(
+        "attempt check",
+        "fencing",
+        ((IS_ITS_OWN, IS_ITS_OWN.replace("r.attempt = i.attempt and ", "")),),
+        ("tests/test_fencing.py",),
+    ),
+    Mutation(
+        "mark on completion",
+        "progress",
+        ((MARK_ON_COMPLETION, "where false order by f.n;"),),
+        ("tests/test_progress.py",),
+    ),
+    Mutation(
+        "slot lock of a claim",
+        "slots",
+        ((SLOT_LOCK, "order by l.n);"),),
+        ("tests/test_slots.py::test_slots_are_not_given_twice_to_claims_of_the_same_instant",),
+    ),
+    Mutation(
+        "policy lock of a claim",
+        "slots",
+        ((POLICY_LOCK, ");"),),
+        ("tests/test_slots.py::test_slots_a_change_of_the_limit_waits_for_a_claim_in_flight",),
+    ),
+    Mutation(
+        "mark on enqueue",
+        "progress",
+        ((MARK_ON_ENQUEUE, ""),),
+        ("tests/test_order.py::test_order_of_ten_executions_with_one_slot",),
+    ),
+    Mutation(
+        "worker check",
+        "fencing",
+        ((IS_ITS_OWN, IS_ITS_OWN.replace("r.worker_id = p_worker and ", "")),),
+        ("tests/test_fencing.py",),
+    ),
+    Mutation(
+        "worker's fence",
+        "fencing",
+        ((STILL_ALIVE, "  if v_state is null then\n"),),
+        ("tests/test_fencing.py",),
+    ),
+    Mutation(
+        "look below the hot point",
+        "progress",
+        ((FROM_THE_SAFE_POINT, NOTHING),),
+        (f"{HOLES}claims.py::test_e1_an_enqueue_that_commits_late_is_still_started",),
+    ),
+    Mutation(
+        "isolation check",
+        "slots",
+        ((READ_COMMITTED, NOTHING),),
+        (f"{HOLES}claims.py::test_e6_e6b_e7_a_decision_on_an_old_snapshot_is_refused",),
+    ),
+    Mutation(
+        "lane read again by an enqueue",
+        "durability",
+        ((STILL_THERE, "      null;\n    end if;\n    exit;\n"),),
+        (f"{HOLES}enqueue.py::test_e16_an_enqueue_that_meets_the_removal_of_its_lane_is_not_swallowed",),
+    ),
+    Mutation(
+        "locks of a batch sorted",
+        "progress",
+        ((SORTED, UNSORTED),),
+        ("tests/test_traps.py::test_trap_11_batches_over_the_same_lanes_in_other_orders_do_not_deadlock",),
+    ),
+    Mutation(
+        "durable commits",
+        "durability",
+        ((DURABLE, NOTHING),),
+        (f"{HOLES}crash.py::test_e20_what_hands_out_or_takes_in_is_durable_whatever_the_session_says",),
+    ),
+)
+
+
+def mutated(script: str, name: str) -> str:
+    """Return the install script with the mutation of that name applied."""
+    return next(mutation for mutation in MUTATIONS if mutation.name == name).apply(script)
+
+
+def run(tests: tuple[str, ...], name: str | None) -> tuple[int, str]:
+    """Run tests, with a mutation or without; return the exit status and what pytest printed."""
+    environment = os.environ | ({VARIABLE: name} if name else {})
+    command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", "--tb=line", *tests]
+    done = subprocess.run(command, cwd=ROOT, env=environment, capture_output=True, text=True, check=False)
+    return done.returncode, done.stdout
+
+
+def first_failure(output: str) -> str:
+    """Return the name of the test that noticed."""
+    for line in output.splitlines():
+        if line.startswith(("FAILED", "ERROR")):
+            return line.split(" - ")[0].removeprefix("FAILED ").rpartition("::")[2]
+    return ""
+
+
+def main(arguments: list[str]) -> int:
+    """Run the mutations and print a table; return 1 if one survives."""
+    if arguments == ["--list"]:
+        print("\n".join(f"{mutation.name}  ({mutation.promise})" for mutation in MUTATIONS))
+        return 0
+    unknown = set(arguments) - {mutation.name for mutation in MUTATIONS}
+    if unknown:
+        print(f"No such mutation: {', '.join(sorted(unknown))}. See --list.", file=sys.stderr)
+        return 2
+    chosen = [mutation for mutation in MUTATIONS if not arguments or mutation.name in arguments]
+    from pgfifo.schema import sql_text
+
+    for mutation in chosen:
+        mutation.apply(sql_text())  # fails early where the script has changed under it
+
+    tests = tuple(dict.fromkeys(test for mutation in chosen for test in mutation.tests))
+    status, output = run(tests, None)
+    if status != 0:
+        print(output)
+        print("The tests must pass while all safeguards are there.", file=sys.stderr)
+        return 1
+
+    survivors = 0
+    print(f"{'safeguard taken out':<32} {'promise':<12} {'verdict':<9} {'s':>5}  noticed by")
+    for mutation in chosen:
+        began = time.monotonic()
+        status, output = run(mutation.tests, mutation.name)
+        noticed = status == 1 and "failed" in output.splitlines()[-1]
+        survivors += not noticed
+        verdict = "noticed" if noticed else "SURVIVED"
+        by = first_failure(output) if noticed else f"nobody (pytest ended with {status})"
+        print(
+            f"{mutation.name:<32} {mutation.promise:<12} {verdict:<9} {time.monotonic() - began:5.1f}  {by}",
+            flush=True,
+        )
+    print(f"{len(chosen) - survivors} of {len(chosen)} mutations were noticed.")
+    return 1 if survivors else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
