@@ -10,13 +10,19 @@ from typer.core import TyperGroup
 
 import pgfifo
 from pgfifo.cli.exits import INTERRUPTED, USAGE, told
+from pgfifo.cli.options import FAMILIES
 from pgfifo.cli.output import error, out
 
 
 class _Group(TyperGroup):
-    """The commands, with errors told in words."""
+    """The commands, in families, with errors told in words."""
 
-    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - typer's own signature
+    def list_commands(self, ctx: Any) -> list[str]:  # noqa: ANN401, ARG002 - typer's own signature
+        """Return the names of all commands, family by family."""
+        family = {name: getattr(command, "rich_help_panel", "") for name, command in self.commands.items()}
+        return [name for each in FAMILIES for name in family if family[name] == each]
+
+    def invoke(self, ctx: Any) -> Any:  # noqa: ANN401 - as above
         """Run a command."""
         with told():
             return super().invoke(ctx)
@@ -59,7 +65,20 @@ def main(words: Sequence[str] | None = None) -> None:
     Args:
         words: what stands behind the program's name. Defaults to the process's own.
     """
-    # The commands register themselves.
+    load()
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
+    _words[:] = sys.argv[1:] if words is None else words
+    try:
+        _refuse_bytes(_words)
+        app(args=list(_words), prog_name="pgfifo")
+    except KeyboardInterrupt:  # before or after the command itself
+        sys.exit(INTERRUPTED)
+
+
+def load() -> None:
+    """Have all commands register themselves."""
     from pgfifo.cli import (  # noqa: F401
         demo,
         embedded,
@@ -71,16 +90,6 @@ def main(words: Sequence[str] | None = None) -> None:
         schema,
         working,
     )
-
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    _words[:] = sys.argv[1:] if words is None else words
-    try:
-        _refuse_bytes(_words)
-        app(args=list(_words), prog_name="pgfifo")
-    except KeyboardInterrupt:  # before or after the command itself
-        sys.exit(INTERRUPTED)
 
 
 def arguments() -> list[str]:

@@ -78,7 +78,8 @@ def show(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 -
 def list_(
     action: AnyAction = None,
     state: Annotated[
-        list[State] | None, _option("--state -s", "STATE", "Only in this state; may be repeated.")
+        list[State] | None,
+        _option("--state -s", "STATE", f"Only in this state: {', '.join(State)}. May be repeated."),
     ] = None,
     group: Group = None,
     tag: Annotated[list[str] | None, _option("--tag", "TAG", "Only with this tag; may be repeated.")] = None,

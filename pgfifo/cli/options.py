@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from pgfifo.groups import Group as GroupValue
 
 PRODUCE, WORK, LOOK, OPERATE, SET_UP = "Produce", "Work", "Look", "Operate", "Set up"
+FAMILIES = (PRODUCE, WORK, LOOK, OPERATE, SET_UP)
 """The families of commands, as the help shows them."""
 
 Dsn = Annotated[
