@@ -38,13 +38,20 @@ begin
     perform pgfifo._reserved('p_request_id', p_request_id is not null), pgfifo._reserved('p_dedup_key', p_dedup_key is not null),
       pgfifo._reserved('p_item_key', p_item_key is not null), pgfifo._reserved('p_run_at', p_run_at is not null);
   end if;
-  perform pgfifo._durable();
+  -- Here and below, asked first and called only then: an `if` is evaluated in place, a `perform` is a query.
+  if current_setting('synchronous_commit') in ('off') then
+    perform pgfifo._durable();
+  end if;
   v_action_id := pgfifo._action(p_action, true);
   -- Held to the end of the transaction: while anybody has it, the action's ordering and group_by do not change.
-  perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
+  if not pg_try_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id) then
+    perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
+  end if;
   select p.group_by, p.ordering, p.max_queue_length, p.max_payload into strict v_policy
   from pgfifo._action_policies p where p.action_id = v_action_id;
-  perform pgfifo._check_payload(p_action, p_payload, v_policy.max_payload, null);
+  if p_payload is null or pg_column_size(p_payload) * 6.0 > v_policy.max_payload then
+    perform pgfifo._check_payload(p_action, p_payload, v_policy.max_payload, null);
+  end if;
   v_group := pgfifo._group(p_action, v_policy.group_by, p_payload, p_group);
   v_strict := v_policy.ordering = 'strict' or v_snapshot;
   loop
@@ -87,7 +94,9 @@ begin
   values (v_lane_id, nextval('pgfifo.mark_ids'), 1, case when not v_strict then v_id end, v_total + 1)
   returning id into strict v_mark;
   insert into pgfifo.marks (action_id, id, lane_id) values (v_action_id, v_mark, v_lane_id);
-  perform pgfifo._wake(v_action_id, p_action);
+  if pgfifo._asleep(v_action_id) then
+    perform pg_notify('pgfifo', p_action);
+  end if;
   return v_id;
 end $$;
 comment on function pgfifo.enqueue is 'Put one execution at the end of its lane, in the caller''s transaction; returns its id.';

@@ -32,8 +32,13 @@ declare
   -- Before this transaction has an xid; see _scan_from.
   v_drawn bigint := case when pg_current_xact_id_if_assigned() is null then pgfifo._last_mark() end;
 begin
-  perform pgfifo._require_read_committed('work');
-  perform pgfifo._durable();
+  -- Asked first, called only then: an `if` is evaluated in place, a `perform` is a query.
+  if current_setting('transaction_isolation') <> 'read committed' then
+    perform pgfifo._require_read_committed('work');
+  end if;
+  if current_setting('synchronous_commit') in ('off') then
+    perform pgfifo._durable();
+  end if;
   if p_limit is null or p_limit < 0 or p_limit > 10000 then
     raise exception using errcode = 'QF022', message = format('p_limit must be between 0 and 10000, not %s', coalesce(p_limit::text, 'null')),
       detail = json_build_object('name', 'p_limit', 'value', p_limit)::text, hint = 'Claim as many as can run at once.';

@@ -297,8 +297,12 @@ begin
   end if;
   if v_left <= 0 and v_actions is not null then
     -- We are full and others may sleep.
-    perform pgfifo._wake(a.id, n.name) from unnest(v_actions, v_from) a(id, mark_from) join pgfifo.actions n on n.id = a.id
-    where exists (select from pgfifo.marks m where m.action_id = a.id and m.id > a.mark_from);
+    for v_nth in 1 .. cardinality(v_actions) loop
+      if pgfifo._asleep(v_actions[v_nth]) then
+        perform pg_notify('pgfifo', n.name) from pgfifo.actions n
+        where n.id = v_actions[v_nth] and exists (select from pgfifo.marks m where m.action_id = n.id and m.id > v_from[v_nth]);
+      end if;
+    end loop;
   end if;
   if v_started <> '{}' then
     return query

@@ -1,4 +1,8 @@
 -- The server's time; the only clock pgfifo knows. Moved by tests, where the installation allows it.
+-- In plpgsql, which keeps its plan: before PostgreSQL 18 a body in SQL is planned anew in each transaction that calls it.
 create or replace function pgfifo._now() returns timestamptz
-language sql volatile parallel safe
-as $$ select pg_catalog.clock_timestamp() + (select i.clock_offset from pgfifo.installation i) $$;
+language plpgsql volatile parallel safe
+as $$
+begin
+  return pg_catalog.clock_timestamp() operator(pg_catalog.+) (select i.clock_offset from pgfifo.installation i);
+end $$;

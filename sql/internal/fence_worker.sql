@@ -7,7 +7,9 @@ as $$
 declare
   v_state text;
 begin
-  perform pg_advisory_xact_lock_shared('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker));
+  if not pg_try_advisory_xact_lock_shared('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker)) then
+    perform pg_advisory_xact_lock_shared('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker));
+  end if;
   select w.state into v_state from pgfifo._workers w where w.id = p_worker;
   if v_state is distinct from 'alive' then
     raise exception using errcode = 'QF010',

@@ -1,8 +1,11 @@
 -- The last mark id that has been drawn by anybody, committed or not.
 create or replace function pgfifo._last_mark() returns bigint
-language sql volatile
+language plpgsql volatile
 set search_path = pg_catalog, pg_temp
-as $$ select case when m.is_called then m.last_value else m.last_value - 1 end from pgfifo.mark_ids m $$;
+as $$
+begin
+  return (select case when m.is_called then m.last_value else m.last_value - 1 end from pgfifo.mark_ids m);
+end $$;
 
 -- Where this claim begins to scan marks and timers of one action. Mostly it only reads; about ten times a second an
 -- elected claim also moves the points on, and once a second it begins from the safe one, to find what committed late.

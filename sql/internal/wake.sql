@@ -7,10 +7,19 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  if current_setting('pgfifo.notify', true) is distinct from 'off'
-    and not (select case when pg_try_advisory_lock('pgfifo.marks'::regclass::oid::integer, p_action_id)
-                    then pg_advisory_unlock('pgfifo.marks'::regclass::oid::integer, p_action_id) else false end)
-  then
+  if pgfifo._asleep(p_action_id) then
     perform pg_notify('pgfifo', p_action);
   end if;
+end $$;
+
+-- Whether somebody sleeps whom this transaction may notify. By itself for the hot paths: an `if` is evaluated in place,
+-- a `perform` is a query.
+create or replace function pgfifo._asleep(p_action_id integer) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return current_setting('pgfifo.notify', true) is distinct from 'off'
+    and not case when pg_try_advisory_lock('pgfifo.marks'::regclass::oid::integer, p_action_id)
+            then pg_advisory_unlock('pgfifo.marks'::regclass::oid::integer, p_action_id) else false end;
 end $$;
