@@ -42,6 +42,11 @@ class Run:
         self.outcome: Outcome | None = None
         self.refused = 0
 
+    @property
+    def key(self) -> tuple[int, int]:
+        """The execution's id and the attempt."""
+        return self.execution.id, self.execution.attempt
+
     def stop(self, reason: Reason) -> bool:
         """Ask it to stop, from any thread; false if there is nobody to tell, or he knows already."""
         execution = self.execution

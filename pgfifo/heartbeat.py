@@ -41,6 +41,9 @@ class Held(Protocol):
     def stop(self, reason: Reason) -> bool:
         """Ask it to stop, from any thread; false if it was asked, or has ended, before."""
 
+    def cancel_task(self) -> None:
+        """Make that felt, in the event loop."""
+
 
 class Registration:
     """One life of a worker: its id, how far its claims have arrived, and what it holds.
@@ -56,6 +59,11 @@ class Registration:
         self.arrived = 0
         self.held: dict[int, Held] = {}
         self.dead = False
+
+    def forget(self, execution_id: int, run: Held) -> None:
+        """Hold this run of an execution no longer; call it under the lock."""
+        if self.held.get(execution_id) is run:
+            del self.held[execution_id]
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,7 +16,8 @@ from types import TracebackType
 from typing import TYPE_CHECKING
 
 from pgfifo import dsn as dsns
-from pgfifo._engine import CANCEL_GRACE, KILL_GRACE, Engine, Plan
+from pgfifo._engine import CANCEL_GRACE, KILL_GRACE, Engine
+from pgfifo._plan import Plan
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import InvalidValue
 
