@@ -44,7 +44,8 @@ def connected(dsn: str | None, *, schema: bool = True) -> Iterator["Client"]:
     """Return a client for the database; see `address`."""
     from pgfifo.client import Client
 
-    with address(dsn, schema=schema) as found, Client(found) as fifo:
+    # Nothing is prepared, as there may be a pooler in between, and few calls are made more than once.
+    with address(dsn, schema=schema) as found, Client(found, prepare_threshold=None) as fifo:
         yield fifo
 
 

@@ -115,9 +115,8 @@ def list_(
         elif json:
             print_json_rows(found)
         else:
-            shown = [_short(row) for row in found]
-            print_table(shown, "No executions.", wide=["payload", "group"])
-            if limit and len(shown) == limit:
+            shown = print_table(map(_short, found), "No executions.", wide=["payload", "group"])
+            if limit and shown == limit:
                 note(f"The {'oldest' if oldest else 'newest'} {limit}; more with --limit.")
 
 

@@ -8,11 +8,13 @@ import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import IO, Any
 
 Row = Mapping[str, Any]
 
 _BOLD, _RED, _DIM = "1", "31", "2"
+_AT_ONCE = 1000
 
 
 def note(text: str) -> None:
@@ -70,21 +72,28 @@ def print_json_rows(rows: Iterable[Row]) -> None:
     out("[]" if before == "[" else "\n]")
 
 
-def print_table(rows: Sequence[Row], empty: str, *, wide: Sequence[str] = ()) -> None:
-    """Print rows as a table.
+def print_table(rows: Iterable[Row], empty: str, *, wide: Sequence[str] = ()) -> int:
+    """Print rows as a table, while they come in: each thousand has columns as wide as it needs.
 
     Args:
         rows: what to print; the keys of the first are the headings.
         empty: what to say on stderr when there are none.
         wide: columns that are cut off on a terminal that is too narrow.
+
+    Returns:
+        How many there were.
     """
-    if not rows:
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+    coming = iter(rows)
+    count = 0
+    while part := list(islice(coming, _AT_ONCE)):
+        lines = table(part, wide=wide, width=width)
+        for line in lines[1:] if count else lines:
+            out(line)
+        count += len(part)
+    if not count:
         note(empty)
-        return
-    for line in table(
-        rows, wide=wide, width=shutil.get_terminal_size().columns if sys.stdout.isatty() else None
-    ):
-        out(line)
+    return count
 
 
 def table(rows: Sequence[Row], *, wide: Sequence[str] = (), width: int | None = None) -> list[str]:
