@@ -349,3 +349,34 @@ def test_processes_stop_when_their_parent_is_killed(
     (tmp_path / "go").touch()
     wait_for(lambda: not any(alive(pid) for pid in pids), 20, "the processes to follow their parent")
     assert look(conn, id_, "state") == "succeeded", "they stop in order, and finish what runs"
+
+
+# Other systems
+
+WITHOUT_POSIX = """
+    import asyncio, subprocess, tempfile, logging, psycopg, typer, rich.progress  # they have ways of their own
+    import os, signal, socket, sys
+
+    gone = {
+        os: "fork killpg setsid getppid register_at_fork waitid memfd_create pidfd_open set_blocking WNOHANG",
+        signal: "SIGKILL SIGCHLD SIGHUP SIGPIPE SIGQUIT SIGTSTP SIGXFSZ pthread_sigmask SIG_BLOCK",
+        socket: "AF_UNIX send_fds recv_fds CMSG_SPACE MSG_DONTWAIT MSG_CTRUNC",
+    }
+    for module, names in gone.items():
+        for name in names.split():
+            if hasattr(module, name):
+                delattr(module, name)
+    sys.modules["fcntl"] = sys.modules["pwd"] = sys.modules["resource"] = None
+    import pgfifo, pgfifo.keeper, pgfifo.processes, pgfifo.cli
+    try:
+        pgfifo.Command(["true"])
+    except NotImplementedError as error:
+        print(error)
+"""
+
+
+def test_everything_can_be_imported_where_there_is_no_posix() -> None:
+    program = [sys.executable, "-c", textwrap.dedent(WITHOUT_POSIX)]
+    done = subprocess.run(program, cwd=Path(__file__).parents[1], text=True, capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == "commands need a POSIX system\n"
