@@ -249,6 +249,7 @@ class Engine:
         Args:
             strict: whether all lanes were strict all the time.
         """
+        self.conn.execute("set jit = off")  # compiling these takes longer than running them
         stays = self.stays()
         if strict:
             assert order_faults(stays) == [], "executions were started out of order"
@@ -258,6 +259,7 @@ class Engine:
         violations = [row for row in self.check() if row[0] == "violation"]
         assert violations == [], "check() found something"
         assert self.sweep_found() == 0, "a wake-up was lost: only the sweep found the lane"
+        self.conn.execute("reset jit")
 
     def sweep_found(self) -> int:
         """How often the net below the net had to help."""
