@@ -422,7 +422,7 @@ def _cancel_tasks(runs: Iterable[Held]) -> None:
 
 
 def _log_lost(run: Run) -> None:
+    if run.execution.completed:
+        return  # what the handler committed counts
     kind = run.outcome.kind if run.outcome is not None else "unknown"
-    logger.warning(
-        "%s was lost to another worker; its outcome (%s) counts for nothing", run, kind, extra=run.ids()
-    )
+    logger.warning("%s was lost; its outcome (%s) counts for nothing", run, kind, extra=run.ids())

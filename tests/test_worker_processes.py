@@ -354,7 +354,7 @@ def test_processes_stop_when_their_parent_is_killed(
 # Other systems
 
 WITHOUT_POSIX = """
-    import asyncio, subprocess, tempfile, logging, psycopg, typer, rich.progress  # they have ways of their own
+    import asyncio, subprocess, tempfile, logging, psycopg, typer, rich.progress  # they have their own ways
     import os, signal, socket, sys
 
     gone = {
