@@ -3,7 +3,7 @@
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Any
@@ -12,7 +12,7 @@ import typer
 
 from pgfifo.cli.app import app
 from pgfifo.cli.database import connected, rows
-from pgfifo.cli.exits import REFUSED
+from pgfifo.cli.exits import INTERRUPTED, REFUSED
 from pgfifo.cli.options import LOOK, OPERATE, Action, AnyAction, AsJson, Dsn, Id, duration
 from pgfifo.cli.output import count, flush, note, out, print_json, print_json_rows, print_table, span, table
 
@@ -143,7 +143,7 @@ def _show(
         else:
             print_table([view(row) for row in found], empty)
         return len(found)
-    with _screen(tables=not json) as draw:
+    with suppress(KeyboardInterrupt), _screen(tables=not json) as draw:
         while True:
             found = read()
             if json:
@@ -152,6 +152,7 @@ def _show(
             else:
                 draw(table([view(row) for row in found]) if found else [empty])
             time.sleep(every)
+    raise typer.Exit(INTERRUPTED)  # the way out of it, and nothing to complain of
 
 
 def _public(row: Row) -> Row:
