@@ -8,3 +8,18 @@ do $$ begin
   end if;
 end $$;
 comment on type pgfifo.work_row is 'A row of the answer of pgfifo.work.';
+comment on column pgfifo.work_row.kind is 'start: run this; finish: an item that was not accepted; more: when to call again.';
+comment on column pgfifo.work_row.id is 'The execution.';
+comment on column pgfifo.work_row.attempt is 'Which start of it this is; with the id, the fence.';
+comment on column pgfifo.work_row.token is 'epoch-id-attempt, for writes elsewhere that shall reject a zombie.';
+comment on column pgfifo.work_row.action is 'The action.';
+comment on column pgfifo.work_row.group_text is 'The group as canonical JSON.';
+comment on column pgfifo.work_row.payload is 'What was enqueued.';
+comment on column pgfifo.work_row.headers is 'What came with the payload.';
+comment on column pgfifo.work_row.tags is 'Words to find it by.';
+comment on column pgfifo.work_row.enqueued_at is 'When it was enqueued.';
+comment on column pgfifo.work_row.wait_seconds is 'How long it has waited.';
+comment on column pgfifo.work_row.lane_id is 'Internal number of its lane.';
+comment on column pgfifo.work_row.start_no is 'The number of this start in its lane.';
+comment on column pgfifo.work_row.status is 'Of a finish: lost or retry; of more: now, soon or later.';
+comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer.';

@@ -17,3 +17,27 @@ select h.id, a.name, h.group_text, h.outcome, h.attempt, h.failures, h.payload, 
 from pgfifo.history h
 join pgfifo.actions a on a.id = h.action_id;
 comment on view pgfifo.executions is 'Every execution in every state, history included.';
+comment on column pgfifo.executions.id is 'The id, from one sequence for all executions.';
+comment on column pgfifo.executions.action is 'The action.';
+comment on column pgfifo.executions.group_text is 'The group as canonical JSON; empty where the action has none.';
+comment on column pgfifo.executions.state is 'delayed, waiting, running, held, or the outcome: succeeded, failed, cancelled, expired.';
+comment on column pgfifo.executions.attempt is 'How often it has been started.';
+comment on column pgfifo.executions.failures is 'How many attempts failed, timed out or were lost with their worker.';
+comment on column pgfifo.executions.payload is 'What was enqueued.';
+comment on column pgfifo.executions.headers is 'What came with the payload, such as a trace context.';
+comment on column pgfifo.executions.tags is 'Words to find it by.';
+comment on column pgfifo.executions.ticket is 'The number that orders the line; null while delayed.';
+comment on column pgfifo.executions.enqueued_at is 'When it was enqueued.';
+comment on column pgfifo.executions.started_at is 'When its last attempt started.';
+comment on column pgfifo.executions.finished_at is 'When it got its outcome; null before.';
+comment on column pgfifo.executions.worker_id is 'The worker that has it, or had it at the end.';
+comment on column pgfifo.executions.result is 'What the handler returned; null where it was no JSON.';
+comment on column pgfifo.executions.result_error is 'Why there is no result although it succeeded.';
+comment on column pgfifo.executions.error is 'The last error, at most 16 KiB.';
+comment on column pgfifo.executions.cancel_requested_at is 'When somebody asked to cancel it.';
+comment on column pgfifo.executions.retry_of is 'The finished execution that this one puts back.';
+comment on column pgfifo.executions.start_no is 'The number of its last start, counted in its lane.';
+comment on column pgfifo.executions.lane_id is 'Internal number of its lane.';
+comment on column pgfifo.executions.due_at is 'When a held one may start again.';
+comment on column pgfifo.executions.attempts is 'Earlier attempts, at most the last 100.';
+comment on column pgfifo.executions.reason is 'Why it was cancelled, as the canceller said.';

@@ -29,3 +29,21 @@ join pgfifo.ledger g on g.lane_id = l.id
 left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
 left join lateral (select sum(r.n)::bigint as n from pgfifo.arrivals r where r.lane_id = l.id) n on true;
 comment on view pgfifo.lane_stats is 'State and totals of each lane, true at every instant.';
+comment on column pgfifo.lane_stats.action is 'The action.';
+comment on column pgfifo.lane_stats.group_text is 'The group as canonical JSON; empty where the action has none.';
+comment on column pgfifo.lane_stats.queue_length is 'How many are waiting.';
+comment on column pgfifo.lane_stats.active_count is 'How many hold a slot: running and held.';
+comment on column pgfifo.lane_stats.max_concurrent is 'How many slots the lane has.';
+comment on column pgfifo.lane_stats.oldest_enqueued_at is 'When the one that has waited longest was enqueued; null when none waits.';
+comment on column pgfifo.lane_stats.total_enqueued is 'Enqueued since the beginning: completed, waiting, active and delayed ones.';
+comment on column pgfifo.lane_stats.total_completed is 'Finished since the beginning, with whatever outcome.';
+comment on column pgfifo.lane_stats.last_updated is 'When the numbers last changed, enqueues that are not counted yet aside.';
+comment on column pgfifo.lane_stats.running_count is 'How many a worker has.';
+comment on column pgfifo.lane_stats.held_count is 'How many keep their slot through a backoff.';
+comment on column pgfifo.lane_stats.delayed_count is 'How many are not in the line yet.';
+comment on column pgfifo.lane_stats.total_succeeded is 'Finished as succeeded since the beginning.';
+comment on column pgfifo.lane_stats.total_failed is 'Finished as failed since the beginning.';
+comment on column pgfifo.lane_stats.total_cancelled is 'Finished as cancelled since the beginning.';
+comment on column pgfifo.lane_stats.total_expired is 'Finished as expired since the beginning.';
+comment on column pgfifo.lane_stats.paused is 'Whether the lane or its action is paused.';
+comment on column pgfifo.lane_stats.lane_id is 'Internal number of the lane; a lane that was removed comes back under another one.';

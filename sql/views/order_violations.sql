@@ -31,3 +31,12 @@ from (
 left join pgfifo.lanes l on l.id = v.lane_id
 left join pgfifo.actions a on a.id = l.action_id;
 comment on view pgfifo.order_violations is 'Recorded starts that overtook an older execution of their lane; should be empty.';
+comment on column pgfifo.order_violations.action is 'The action.';
+comment on column pgfifo.order_violations.group_text is 'The group as canonical JSON.';
+comment on column pgfifo.order_violations.lane_id is 'The lane.';
+comment on column pgfifo.order_violations.id is 'The execution that started too early.';
+comment on column pgfifo.order_violations.attempt is 'Which start of it that was.';
+comment on column pgfifo.order_violations.ticket is 'Its ticket.';
+comment on column pgfifo.order_violations.start_no is 'The number of that start in its lane.';
+comment on column pgfifo.order_violations.overtaken is 'An older execution that was in the line at that moment.';
+comment on column pgfifo.order_violations.overtaken_ticket is 'Its ticket.';

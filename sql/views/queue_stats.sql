@@ -28,3 +28,21 @@ left join lateral (
     sum(t.total_failed) as total_failed, sum(t.total_cancelled) as total_cancelled, sum(t.total_expired) as total_expired
   from pgfifo.lane_stats t where t.action = a.name) s on true;
 comment on view pgfifo.queue_stats is 'State and totals of each action, true at every instant.';
+comment on column pgfifo.queue_stats.action is 'The action.';
+comment on column pgfifo.queue_stats.queue_length is 'How many are waiting.';
+comment on column pgfifo.queue_stats.active_count is 'How many hold a slot: running and held.';
+comment on column pgfifo.queue_stats.max_concurrent is 'How many slots one lane of the action has, where no lane policy says otherwise.';
+comment on column pgfifo.queue_stats.oldest_enqueued_at is 'When the one that has waited longest was enqueued; null when none waits.';
+comment on column pgfifo.queue_stats.total_enqueued is 'Enqueued since the beginning: completed, waiting, active and delayed ones.';
+comment on column pgfifo.queue_stats.total_completed is 'Finished since the beginning, with whatever outcome.';
+comment on column pgfifo.queue_stats.last_updated is 'When the numbers last changed, enqueues that are not counted yet aside.';
+comment on column pgfifo.queue_stats.running_count is 'How many a worker has.';
+comment on column pgfifo.queue_stats.held_count is 'How many keep their slot through a backoff.';
+comment on column pgfifo.queue_stats.delayed_count is 'How many are not in the line yet.';
+comment on column pgfifo.queue_stats.total_succeeded is 'Finished as succeeded since the beginning.';
+comment on column pgfifo.queue_stats.total_failed is 'Finished as failed since the beginning.';
+comment on column pgfifo.queue_stats.total_cancelled is 'Finished as cancelled since the beginning.';
+comment on column pgfifo.queue_stats.total_expired is 'Finished as expired since the beginning.';
+comment on column pgfifo.queue_stats.lanes is 'How many lanes the action has now.';
+comment on column pgfifo.queue_stats.slots_total is 'How many slots its lanes have together.';
+comment on column pgfifo.queue_stats.paused is 'Whether the whole action is paused.';

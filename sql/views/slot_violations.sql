@@ -14,3 +14,11 @@ left join pgfifo.lanes l on l.id = c.lane_id
 left join pgfifo.actions a on a.id = l.action_id
 where c.kind = 1 and c.active > c.start_limit;
 comment on view pgfifo.slot_violations is 'Recorded starts that took a lane above its limit; should be empty.';
+comment on column pgfifo.slot_violations.action is 'The action.';
+comment on column pgfifo.slot_violations.group_text is 'The group as canonical JSON.';
+comment on column pgfifo.slot_violations.lane_id is 'The lane.';
+comment on column pgfifo.slot_violations.id is 'The execution whose start was one too many.';
+comment on column pgfifo.slot_violations.attempt is 'Which start of it that was.';
+comment on column pgfifo.slot_violations.start_no is 'The number of that start in its lane.';
+comment on column pgfifo.slot_violations.active is 'How many were active after it.';
+comment on column pgfifo.slot_violations.max_concurrent is 'The limit it was admitted under.';

@@ -20,3 +20,13 @@ cross join lateral jsonb_to_recordset(o.attempts) x(attempt integer, ticket bigi
   end_no bigint, started_at timestamptz)
 where x.start_no is not null;
 comment on view pgfifo.starts is 'Every start on record, on its lane''s own clock.';
+comment on column pgfifo.starts.lane_id is 'The lane.';
+comment on column pgfifo.starts.id is 'The execution.';
+comment on column pgfifo.starts.attempt is 'Which start of it this was.';
+comment on column pgfifo.starts.ticket is 'Its place in the line.';
+comment on column pgfifo.starts.joined_no is 'The lane''s count of starts when it came back to the line; 0: it came with its enqueue.';
+comment on column pgfifo.starts.start_no is 'The number of this start in its lane.';
+comment on column pgfifo.starts.start_limit is 'The limit it was admitted under.';
+comment on column pgfifo.starts.is_strict is 'Whether the lane was strict then.';
+comment on column pgfifo.starts.end_no is 'The lane''s count of starts when it left its slot; null while it has one.';
+comment on column pgfifo.starts.started_at is 'When it started; for people, never for deriving an order.';
