@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from pgfifo.demo.verdict import Check, Evidence, Mark, Outcome, Run, judge, runs_of
+from pgfifo.demo.verdict import Check, Evidence, Mark, Outcome, Run, judge, runs_of, within_slots
 
 A, B = '{"customer":"a"}', '{"customer":"b"}'
 
@@ -126,9 +126,23 @@ def test_overtaking_one_that_never_began_is_found() -> None:
 
 def test_running_again_behind_a_younger_one_is_found() -> None:
     behind = [*without(without(RUNS, 2, 2), 3), run(3, 5.1, 5.5), run(2, 6, 7, attempt=2)]
-    assert findings(replace(GOOD, runs=behind)) == {
-        ORDER: ['deliver {"customer":"a"}: 2 began again after the younger 3']
-    }
+    found = findings(replace(GOOD, runs=behind))
+    assert found[ORDER] == ['deliver {"customer":"a"}: 2 began again after the younger 3']
+    assert found.keys() == {ORDER, SLOTS}
+
+
+def test_slot_of_a_lost_run_that_is_given_on_before_it_runs_again_is_found() -> None:
+    lost = [replace(run(10, 9, 10, A, action="index", worker="slow"), finished=False)]
+    runs = [
+        *lost,
+        *(run(n, 9.5, 12, A, action="index") for n in (11, 12)),
+        run(10, 14, 15, A, action="index", attempt=2),
+    ]
+    early = [*runs, run(13, 11, 11.5, A, action="index")]
+    assert not within_slots(replace(GOOD, runs=runs)).findings
+    assert within_slots(replace(GOOD, runs=early)).findings == [
+        'index {"customer":"a"}: 4 handlers at once, 3 allowed: 10, 11, 12 and 1 more'
+    ]
 
 
 def test_with_three_slots_threads_may_be_quicker_but_only_by_two() -> None:

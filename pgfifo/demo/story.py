@@ -30,6 +30,7 @@ KILLED = "slow"
 """The worker that is killed."""
 
 _TICK = 0.15
+_WORTH_IT = 3
 _OUTCOMES = "select id, action, group_text as lane, state, attempt from pgfifo.executions"
 _BUSIEST = """
     select action, pgfifo.format_group(group_text), active_count, max_concurrent, queue_length
@@ -59,7 +60,7 @@ class Scale:
     paces: dict[str, float] = field(default_factory=lambda: {"fast": 0.03, "medium": 0.05, KILLED: 0.12})
     concurrency: int = 8
     kill_at: float = 0.4
-    stalled: float = 6.0
+    stalled: float = 10.0
 
 
 class BrokenError(Exception):
@@ -214,7 +215,7 @@ class _Story:
     def _kill_worker(self) -> None:
         """Kill a worker in the middle of its work, and note what it held."""
         process, id_ = self._workers[KILLED], self._ids[KILLED]
-        if not self._held(id_):
+        if len(self._held(id_)) < _WORTH_IT:
             return  # in a moment
         process.kill()
         process.wait()

@@ -240,11 +240,17 @@ def in_order(evidence: Evidence) -> Check:
 
 
 def within_slots(evidence: Evidence) -> Check:
-    """In a lane, never more handlers ran at once than it has slots."""
+    """In a lane, never more handlers ran at once than it has slots.
+
+    What a worker ran when it was killed keeps its slot until it is run again.
+    """
     findings = []
     most: Counter[str] = Counter()
     for (action, lane), (_, runs) in _lanes(evidence).items():
-        steps = [(run.end, 0, run.id) for run in runs] + [(run.begin, 1, run.id) for run in runs]
+        again = {(run.id, run.attempt - 1): run.begin for run in runs}
+        ends = [max(run.end, again.get((run.id, run.attempt), 0) if not run.finished else 0) for run in runs]
+        steps = [(end, 0, run.id) for end, run in zip(ends, runs, strict=True)]
+        steps += [(run.begin, 1, run.id) for run in runs]
         active: Counter[int] = Counter()
         for _, begins, id_ in sorted(steps):
             active[id_] += 1 if begins else -1
