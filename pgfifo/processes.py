@@ -33,8 +33,8 @@ def supervise(command: Sequence[str], count: int) -> int:
         count: How many.
 
     Returns:
-        0 if all ended with 0, or 130 if SIGINT had stopped them; else the exit status of the first that did not,
-        or 1 if a signal ended it.
+        0 if all ended with 0, or 130 if SIGINT had stopped them; else the exit status of the first that did
+        not, or 1 if a signal ended it.
     """
     ended: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
     processes: list[subprocess.Popen[bytes]] = []
