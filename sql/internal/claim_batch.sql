@@ -265,7 +265,9 @@ begin
       from counted c
       where c.free > c.n and (c.returned > 0 or c.seen > c.n or c.seen >= least(c.cap, v_left)) or c.rows >= 1000
         -- A held one has its slot; if it is due and was not started, this call's limit is used up.
-        or (c.held > 0 and not c.paused and exists (select from pgfifo.runs r where r.lane_id = c.lane_id and r.state = 'held' and r.due_at <= v_now)))
+        -- Lane by lane: without the offset the planner hashes what is held in all lanes, dead entries included.
+        or (c.held > 0 and not c.paused and exists (
+          select from pgfifo.runs r where r.lane_id = c.lane_id and r.state = 'held' and r.due_at <= v_now offset 0)))
     select array_agg(u.id order by c.turn, u.nth), (select count(*) from started)
       into v_ids, v_rows
     from counted c cross join lateral unnest(c.ids[1:c.n]) with ordinality u(id, nth);
