@@ -292,7 +292,7 @@ def test_install_the_clock_moves_only_in_testing_installations(empty_dsn: str) -
 
 
 def test_install_script_is_the_same_every_time() -> None:
-    assert schema.sql_text() == schema.sql_text.__wrapped__()
+    assert schema.sql_text.__wrapped__() == schema.sql_text.__wrapped__()
     assert schema.script_hash() in schema.sql_text()
     assert "\\ir" not in schema.sql_text()
     assert json.dumps(schema.sql_text())  # nothing in it that is not text
