@@ -82,19 +82,36 @@ def test_e8_a_claim_does_not_walk_over_what_has_been_consumed_while_a_snapshot_i
         flat(before, claim_cost(worker), "12,000 executions of one lane under a held snapshot")
 
 
-@pytest.mark.parametrize("ordering", ["strict", "relaxed"])
-def test_e8_nor_when_each_was_enqueued_on_its_own(conn: Connection, connect: Connect, ordering: str) -> None:
+FLOOR_IS_PINNED = pytest.mark.xfail(
+    reason="a long writer pins the floor of a relaxed lane's arrivals; each claim walks those counted since"
+)
+
+
+@pytest.mark.parametrize(
+    ("ordering", "writes", "count"),
+    [
+        ("strict", False, 4000),
+        ("relaxed", False, 4000),
+        ("strict", True, 8000),
+        pytest.param("relaxed", True, 8000, marks=FLOOR_IS_PINNED),
+    ],
+)
+def test_e8_nor_when_each_was_enqueued_on_its_own(
+    conn: Connection, connect: Connect, ordering: str, writes: bool, count: int
+) -> None:
     policy(conn, "a", ordering=ordering, max_concurrent=100)
     worker = SqlWorker(conn, "a")
     enqueue_one_by_one(conn, "a", "g", 200)
-    with held_snapshot(connect):
+    with held_snapshot(connect) as holder:
+        if writes:
+            holder.execute("select pg_current_xact_id()")
         churn(worker, 100)
         before = claim_cost(worker)
-        for _ in range(8):
+        for _ in range(count // 500):
             enqueue_one_by_one(conn, "a", "g", 500)
             churn(worker, 500)
         enqueue_one_by_one(conn, "a", "g", 20)
-        flat(before, claim_cost(worker), "4,000 executions, each its own commit, under a held snapshot")
+        flat(before, claim_cost(worker), f"{count} executions, each its own commit, under a held snapshot")
 
 
 def test_e8_nor_after_many_lanes_beside_it(conn: Connection, connect: Connect) -> None:
@@ -125,10 +142,10 @@ def test_e8_nor_when_every_third_fails_and_comes_again(
     with held_snapshot(connect):
         churn(worker, 100, failing=3)
         before = claim_cost(worker)
-        enqueue_groups(conn, "a", names * (6000 // lanes))
-        churn(worker, 6000, failing=3)
+        enqueue_groups(conn, "a", names * (3000 // lanes))
+        churn(worker, 3000, failing=3)
         enqueue_groups(conn, "a", names * (100 // lanes))
-        flat(before, claim_cost(worker), "6,000 executions of which 2,000 failed once, under a held snapshot")
+        flat(before, claim_cost(worker), "3,000 executions of which 1,000 failed once, under a held snapshot")
 
 
 def test_e8_what_returns_to_its_place_does_not_move_the_consumed_mark_back(
@@ -170,10 +187,10 @@ def test_e8_a_lane_with_something_held_does_not_walk_over_what_was_held_before(
         conn.execute("update pgfifo.policies set backoff_initial = 0")
         churn(worker, 100, limit=3, failing=1)
         before = claim_cost(worker)
-        enqueue_groups(conn, "a", ["g"] * 2000)
-        churn(worker, 2000, limit=3, failing=1)
+        enqueue_groups(conn, "a", ["g"] * 1000)
+        churn(worker, 1000, limit=3, failing=1)
         enqueue_groups(conn, "a", ["g"] * 100)
-        flat(before, claim_cost(worker), "2,000 executions of a lane had failed once, and one is held")
+        flat(before, claim_cost(worker), "1,000 executions of a lane had failed once, and one is held")
 
 
 # E4 and the traps of the field: backlog, lanes, other people's actions
