@@ -128,6 +128,7 @@ def test_fencing_completing_twice_counts_once_and_says_ok(conn: Connection) -> N
         "a worker whose answer was lost was told that it lost its lease"
     )
     assert engine.hand_in(worker, start, start) == {}
+    assert engine.hand_in(worker, start, outcome="failed") == {new: "lost"}, "told ok, and it succeeded"
     assert engine.hand_in(other, start) == {new: "lost"}, "somebody else's finish was accepted"
     assert engine.finish(start) == "succeeded"
     with pytest.raises(errors.LeaseLost):
