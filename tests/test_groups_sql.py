@@ -196,3 +196,13 @@ def test_groups_of_equal_values_are_equal_and_stay_the_same(conn: Connection, va
     assert row is not None
     assert row[0] == row[1]
     assert row[2] is True
+
+
+def test_groups_are_readable_in_queries_that_would_run_in_parallel(conn: Connection) -> None:
+    force = "force_parallel_mode" if conn.info.server_version < 160000 else "debug_parallel_query"
+    conn.execute(f"set {force} = on")
+    groups = """'{"n":' || relpages || '}') from pg_catalog.pg_class limit 1"""
+    row = conn.execute(f"select pgfifo.format_group({groups}").fetchone()
+    assert row is not None
+    assert row[0].startswith("n=")
+    conn.execute(f"select pgfifo.group_text('deploy', '{{}}', {groups}")

@@ -1,6 +1,6 @@
 -- A group as people read it: {"env":"prod","target.region":"eu"} becomes env=prod,target.region=eu.
 create or replace function pgfifo.format_group(p_group text) returns text
-language plpgsql immutable parallel safe strict
+language plpgsql immutable parallel unsafe strict
 set search_path = pg_catalog, pg_temp
 as $$
 declare

@@ -39,9 +39,10 @@ begin
   return v_value;
 end $$;
 
--- Turn text into jsonb, or null when it is none.
+-- Turn text into jsonb, or null when it is none. A block with an exception clause is a subtransaction, which parallel
+-- queries cannot start: so this, and what calls it, is parallel unsafe.
 create or replace function pgfifo._try_json(p_text text) returns jsonb
-language plpgsql immutable parallel safe
+language plpgsql immutable parallel unsafe
 set search_path = pg_catalog, pg_temp
 as $$
 begin
@@ -52,7 +53,7 @@ end $$;
 
 -- The group of an execution: picked from its payload, or given. p_group_by is sorted. Raises QF007 and QF008.
 create or replace function pgfifo._group(p_action text, p_group_by text[], p_payload jsonb, p_given text) returns text
-language plpgsql immutable parallel safe
+language plpgsql immutable parallel unsafe
 set search_path = pg_catalog, pg_temp
 as $$
 declare
