@@ -217,7 +217,11 @@ def _tell(scope: str, words: list[str], changes: "Sequence[PolicyChange]", *, wi
         old, new = (_shown(change.attribute, value, none="inherited") for value in (change.old, change.new))
         out(f"{scope}: {change.attribute} {old} → {new}")
     notes = [change.note for change in changes if change.note]
-    if wide and not notes and any(c.attribute in _LIMITS and c.new is not None for c in changed):
+    if (
+        wide
+        and not notes
+        and any(c.attribute in _LIMITS and c.new not in (None, "unlimited") for c in changed)
+    ):
         notes = [f"This is a default for each lane below {scope}, not a cap over all of them together."]
     for text in dict.fromkeys(notes):
         note(text)
