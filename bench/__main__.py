@@ -23,8 +23,8 @@ def quick(bench: Bench, only: Collection[str]) -> None:
             floors.prepare(conn)
         measures: dict[str, Callable[[], None]] = {
             "drain": lambda: scenarios.drain(bench, small),
-            "many": lambda: scenarios.produce_many(bench, small),
-            "produce": lambda: scenarios.produce_singly(bench, small),
+            "many": lambda: _apart(bench, scenarios.produce_many),
+            "produce": lambda: _apart(bench, scenarios.produce_singly),
             "consume": lambda: scenarios.consume_singly(bench, small),
             "claims": lambda: claims.claim_cost(bench, small, big),
         }
@@ -39,6 +39,14 @@ def quick(bench: Bench, only: Collection[str]) -> None:
             "The run beside a held snapshot is short here; `python -m bench held` drains 100,000 executions."
         )
     bench.step("done")
+
+
+def _apart(bench: Bench, measure: Callable[[Bench, str], None]) -> None:
+    """Measure in a database that is dropped with what is left in it."""
+    with bench.ground.database("apart") as db:
+        with bench.ground.connect(db) as conn:
+            floors.prepare(conn)
+        measure(bench, db)
 
 
 def held(bench: Bench) -> None:
@@ -86,12 +94,12 @@ def main() -> None:
         "--only", default="", help="scenarios of `quick`, as drain,many; nothing is written then"
     )
     parser.add_argument("--calls", type=int, default=500, help="calls that `profile` looks at (default: 500)")
-    parser.add_argument("--top", type=int, default=25, help="statements that `profile` shows (default: 25)")
+    parser.add_argument("--least", type=float, default=5, help="what `profile` leaves out (µs; default: 5)")
     arguments = parser.parse_args()
     errors, console = Console(stderr=True), Console()
     if arguments.what == "profile":
-        with open_ground(arguments.dsn, profile.SETTINGS) as ground:
-            profile.run(ground, arguments.calls, arguments.top, console)
+        with open_ground(arguments.dsn) as ground:
+            profile.run(ground, arguments.calls, arguments.least, console)
         return
     only = {name for name in arguments.only.split(",") if name}
     for what in ["quick", "held"] if arguments.what == "all" else [arguments.what]:

@@ -1,7 +1,6 @@
 """What the scenarios share: the server, the sizes, and the report that they write into."""
 
 import os
-import statistics
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
@@ -18,7 +17,7 @@ class Sizes:
     drain: int = 10_000
     batch: int = 50
     many: tuple[int, ...] = (1_000, 20_000)
-    singly: int = 1_000
+    singly: int = 500
     waiting: int = 1_000
     backlog: int = 300_000
     lanes: int = 100_000
@@ -75,8 +74,3 @@ class Bench:
     def row(self, scenario: str, system: str, unit: Unit, values: list[float], note: str = "") -> None:
         """Add a row that is compared with nothing."""
         self.report.rows.append(Row(scenario, system, unit, values, note=note))
-
-
-def middle(values: list[float]) -> float:
-    """The median, as a word that fits where the mean is not meant."""
-    return statistics.median(values)

@@ -80,10 +80,6 @@ class Worker:
                 sample.statements += 1
                 return
 
-    def clear(self, limit: int = 50) -> None:
-        """Run everything that waits."""
-        self.drain(limit, Sample())
-
 
 def succeeded(starts: Sequence[tuple[Any, ...]]) -> Jsonb | None:
     """What a worker hands in for executions that went well."""

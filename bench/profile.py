@@ -1,67 +1,136 @@
-"""Where calls spend their time, statement by statement and function by function: a tool for tuning the SQL.
+"""Where calls spend their time, statement by statement: a tool for tuning the SQL.
 
-pg_stat_statements times the execution of each nested statement, pg_stat_user_functions each function as a
-whole. What a function has beyond its statements is starting and ending them (building the state of large
-plans takes long) and plpgsql itself. Both have their price, so look at shares; the first line of each table
-says what a call takes without.
+In a database of its own, each function on the hot path is made anew with a time stamp before each of its
+statements. So a statement's time includes what it takes to start and to end it, which for small calls is
+most of it and which pg_stat_statements does not show. A stamp costs about a microsecond. A loop's time is
+that of its query; what its body does is told line by line, added up over the rounds of one call.
 """
 
 import re
 import statistics
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 from psycopg.types.json import Jsonb
 from rich.console import Console
 from rich.table import Table
 
-from bench.engine import ENQUEUE, Connection, Worker, enqueue_many, payloads, set_policy, succeeded
+from bench.engine import ENQUEUE, Worker, enqueue_many, payloads, set_policy, succeeded
 from bench.ground import Ground
 from bench.meter import measured
-from pgfifo.embedded import Setting
-
-SETTINGS: dict[str, Setting] = {
-    "shared_preload_libraries": "pg_stat_statements",
-    "pg_stat_statements.max": 2000,
-}
 
 _SQL = Path(__file__).resolve().parent.parent / "sql"
+FILES = (
+    "functions/work.sql",
+    "internal/finish_batch.sql",
+    "internal/finish_one.sql",
+    "internal/claim_batch.sql",
+    "internal/claim_returned.sql",
+    "internal/scan.sql",
+    "functions/enqueue.sql",
+    "functions/enqueue_many.sql",
+)
+
+_FUNCTION = re.compile(r"^create or replace function pgfifo\.(\w+)")
+_STATEMENT = re.compile(
+    r"(select|insert|update|delete|with|perform|for|foreach|if|return query|execute|v_\w+ :=)\b"
+)
+_ENDS = (";", "then", "loop", "else", "begin")
+_STAMP = "v_stamps := v_stamps || extract(epoch from clock_timestamp())::float8; v_lines := v_lines || {};"
+_BEGIN = (
+    "v_stamps float8[] := array[extract(epoch from clock_timestamp())::float8]; v_lines integer[] := '{0}';"
+)
+_TELL = "raise notice 'profile {} % %', v_lines, v_stamps;"
 
 
-def run(ground: Ground, calls: int, top: int, console: Console) -> None:
+def instrumented(text: str) -> str:
+    """Return a file of the SQL with a time stamp before each statement of its plpgsql functions."""
+    lines: list[str] = []
+    name = before = ""
+    inside = plpgsql = False
+    for number, line in enumerate(text.splitlines(), 1):
+        statement = line.strip()
+        if found := _FUNCTION.match(line):
+            name, inside, plpgsql = found[1], False, False
+        plpgsql = plpgsql or line.startswith("language plpgsql")
+        first = line == "declare" and plpgsql
+        if first:
+            inside = True
+        elif inside and line.startswith("end $$"):
+            lines += [_STAMP.format(number), _TELL.format(name)]
+            inside = False
+        elif inside and re.match(r"return\b(?! query| next)", statement) and before.endswith(_ENDS):
+            lines += [_STAMP.format(number), _TELL.format(name)]
+        elif inside and before.endswith(_ENDS) and _STATEMENT.match(statement):
+            lines.append(_STAMP.format(number))
+        lines.append(f"{line} {_BEGIN}" if first else line)
+        if statement and not statement.startswith("--"):
+            before = statement.split("  --")[0].strip()
+    return "\n".join(lines)
+
+
+def run(ground: Ground, calls: int, least: float, console: Console) -> None:
     """Profile the calls that matter."""
-    with ground.database("profile") as db, ground.connect(db) as conn, ground.connect(db) as observer:
-        conn.execute("create extension if not exists pg_stat_statements")
-        set_policy(conn, "profile", group_by=["customer"], max_concurrent=1)
-        worker = Worker(conn, "profile")
-        idle = Worker(conn, "profile")
-        one, many = _stream(worker, 1), _stream(worker, 50)
-        items = payloads(1000)
-        turns: list[tuple[str, int, Callable[[int], object], int]] = [
-            ("work(): finish 1, claim 1", calls, lambda _: next(one), calls),
-            ("work(): finish 50, claim 50", calls // 5, lambda _: next(many), calls // 5 * 50),
-            ("work(): nothing to do", calls, lambda _: idle.work(1), 0),
-            (
-                "enqueue()",
-                calls,
-                lambda n: conn.execute(ENQUEUE, ["profile", items[n % 1000]], prepare=True).fetchone(),
-                0,
-            ),
-            (
-                "enqueue_many() of 1,000",
-                max(3, calls // 50),
-                lambda _: enqueue_many(conn, "profile", items),
-                0,
-            ),
-        ]
-        for title, count, call, waiting in turns:
-            for _ in range(0, waiting, 10_000):
-                enqueue_many(conn, "profile", payloads(min(10_000, waiting) + 200))
-            _profile(conn, observer, title, count, call, top, console)
-            next(one)
-            worker.clear()
-            one, many = _stream(worker, 1), _stream(worker, 50)
+    with ground.database("plain") as plain, ground.database("stamped") as stamped:
+        with ground.connect(stamped) as conn:
+            for file in FILES:
+                conn.execute(instrumented((_SQL / file).read_text()).encode())
+        for title, prepare, count in _turns(calls):
+            with ground.connect(plain) as conn, ground.connect(plain) as observer:
+                call = prepare(conn)
+                times = _time(call, count)
+                with measured(observer, conn) as sample:
+                    _time(call, count)
+                    sample.done = count
+            cpu = sample.cost.server_cpu
+            console.rule(
+                f"{title}: {statistics.median(times):.0f} µs, least {min(times):.0f}"
+                + ("" if cpu is None else f", server CPU {cpu * 1000:.0f} µs")
+                + f", WAL {sample.cost.wal:.0f} bytes"
+            )
+            with ground.connect(stamped) as conn:
+                console.print(_table(conn, prepare(conn), count, least))
+
+
+Prepare = Callable[[psycopg.Connection[tuple[object, ...]]], Callable[[int], object]]
+
+
+def _turns(calls: int) -> list[tuple[str, Prepare, int]]:
+    items = payloads(1000)
+
+    def work(limit: int) -> Prepare:
+        def prepare(conn: psycopg.Connection[tuple[object, ...]]) -> Callable[[int], object]:
+            set_policy(conn, f"work{limit}", group_by=["customer"], max_concurrent=1)
+            for _ in range(0, limit * calls * 3, 20_000):
+                enqueue_many(conn, f"work{limit}", payloads(20_000))
+            stream = _stream(Worker(conn, f"work{limit}"), limit)
+            return lambda _: next(stream)
+
+        return prepare
+
+    def idle(conn: psycopg.Connection[tuple[object, ...]]) -> Callable[[int], object]:
+        set_policy(conn, "idle", max_concurrent=1)
+        worker = Worker(conn, "idle")
+        return lambda _: worker.work(1)
+
+    def enqueue(conn: psycopg.Connection[tuple[object, ...]]) -> Callable[[int], object]:
+        set_policy(conn, "enqueue", group_by=["customer"])
+        return lambda n: conn.execute(ENQUEUE, ["enqueue", items[n % 1000]], prepare=True).fetchone()
+
+    def many(conn: psycopg.Connection[tuple[object, ...]]) -> Callable[[int], object]:
+        set_policy(conn, "many", group_by=["customer"])
+        return lambda _: enqueue_many(conn, "many", items)
+
+    return [
+        ("work(): finish 1, claim 1", work(1), calls),
+        ("work(): finish 50, claim 50", work(50), max(5, calls // 5)),
+        ("work(): nothing to do", idle, calls),
+        ("enqueue()", enqueue, calls),
+        ("enqueue_many() of 1,000", many, max(5, calls // 20)),
+    ]
 
 
 def _stream(worker: Worker, limit: int) -> Iterator[int]:
@@ -73,72 +142,67 @@ def _stream(worker: Worker, limit: int) -> Iterator[int]:
         yield len(starts)
 
 
-def _profile(
-    conn: Connection,
-    observer: Connection,
-    title: str,
-    count: int,
-    call: Callable[[int], object],
-    top: int,
-    console: Console,
-) -> None:
-    for n in range(min(50, count)):
+def _time(call: Callable[[int], object], count: int) -> list[float]:
+    """Make so many calls and return what each took, in microseconds."""
+    times = []
+    for n in range(count):
+        began = time.perf_counter()
         call(n)
-    plain: list[float] = []
-    with measured(observer, conn) as sample:
-        for n in range(count // 2):
-            began = time.perf_counter()
-            call(n)
-            plain.append((time.perf_counter() - began) * 1e6)
-        sample.done = count // 2
-    conn.execute("set pg_stat_statements.track = 'all'")
-    conn.execute("set track_functions = 'all'")
-    conn.execute("select pg_stat_statements_reset(), pg_stat_reset()")
-    for n in range(count - count // 2):
-        call(n)
-    conn.execute("set pg_stat_statements.track = 'none'")
-    conn.execute("set track_functions = 'none'")
-    count -= count // 2
-    cpu = "" if sample.cost.server_cpu is None else f", server CPU {sample.cost.server_cpu * 1000:.0f} µs"
-    console.rule(
-        f"{title}: {statistics.median(plain):.0f} µs, least {min(plain):.0f}{cpu};"
-        f" WAL {sample.cost.wal:.0f} bytes"
-    )
-    table = Table("µs/call", "times", "buffers", "where", "statement")
-    for query, times, took, touched in conn.execute(
-        "select query, calls, total_exec_time, shared_blks_hit + shared_blks_read from pg_stat_statements"
-        " where not toplevel order by total_exec_time desc limit %s",
-        [top],
-    ):
-        text = re.sub(r"\s+", " ", query)
-        table.add_row(
-            f"{took / count * 1000:.1f}",
-            f"{times / count:g}",
-            f"{touched / count:.1f}",
-            _place(query),
-            text[:100],
-        )
-    console.print(table)
-    table = Table("µs/call", "of its own", "times", "function")
-    time.sleep(1.1)  # statistics of functions are sent at most once a second
-    conn.execute("select 1")
-    for name, times, total, own in conn.execute(
-        "select funcname, calls, total_time, self_time from pg_stat_user_functions"
-        " where schemaname = 'pgfifo' and calls > 0 order by total_time desc limit %s",
-        [top],
-    ):
-        table.add_row(f"{total / count * 1000:.1f}", f"{own / count * 1000:.1f}", f"{times / count:g}", name)
-    console.print(table)
+        times.append((time.perf_counter() - began) * 1e6)
+    return times
 
 
-def _place(query: str) -> str:
-    """The file and line where a statement stands, found by its first words; empty when in doubt."""
-    words = re.findall(r"[a-z_]+", re.sub(r"'[^']*'|\$\d+", " ", query))[:14]
-    pattern = re.compile(r"[^a-z_]+(?:'[^']*'[^a-z_]*)*".join(map(re.escape, words)))
-    found = [
-        f"{path.name}:{text.count(chr(10), 0, hit.start()) + 1}"
-        for path in sorted(_SQL.rglob("*.sql"))
-        for text in [path.read_text()]
-        for hit in pattern.finditer(text)
-    ]
-    return found[0] if len(found) == 1 else ""
+def _table(
+    conn: psycopg.Connection[tuple[object, ...]], call: Callable[[int], object], count: int, least: float
+) -> Table:
+    """Make calls of stamped functions and add their times up by line; the median call counts."""
+    told: list[str] = []
+    conn.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
+    _time(call, min(20, count))
+    by_line: dict[tuple[str, int], list[float]] = defaultdict(list)
+    for n in range(count):
+        told.clear()
+        call(n)
+        for place, spent in _added_up(told).items():
+            by_line[place].append(spent)
+    texts = {
+        found[1]: (file, text)
+        for file, text in _texts()
+        for found in re.finditer(_FUNCTION.pattern, text, re.MULTILINE)
+    }
+    table = Table("µs", "in % of calls", "where", "statement")
+    for (name, line), took in sorted(by_line.items(), key=lambda item: (item[0][0] != "work", item[0])):
+        if statistics.median(took) >= least:
+            file, text = texts[name]
+            statement = (
+                "whole function"
+                if line < 0
+                else "declare"
+                if line == 0
+                else text.splitlines()[line - 1].strip()
+            )
+            table.add_row(
+                f"{statistics.median(took):.0f}",
+                f"{100 * len(took) / count:.0f}",
+                f"{Path(file).name}:{max(line, 0)}",
+                f"[bold]{name}[/bold]" if line < 0 else statement[:100].replace("[", r"\["),
+            )
+    return table
+
+
+def _texts() -> list[tuple[str, str]]:
+    return [(file, (_SQL / file).read_text()) for file in FILES]
+
+
+def _added_up(told: list[str]) -> dict[tuple[str, int], float]:
+    """Microseconds by function and line of the notices of one call; line -1 is the whole function."""
+    added: dict[tuple[str, int], float] = defaultdict(float)
+    for message in told:
+        found = re.fullmatch(r"profile (\w+) \{(.*)\} \{(.*)\}", message)
+        if found:
+            lines = [int(line) for line in found[2].split(",")]
+            stamps = [float(stamp) for stamp in found[3].split(",")]
+            for line, begin, end in zip(lines, stamps, stamps[1:], strict=False):
+                added[found[1], line] += (end - begin) * 1e6
+            added[found[1], -1] += (stamps[-1] - stamps[0]) * 1e6
+    return added

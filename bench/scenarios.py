@@ -51,7 +51,6 @@ def produce_many(bench: Bench, db: str) -> None:
     """Enqueue batches, each in one commit."""
     with bench.ground.connect(db) as conn, bench.ground.connect(db) as observer:
         set_policy(conn, "many", **GROUPED)
-        worker = Worker(conn, "many")
         for size in bench.sizes.many:
             title = f"Enqueue {size:,} in one call over 100 lanes"
             items = payloads(size)
@@ -72,8 +71,6 @@ def produce_many(bench: Bench, db: str) -> None:
             )
             note = "groups read from the payloads, ids returned"
             bench.rates(title, "pgfifo", against="bare insert", target=0.5, note=note)
-        worker.clear()
-        conn.execute("truncate bare")
 
 
 def produce_singly(bench: Bench, db: str) -> None:
@@ -82,7 +79,6 @@ def produce_singly(bench: Bench, db: str) -> None:
     items = payloads(bench.sizes.singly)
     with bench.ground.connect(db) as conn, bench.ground.connect(db) as observer:
         set_policy(conn, "singly", **GROUPED)
-        worker = Worker(conn, "singly")
         enqueue_many(conn, "singly", items[:100])
         for _ in range(bench.sizes.rounds):
             with measured(observer, conn) as sample:
@@ -95,8 +91,6 @@ def produce_singly(bench: Bench, db: str) -> None:
                     conn.execute(ENQUEUE, ["singly", item], prepare=True).fetchone()
                 sample.done = sample.statements = len(items)
             bench.keep(title, "pgfifo", sample)
-        worker.clear()
-        conn.execute("truncate bare")
     bench.rates(title, "bare insert")
     bench.rates(title, "pgfifo", against="bare insert", note="over 100 lanes")
 

@@ -2,15 +2,19 @@
 
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import psycopg
 import pytest
 from rich.console import Console
 
+from bench import profile
 from bench.__main__ import run
 from bench.bench import Sizes
+from bench.engine import ENQUEUE, Worker, enqueue_many, payloads, set_policy
 from bench.ground import Ground
+from bench.meter import Sample
 from bench.report import (
     Cost,
     Report,
@@ -29,6 +33,8 @@ from bench.report import (
 from pgfifo.embedded import PrivateServer
 
 Connection = psycopg.Connection[Any]
+
+SQL = Path(__file__).resolve().parent.parent / "sql"
 
 MACHINE = {
     "cpu": "A processor",
@@ -109,12 +115,29 @@ def test_bench_tells_the_same_in_terminal_markdown_and_json() -> None:
 
 
 def test_flat_cost_nothing_is_compiled_where_sequential_scans_are_off(conn: Connection) -> None:
-    """A scan that is off costs ten billion on paper: with JIT, an enqueue took 60 ms instead of a fraction of one."""
+    """A scan that is off costs ten billion on paper: with JIT an enqueue took 60 ms instead of one."""
     compiled = conn.execute(
         "select p.oid::regprocedure from pg_proc p where p.pronamespace = 'pgfifo'::regnamespace"
         " and 'enable_seqscan=off' = any (p.proconfig) and not 'jit=off' = any (p.proconfig)"
     ).fetchall()
     assert compiled == [], "these calls would be compiled each time, which takes longer than all the rest"
+
+
+def test_bench_profile_stamps_functions_that_still_work(fresh_dsn: str) -> None:
+    """Each function on the hot path is stamped, and does with its stamps what it did without."""
+    told: list[str] = []
+    with psycopg.connect(fresh_dsn, autocommit=True) as conn:
+        for file in profile.FILES:
+            conn.execute(profile.instrumented((SQL / file).read_text()).encode())
+        conn.add_notice_handler(lambda notice: told.append(str(notice.message_primary)))
+        set_policy(conn, "deploy", max_concurrent=2)
+        enqueue_many(conn, "deploy", payloads(3))
+        conn.execute(ENQUEUE, ["deploy", payloads(1)[0]])
+        worker, sample = Worker(conn, "deploy"), Sample()
+        worker.drain(10, sample)
+    assert sample.done == 4
+    named = {line.split()[1] for line in told if line.startswith("profile ")}
+    assert named >= {"enqueue", "enqueue_many", "work", "_claim_batch", "_finish_batch", "_scan_from"}
 
 
 @pytest.mark.long
