@@ -169,10 +169,13 @@ class Importer:
         while True:
             try:
                 self._commit(batch)
-            except errors.TooManyLanes:
-                if len(batch.texts) == 1:
+            except errors.TooManyLanes as refused:
+                size = len(batch.texts)
+                if size == 1:
                     raise
-                self._most = len(batch.texts) // 2
+                # As many lines as there may be lanes fit in any case; a proportional part probably does.
+                most, lanes = refused.limit or 1, refused.lanes or size
+                self._most = min(size - 1, max(int(most), int(size * most / lanes * 0.9)))
                 for part in self._parts(batch):
                     self._put(part)
                 return
