@@ -347,17 +347,16 @@ def test_a_standby_answers_what_the_architecture_page_says() -> None:
             fifo.install()
             fifo.set_policy("a", group_by=["k"])
             job = fifo.enqueue("a", {"k": "x"})
-        with primary.standby() as standby:
-            with pgfifo.Client(standby.dsn()) as fifo:
-                wait_for(lambda: fifo.stats() != [], message="the standby to follow")
-                wait_for(lambda: fifo.stats("a").queue_length == 1, message="the enqueue to arrive")
-                assert [lane.queue_length for lane in fifo.lanes("a", {"k": "x"})] == [1]
-                assert fifo.execution(job.id).state == "waiting"
-                assert fifo.position(job.id).position == 1
-                assert fifo.effective_policy("a")[0].value == ["k"]
-                assert fifo.check() == []
-                with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
-                    fifo.enqueue("a", {"k": "x"})
+        with primary.standby() as standby, pgfifo.Client(standby.dsn()) as fifo:
+            wait_for(lambda: fifo.stats() != [], message="the standby to follow")
+            wait_for(lambda: fifo.stats("a").queue_length == 1, message="the enqueue to arrive")
+            assert [lane.queue_length for lane in fifo.lanes("a", {"k": "x"})] == [1]
+            assert fifo.execution(job.id).state == "waiting"
+            assert fifo.position(job.id).position == 1
+            assert fifo.effective_policy("a")[0].value == ["k"]
+            assert fifo.check() == []
+            with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
+                fifo.enqueue("a", {"k": "x"})
 
 
 # What pages say of the program
