@@ -71,7 +71,9 @@ def show(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 -
         fields["position"] = f"{place.position:,} or more"
     fields["group"] = found.lane.group
     del fields["group_text"], fields["lane_id"]
-    print_fields({name: value for name, value in fields.items() if value not in (None, "", {})})
+    print_fields(
+        {name: value for name, value in fields.items() if name == "payload" or value not in (None, "")}
+    )
 
 
 @app.command("list", rich_help_panel=LOOK)
