@@ -93,6 +93,7 @@ def main() -> None:
     parser.add_argument(
         "--only", default="", help="scenarios of `quick`, as drain,many; nothing is written then"
     )
+    parser.add_argument("--note", help="what a reader must know about this run; goes into the report")
     parser.add_argument("--calls", type=int, default=500, help="calls that `profile` looks at (default: 500)")
     parser.add_argument("--least", type=float, default=5, help="what `profile` leaves out (µs; default: 5)")
     arguments = parser.parse_args()
@@ -108,6 +109,8 @@ def main() -> None:
             sizes = Sizes(rounds=arguments.rounds or 1, held=100_000)
         with open_ground(arguments.dsn) as ground:
             report = run(ground, what, sizes, errors, only)
+        if arguments.note:
+            report.notes.append(arguments.note)
         console.print(terminal(report))
         if only:
             continue
