@@ -82,18 +82,13 @@ def test_e8_a_claim_does_not_walk_over_what_has_been_consumed_while_a_snapshot_i
         flat(before, claim_cost(worker), "12,000 executions of one lane under a held snapshot")
 
 
-FLOOR_IS_PINNED = pytest.mark.xfail(
-    reason="a long writer pins the floor of a relaxed lane's arrivals; each claim walks those counted since"
-)
-
-
 @pytest.mark.parametrize(
     ("ordering", "writes", "count"),
     [
         ("strict", False, 4000),
         ("relaxed", False, 4000),
         ("strict", True, 8000),
-        pytest.param("relaxed", True, 8000, marks=FLOOR_IS_PINNED),
+        ("relaxed", True, 8000),
     ],
 )
 def test_e8_nor_when_each_was_enqueued_on_its_own(
@@ -171,9 +166,6 @@ def test_e8_what_returns_to_its_place_does_not_move_the_consumed_mark_back(
         flat(before, claim_cost(worker), "an execution came back that is 8,000 older than its line")
 
 
-@pytest.mark.xfail(
-    reason="while something is held a claim walks the lane's part of runs_not_running, dead entries included"
-)
 def test_e8_a_lane_with_something_held_does_not_walk_over_what_was_held_before(
     conn: Connection, connect: Connect
 ) -> None:

@@ -107,7 +107,7 @@ begin
       into v_true from pgfifo._executions e left join pgfifo.runs r on r.id = e.id where e.lane_id = v_lane.id;
     if (v_true.waiting, v_true.running, v_true.held, v_true.returned) is distinct from (v_state.waiting, v_state.running::bigint, v_state.held::bigint, v_state.returned::bigint) then
       perform pgfifo._append(v_lane.id, p_waiting => (v_true.waiting - v_state.waiting)::integer, p_running => (v_true.running - v_state.running)::integer,
-        p_held => (v_true.held - v_state.held)::integer, p_returned => (v_true.returned - v_state.returned)::integer);
+        p_held => (v_true.held - v_state.held)::integer, p_returned => (v_true.returned - v_state.returned)::integer, p_held_from => '-infinity', p_returned_from => 0);
       return query select 'repaired', 'ledger', null::text, format('lane %s was counted again', v_lane.id);
     end if;
   end loop;

@@ -48,6 +48,9 @@ declare
   f_first bigint[];
   v_special bigint[];
   v_arrived bigint[];
+  v_pinned bigint[];
+  v_quiet bigint[];
+  v_last bigint := pgfifo._last_mark();
   v_lane bigint;
   v_lane_policy record;
   v_ids bigint[];
@@ -173,10 +176,20 @@ begin
     f_rows := '{}';
     f_first := '{}';
     select array_agg(l.lane_id) filter (where exists (select from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor)),
-        array_agg(l.lane_id) filter (where g.held > 0 or g.returned > 0)
-      into v_arrived, v_special
+        array_agg(l.lane_id) filter (where g.held > 0 or g.returned > 0),
+        array_agg(l.lane_id) filter (where g.pending_xid > v_xmin and v_last - g.mark_floor > 500)
+      into v_arrived, v_special, v_pinned
     from unnest(v_locked) l(lane_id)
     cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g;
+    v_quiet := '{}';
+    if v_pinned is not null then
+      -- A relaxed lane's floor waits for a writer that may have nothing to do with it. If no enqueue of the lane is in
+      -- flight now (who has its enqueue lock alone, knows), then all that has been drawn for it is visible to what follows.
+      v_quiet := array(select l.lane_id from unnest(v_pinned) l(lane_id)
+        where pg_try_advisory_xact_lock('pgfifo._executions'::regclass::oid::integer, pgfifo._key(l.lane_id)));
+      v_last := pgfifo._last_mark();
+      v_arrived := array(select l.lane_id from unnest(v_arrived || v_quiet) l(lane_id) group by l.lane_id);
+    end if;
     if v_arrived is not null then
       with gone as (
         delete from pgfifo.arrivals a where a.ctid = any (array(
@@ -244,21 +257,22 @@ begin
       from counted c cross join lateral unnest(c.ids[1:c.n], c.tickets[1:c.n]) with ordinality u(id, ticket, nth)
       returning 1),
     pruned as (
-      delete from pgfifo.ledger g where g.ctid = any (array(select c.row from counted c where c.n > 0 or c.folded > 0))),
+      delete from pgfifo.ledger g where g.ctid = any (array(select c.row from counted c where c.n > 0 or c.folded > 0 or c.lane_id = any (v_quiet)))),
     appended as (
       insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
-        pending_xid, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
+        pending_xid, held_from, returned_from, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
       select c.lane_id, c.version + 1, c.running + c.n, c.held, c.returned, c.waiting + c.folded - c.n, c.delayed,
         case when c.n > 0 then c.tickets[c.n] else c.consumed end,
         case when c.is_strict then greatest(c.mark_floor, c.top)
              -- Not past what this round had to leave for the next one.
+             when c.lane_id = any (v_quiet) then greatest(c.mark_floor, least(v_last, case when c.rows >= 1000 then c.top end))
              when c.pending_xid <= v_xmin then greatest(c.mark_floor, least(c.pending_mark, case when c.rows >= 1000 then c.top end))
              else c.mark_floor end,
         case when c.is_strict then null when c.pending_xid is null or c.pending_xid <= v_xmin then p_drawn else c.pending_mark end,
         case when c.is_strict then null when c.pending_xid is null or c.pending_xid <= v_xmin
              then case when p_drawn is not null then pg_current_xact_id() end else c.pending_xid end,
-        c.starts + c.n, c.enqueued + c.folded, c.succeeded, c.failed, c.cancelled, c.expired, v_now
-      from counted c where c.n > 0 or c.folded > 0),
+        c.held_from, c.returned_from, c.starts + c.n, c.enqueued + c.folded, c.succeeded, c.failed, c.cancelled, c.expired, v_now
+      from counted c where c.n > 0 or c.folded > 0 or c.lane_id = any (v_quiet)),
     put_back as (
       insert into pgfifo.marks (action_id, id, lane_id)
       select c.action_id, nextval('pgfifo.mark_ids'), c.lane_id
@@ -267,7 +281,7 @@ begin
         -- A held one has its slot; if it is due and was not started, this call's limit is used up.
         -- Lane by lane: without the offset the planner hashes what is held in all lanes, dead entries included.
         or (c.held > 0 and not c.paused and exists (
-          select from pgfifo.runs r where r.lane_id = c.lane_id and r.state = 'held' and r.due_at <= v_now offset 0)))
+          select from pgfifo.runs r where r.lane_id = c.lane_id and r.state = 'held' and r.due_at >= c.held_from and r.due_at <= v_now offset 0)))
     select array_agg(u.id order by c.turn, u.nth), (select count(*) from started)
       into v_ids, v_rows
     from counted c cross join lateral unnest(c.ids[1:c.n]) with ordinality u(id, nth);

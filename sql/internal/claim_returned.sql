@@ -17,6 +17,8 @@ declare
   v_run pgfifo.runs;
   v_late integer;
   v_ahead bigint;
+  v_held_floor timestamptz;
+  v_returned_floor bigint;
   v_started bigint[] := '{}';
 begin
   select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
@@ -26,44 +28,64 @@ begin
     where e.lane_id = p_lane_id and e.ticket between p_late and v_state.consumed and not exists (select from pgfifo.runs r where r.id = e.id);
     get diagnostics v_late = row_count;
     if v_late > 0 then
-      v_state := pgfifo._append(p_lane_id, p_returned => v_late);
+      v_state := pgfifo._append(p_lane_id, p_returned => v_late, p_returned_from => p_late);
     end if;
   end if;
+  -- Both parts are read from their first living row on; it goes into the ledger with the next version, so each dead
+  -- entry before it is passed over once.
+  select min(r.due_at) into v_held_floor from pgfifo.runs r
+  where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_state.held_from;
+  select min(r.ticket) into v_returned_floor from pgfifo.runs r
+  where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= v_state.returned_from;
   -- Asked to stop while it ran, by somebody whose commit came after the end of that attempt: it is not started again.
-  if v_state.held > 0 or v_state.returned > 0 then
+  if exists (select from pgfifo.cancellations) then
     for v_run in
-      select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state <> 'running'
-        and exists (select from pgfifo.cancellations c where c.id = r.id)
+      select r.* from (
+        select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_held_floor
+        union all
+        select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= v_returned_floor) r
+      where exists (select from pgfifo.cancellations c where c.id = r.id)
     loop
       perform pgfifo._end_run(v_run, 'cancelled');
     end loop;
-    if not p_paused then
-      for v_run in
-        select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'held' and r.due_at <= v_now order by r.lane_id, r.ticket desc
-      loop
-        select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
-        select count(*) into v_ahead from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket < v_run.ticket;
-        exit when v_ahead <= p_max - v_state.running - v_state.held;
-        v_state := pgfifo._append(p_lane_id, p_held => -1, p_returned => 1, p_waiting => 1);
-        update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts,
-          attempts = pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts))
-        where r.id = v_run.id;
-      end loop;
-    end if;
+  end if;
+  if not p_paused then
+    for v_run in
+      select r.* from pgfifo.runs r
+      where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_held_floor and r.due_at <= v_now order by r.ticket desc
+    loop
+      select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
+      select count(*) into v_ahead from pgfifo.runs r
+      where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= v_returned_floor and r.ticket < v_run.ticket;
+      exit when v_ahead <= p_max - v_state.running - v_state.held;
+      v_state := pgfifo._append(p_lane_id, p_held => -1, p_returned => 1, p_waiting => 1, p_returned_from => v_run.ticket,
+        p_held_floor => v_held_floor, p_returned_floor => v_returned_floor);
+      update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts,
+        attempts = pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts))
+      where r.id = v_run.id;
+      v_returned_floor := least(v_returned_floor, v_run.ticket);
+    end loop;
   end if;
   if p_paused then
     return v_started;
   end if;
   for v_run in
-    select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state <> 'running' and (r.state = 'returned' or r.due_at <= v_now)
-    order by r.lane_id, r.ticket
+    select r.* from (
+      select r.* from pgfifo.runs r
+      where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_held_floor and r.due_at <= v_now
+      union all
+      (select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= v_returned_floor
+       order by r.lane_id, r.ticket limit p_limit)) r
+    order by r.ticket
   loop
     exit when cardinality(v_started) >= p_limit;
     select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
     if v_run.state = 'held' then
-      v_state := pgfifo._append(p_lane_id, p_running => 1, p_held => -1, p_starts => 1);
+      v_state := pgfifo._append(p_lane_id, p_running => 1, p_held => -1, p_starts => 1,
+        p_held_floor => v_held_floor, p_returned_floor => v_returned_floor);
     elsif v_state.running + v_state.held < p_max then
-      v_state := pgfifo._append(p_lane_id, p_running => 1, p_returned => -1, p_waiting => -1, p_starts => 1);
+      v_state := pgfifo._append(p_lane_id, p_running => 1, p_returned => -1, p_waiting => -1, p_starts => 1,
+        p_held_floor => v_held_floor, p_returned_floor => v_returned_floor);
     else
       continue;  -- no slot for a returned one; a held one behind it that is due would have given its own back
     end if;

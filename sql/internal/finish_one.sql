@@ -45,7 +45,7 @@ begin
     return 'cancelled';
   end if;
   if p_outcome = 'released' then
-    v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_returned => 1, p_waiting => 1);
+    v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_returned => 1, p_waiting => 1, p_returned_from => p_run.ticket);
     update pgfifo.runs r set state = 'returned', worker_id = null, call_no = null, joined_no = v_ledger.starts,
       attempts = pgfifo._log_attempt(r.attempts, pgfifo._attempt_entry(p_run, case when p_lost then 'returned' else 'released' end, v_ledger.starts, pgfifo._now(), v_error))
     where r.id = p_run.id;
@@ -67,7 +67,7 @@ begin
   perform pg_current_xact_id();
   v_due := pgfifo._now() + make_interval(secs => pgfifo._backoff(v_policy.backoff, v_policy.initial, v_policy.factor, v_policy.cap,
     v_policy.jitter, v_failures));
-  perform pgfifo._append(p_run.lane_id, p_running => -1, p_held => 1);
+  perform pgfifo._append(p_run.lane_id, p_running => -1, p_held => 1, p_held_from => v_due);
   update pgfifo.runs r set state = 'held', worker_id = null, call_no = null, held_by = p_run.worker_id, held_outcome = case when p_lost then 'lost' else 'failed' end,
     failures = v_failures, due_at = v_due, ended_at = pgfifo._now(), last_error = v_error
   where r.id = p_run.id;

@@ -1,5 +1,7 @@
 -- Append one version to a lane's ledger. The caller holds the lane's slot lock since an earlier statement; that makes the
 -- newest version that this statement sees the newest there is. For single steps; claim and finish have set-based twins.
+-- p_held_from, p_returned_from: where the held or returned one that is added stands. p_held_floor, p_returned_floor: what the
+-- caller has found to be the first of those that were there.
 create or replace function pgfifo._append(
   p_lane_id bigint,
   p_running integer default 0,
@@ -9,7 +11,11 @@ create or replace function pgfifo._append(
   p_starts integer default 0,
   p_succeeded integer default 0,
   p_failed integer default 0,
-  p_cancelled integer default 0
+  p_cancelled integer default 0,
+  p_held_from timestamptz default null,
+  p_returned_from bigint default null,
+  p_held_floor timestamptz default null,
+  p_returned_floor bigint default null
 ) returns pgfifo.ledger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -22,9 +28,13 @@ begin
   pruned as (
     delete from pgfifo.ledger g using newest o where g.lane_id = o.lane_id and g.version = o.version)
   insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
-    pending_xid, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
+    pending_xid, held_from, returned_from, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
   select o.lane_id, o.version + 1, o.running + p_running, o.held + p_held, o.returned + p_returned, o.waiting + p_waiting, o.delayed,
-    o.consumed, o.mark_floor, o.pending_mark, o.pending_xid, o.starts + p_starts, o.enqueued, o.succeeded + p_succeeded,
+    o.consumed, o.mark_floor, o.pending_mark, o.pending_xid,
+    -- greatest and least pass over nulls: without one before, the bound is where the new one stands.
+    case when o.held + p_held > 0 then least(case when o.held > 0 then greatest(o.held_from, p_held_floor) end, p_held_from) end,
+    case when o.returned + p_returned > 0 then least(case when o.returned > 0 then greatest(o.returned_from, p_returned_floor) end, p_returned_from) end,
+    o.starts + p_starts, o.enqueued, o.succeeded + p_succeeded,
     o.failed + p_failed, o.cancelled + p_cancelled, o.expired, pgfifo._now()
   from newest o
   returning * into strict v_new;

@@ -20,6 +20,9 @@ create table if not exists pgfifo.ledger (
   mark_floor bigint not null default 0,
   pending_mark bigint,
   pending_xid xid8,
+  -- Nothing that is held is due before, nothing that is returned has a smaller ticket; null where there is none.
+  held_from timestamptz,
+  returned_from bigint,
   starts bigint not null default 0,
   enqueued bigint not null default 0,
   succeeded bigint not null default 0,

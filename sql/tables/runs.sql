@@ -32,7 +32,9 @@ create table if not exists pgfifo.runs (
   constraint runs_held_has_a_time check ((state = 'held') = (due_at is not null)),
   constraint runs_started_has_a_number check (state = 'returned' or start_no is not null)
 ) with (fillfactor = 80);
-create index if not exists runs_not_running on pgfifo.runs (lane_id, ticket) where state <> 'running';
+-- Both are read from a bound in the lane's ledger on, so that dead entries stay behind it.
+create index if not exists runs_held on pgfifo.runs (lane_id, due_at) where state = 'held';
+create index if not exists runs_returned on pgfifo.runs (lane_id, ticket) where state = 'returned';
 -- With the call, so that asking for one call's rows meets no dead entries of the worker's other calls.
 create index if not exists runs_worker on pgfifo.runs (worker_id, call_no) where worker_id is not null;
 comment on table pgfifo.runs is 'Executions that are running, held, or returned to their place.';
