@@ -135,7 +135,8 @@ def test_signals_have_their_default_action_and_none_is_blocked() -> None:
     if sys.platform == "linux":
         error = run(Command(["sh", "-c", status])).error
         assert error is not None
-        assert [int(line.split()[-1], 16) for line in error.splitlines()] == [0, 0]
+        # Signal 32 is the C library's own: what this process was started with, nobody can change.
+        assert [int(line.split()[-1], 16) & 0x7FFFFFFF for line in error.splitlines()] == [0, 0]
     else:
         assert run(Command([sys.executable, "-c", show])).error is None
 

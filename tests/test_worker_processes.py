@@ -198,9 +198,9 @@ def test_a_worker_process_is_small(start: Start, conn: Connection, tmp_path: Pat
     for _ in range(500):
         enqueue(conn, "work")
     program = """
-        import resource
+        from tests.support.memory import peak_kib
         Worker(dsn, actions, until_empty=True, **quick).run()
-        note(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // (1024 if sys.platform == "darwin" else 1))
+        note(peak_kib())
     """
     assert ends(start(SYNC, program)) == 0
     assert int(journal(tmp_path)[-1]) < 80 * 1024
