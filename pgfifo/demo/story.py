@@ -80,6 +80,44 @@ class _Kill:
     held: list[int]
 
 
+class _Interrupts:
+    """SIGINT and SIGTERM as KeyboardInterrupt, but not while something is begun and not noted down yet."""
+
+    def __init__(self) -> None:
+        self._waiting = False
+        self._pending = False
+
+    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if self._waiting:
+            self._pending = True
+        else:
+            raise KeyboardInterrupt
+
+    @contextmanager
+    def heard(self) -> Iterator[None]:
+        """Hear them, for the length of a block."""
+        before = {
+            number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
+        }
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    @contextmanager
+    def waiting(self) -> Iterator[None]:
+        """Let them wait until the end of a block: something begins in it, and is noted down for its end."""
+        self._waiting = True
+        try:
+            yield
+        finally:
+            self._waiting = False
+            if self._pending:
+                self._pending = False
+                raise KeyboardInterrupt
+
+
 def run(screen: Screen, scale: Scale | None = None, sabotaged: str | None = None) -> list[Check]:
     """Run the demo on a server of its own, and judge it. Nothing is left behind, however it ends.
 
@@ -98,10 +136,12 @@ def run(screen: Screen, scale: Scale | None = None, sabotaged: str | None = None
     """
     remove_abandoned()
     with ExitStack() as stack:
-        stack.enter_context(_interrupted_by(signal.SIGTERM))
+        interrupts = _Interrupts()
+        stack.enter_context(interrupts.heard())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pgfifo-demo-")))
         screen.say("Starting a PostgreSQL of its own, with its data in a temporary folder …")
-        server = stack.enter_context(PrivateServer({"cluster_name": "pgfifo-demo"}))
+        with interrupts.waiting():
+            server = stack.enter_context(PrivateServer({"cluster_name": "pgfifo-demo"}))
         conn = stack.enter_context(psycopg.connect(server.dsn(), autocommit=True))
         with Client(server.dsn()) as fifo:
             fifo.install()
@@ -112,7 +152,7 @@ def run(screen: Screen, scale: Scale | None = None, sabotaged: str | None = None
         )
         if sabotaged:
             screen.say(f"SABOTAGE: {sabotage.apply(conn, sabotaged)}.")
-        return _Story(screen, scale or Scale(), server.dsn(), folder, conn, stack).tell()
+        return _Story(screen, scale or Scale(), server.dsn(), folder, conn, stack, interrupts).tell()
 
 
 class _Story:
@@ -126,12 +166,14 @@ class _Story:
         folder: Path,
         conn: psycopg.Connection[Any],
         stack: ExitStack,
+        interrupts: _Interrupts,
     ) -> None:
         self._screen = screen
         self._scale = scale
         self._folder = folder
         self._conn = conn
         self._stack = stack
+        self._interrupts = interrupts
         self._fifo = stack.enter_context(Client(dsn))
         ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
         self._environment = ours | {
@@ -275,7 +317,7 @@ class _Story:
 
     def _start(self, name: str, arguments: list[str], own: dict[str, str]) -> "subprocess.Popen[bytes]":
         """Start a Python process of the demo, which will not outlive it."""
-        with (self._folder / f"{name}.log").open("wb") as log:
+        with self._interrupts.waiting(), (self._folder / f"{name}.log").open("wb") as log:
             process = subprocess.Popen(
                 [sys.executable, *arguments],
                 env=self._environment | own,
@@ -284,7 +326,7 @@ class _Story:
                 stderr=log,
                 start_new_session=True,  # a Ctrl-C at the terminal is ours
             )
-        self._stack.callback(_end, process)
+            self._stack.callback(_end, process)
         return process
 
     def _await_workers(self) -> None:
@@ -314,17 +356,3 @@ def _end(process: "subprocess.Popen[bytes]") -> None:
     process.wait()
     if process.stdin:
         process.stdin.close()
-
-
-@contextmanager
-def _interrupted_by(number: signal.Signals) -> Iterator[None]:
-    """Let a signal interrupt the block as Ctrl-C does, so that everything is cleared away."""
-
-    def interrupt(_number: int, _frame: FrameType | None) -> None:
-        raise KeyboardInterrupt
-
-    before = signal.signal(number, interrupt)
-    try:
-        yield
-    finally:
-        signal.signal(number, before)

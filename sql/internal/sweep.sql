@@ -31,7 +31,7 @@ begin
       and (((g.waiting > 0 or exists (select from pgfifo.arrivals a where a.lane_id = l.id and a.id > g.mark_floor))
             and g.running + g.held < coalesce(lp.max_concurrent, p.max_concurrent)
             and g.changed_at not between v_now - interval '2 s' and v_now + interval '1 hour')
-           or (g.held > 0 and exists (select from pgfifo.runs r where r.lane_id = l.id and r.state = 'held' and r.due_at < v_now - interval '2 s')))),
+           or (g.held > 0 and exists (select from pgfifo.runs r where r.lane_id = l.id and r.state = 'held' and r.due_at >= g.held_from and r.due_at < v_now - interval '2 s')))),
   unmarked as (
     -- Marks may be many where work is plenty: one pass over those of the slice's actions, from where scans can find them.
     -- A timer or a change of limits that is overdue because nobody claims is no bug.
