@@ -212,8 +212,10 @@ class _File:
             out(str(job.number))
         rate = f" ({done.enqueued / seconds:,.0f} a second)" if seconds > 0.1 else ""
         undo = None
-        if done.first_id is not None:
-            ids = f"{done.first_id}..{done.last_id}"
+        # Only where all ids in between are ours: with others at work the range would cancel theirs too.
+        first, last = done.first_id, done.last_id
+        if first is not None and last is not None and last - first + 1 == done.enqueued:
+            ids = f"{first}..{last}"
             listed = command(
                 "list", options.action, "--state", "waiting", "--ids", ids, "--limit", "0", "--quiet"
             )

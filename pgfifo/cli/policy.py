@@ -225,6 +225,8 @@ def _tell(scope: str, words: list[str], changes: "Sequence[PolicyChange]", *, wi
         notes = [f"This is a default for each lane below {scope}, not a cap over all of them together."]
     for text in dict.fromkeys(notes):
         note(text)
+    # What waited when group_by was changed waits still.
+    words = [*words, "--force"] if any(c.attribute == "group_by" and c.note for c in changed) else words
     setting = [word for c in changed if c.old is not None for word in _option(c.attribute, c.old)]
     if setting:
         note(f"Undo: {command('policy', 'set', *words, *setting)}")

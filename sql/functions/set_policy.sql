@@ -1,5 +1,5 @@
 -- Set limits and rules of an action, or of one of its lanes. Only what is named changes; null inherits again.
--- An action that is unknown comes to be. Changes apply at once, also to what is waiting.
+-- An action that is unknown comes to be, unless all that is asked is to inherit again. Changes apply at once, also to what is waiting.
 create or replace function pgfifo.set_policy(p_action text, p_values jsonb, p_group text default null, p_force boolean default false)
 returns table (attribute text, old jsonb, new jsonb, note text)
 language plpgsql volatile security definer
@@ -8,7 +8,8 @@ set enable_seqscan = off
 set jit = off
 as $$
 declare
-  v_action_id integer := pgfifo._action(p_action);
+  v_action_id integer := case when p_values <> '{}' and jsonb_typeof(p_values) = 'object' and p_values = (select jsonb_object_agg(k, null) from jsonb_object_keys(p_values) k)
+    then pgfifo._known_action(p_action) else pgfifo._action(p_action) end;
   v_group text;
   v_lane_id bigint;
 begin
