@@ -158,12 +158,14 @@ def test_trap_11_lanes_whose_keys_collide_only_share_a_lock(conn: Connection) ->
     assert violations(conn) == []
 
 
+@pytest.mark.parametrize("lanes", ["there", "new"])
 def test_trap_11_batches_over_the_same_lanes_in_other_orders_do_not_deadlock(
-    conn: Connection, connect: Connect
+    conn: Connection, connect: Connect, lanes: str
 ) -> None:
     policy(conn, "a")
     groups = ["1", "2", "3"]
-    enqueue_groups(conn, "a", groups)
+    if lanes == "there":
+        enqueue_groups(conn, "a", groups)
     middle, up, down = connect(autocommit=False), connect(), connect()
     enqueue(middle, "a", "2")
     # Each holds one end now and waits for the middle; unsorted, they would wait for each other afterwards.
@@ -174,7 +176,9 @@ def test_trap_11_batches_over_the_same_lanes_in_other_orders_do_not_deadlock(
     middle.commit()
     upwards.result()
     downwards.result()
-    assert len(SqlWorker(conn, "a").drain()) == 10
+    assert len(SqlWorker(conn, "a").drain()) == (10 if lanes == "there" else 7)
+    assert value(conn, "select count(*) from pgfifo.lanes") == 3
+    assert violations(conn) == []
 
 
 def test_trap_11_locks_of_the_application_with_the_same_numbers_do_not_meet_ours(

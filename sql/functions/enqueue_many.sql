@@ -85,21 +85,14 @@ begin
   end if;
 
   loop
-    -- In the order of their groups, so that two batches which create the same lanes wait for each other in one direction.
-    v_lanes := array(select pgfifo._lane(v_action_id, g.grp) from unnest(v_lane_groups) with ordinality g(grp, n) order by g.n);
+    v_lanes := pgfifo._lanes(v_action_id, v_lane_groups);
     continue when array_position(v_lanes, null) is not null;
     select array_agg(coalesce(l.max_queue_length, v_policy.max_queue_length) order by i.n) into v_limits
     from unnest(v_lanes) with ordinality i(lane_id, n) left join pgfifo.policies l on l.scope = 'lane' and l.lane_id = i.lane_id;
-    for v_row in
-      select i.lane_id, v_strict or i.max_length < 'infinity' as exclusive
-      from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id)
-    loop
-      if v_row.exclusive then
-        perform pg_advisory_xact_lock(c_class, pgfifo._key(v_row.lane_id));
-      else
-        perform pg_advisory_xact_lock_shared(c_class, pgfifo._key(v_row.lane_id));
-      end if;
-    end loop;
+    -- All in one statement: it decides nothing, and what is above a sort comes in its order.
+    perform case when s.exclusive then pg_advisory_xact_lock(c_class, s.key) else pg_advisory_xact_lock_shared(c_class, s.key) end
+    from (select pgfifo._key(i.lane_id) as key, v_strict or i.max_length < 'infinity' as exclusive
+          from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;
     -- Removed while we waited? See enqueue.
     if v_snapshot then
       perform from pgfifo.lanes l where l.id = any (v_lanes) for key share;

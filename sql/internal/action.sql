@@ -108,3 +108,28 @@ begin
   select l.id into v_id from pgfifo.lanes l where l.action_id = p_action_id and l.group_text = p_group;
   return v_id;  -- null if it was removed again between the two statements: the caller starts over
 end $$;
+
+-- The same for many groups, given in "C" order and each once: their lanes in that order. Null stands for one that was
+-- removed again between two statements. New ones are made in the order of their groups, so that two batches which make
+-- the same lanes wait for each other in one direction.
+create or replace function pgfifo._lanes(p_action_id integer, p_groups text[]) returns bigint[]
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_lanes bigint[];
+begin
+  for v_try in 1 .. 2 loop
+    v_lanes := array(
+      select l.id from unnest(p_groups) with ordinality g(grp, n)
+      left join lateral (select l.id from pgfifo.lanes l where l.action_id = p_action_id and l.group_text = g.grp offset 0) l on true
+      order by g.n);
+    exit when v_try = 2 or array_position(v_lanes, null) is null;
+    with made as (
+      insert into pgfifo.lanes (action_id, group_text)
+      select p_action_id, g.grp from unnest(p_groups, v_lanes) with ordinality g(grp, lane_id, n) where g.lane_id is null order by g.n
+      on conflict (action_id, group_text) do nothing returning id)
+    insert into pgfifo.ledger (lane_id, version, changed_at) select m.id, 0, pgfifo._now() from made m;
+  end loop;
+  return v_lanes;
+end $$;
