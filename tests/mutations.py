@@ -63,9 +63,9 @@ STILL_THERE = """\
     end if;
     exit when found;
 """
-SORTED = "from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;\n"
+SORTED = "i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;\n"
 UNSORTED = """\
-from unnest(v_lanes, v_limits) with ordinality i(lane_id, max_length, n)
+with ordinality i(lane_id, max_length, n)
           order by array_position(v_groups, v_lane_groups[i.n]) offset 0) s;
 """
 DURABLE = "  if current_setting('synchronous_commit') = 'off' then\n"
