@@ -587,7 +587,8 @@ class AsyncClient(AsyncCalls):
         Args:
             pack: What stands before the last dot of the actions' names.
             connection: The caller's connection; the change commits or rolls back with its transaction.
-            **values: Attributes of `Policy`, except ``group_by``. One that is None inherits again.
+            **values: Attributes of `Policy`, except ``group_by`` and ``declared_actions_only``. One that is
+                None inherits again.
 
         Returns:
             What was and what is now, for each attribute that was given.
@@ -598,7 +599,7 @@ class AsyncClient(AsyncCalls):
         """
         return await self._rows(
             select(PolicyChange, "pgfifo.set_pack_policy(%s::text, %s::jsonb)"),
-            (pack, dumps(checked(values), "policy")),
+            (pack, dumps(checked(values, "a pack"), "policy")),
             PolicyChange,
             connection=connection,
         )
@@ -622,20 +623,23 @@ class AsyncClient(AsyncCalls):
         """
         return await self._rows(
             select(PolicyChange, "pgfifo.set_default_policy(%s::jsonb)"),
-            (dumps(checked(values), "policy"),),
+            (dumps(checked(values, "everything"), "policy"),),
             PolicyChange,
             connection=connection,
         )
 
-    async def effective_policy(self, action: str, group: Group | None = None) -> list[PolicyValue]:
+    async def effective_policy(
+        self, action: str | None = None, group: Group | None = None
+    ) -> list[PolicyValue]:
         """Return each attribute that is in force, and which scope says so.
 
         Args:
-            action: The action.
+            action: The action; without it, what holds where no action, pack or lane says anything.
             group: The lane; without it, what holds for lanes without values of their own.
 
         Raises:
             UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: A group without an action.
         """
         return await self._rows(
             select(PolicyValue, "pgfifo.effective_policy(%s::text, %s::text)"),

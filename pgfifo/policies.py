@@ -58,19 +58,37 @@ class Policy(TypedDict, total=False):
     """How long an empty lane is kept. Defaults to 1 day."""
     max_payload: int | None
     """The largest payload and the largest result, in bytes. Defaults to 1 MiB."""
+    declared_actions_only: bool | None
+    """For everything only: an enqueue to an unknown action is refused. Defaults to False: it creates it."""
 
 
-def checked(values: Mapping[str, object]) -> dict[str, object]:
+Scope = Literal["an action", "a pack", "everything"]
+
+_BELONGS_TO: dict[str, Scope] = {"group_by": "an action", "declared_actions_only": "everything"}
+
+
+def checked(values: Mapping[str, object], scope: Scope = "an action") -> dict[str, object]:
     """Return policy values in the form that SQL takes: durations in seconds, everything as JSON has it.
 
+    Args:
+        values: The attributes.
+        scope: What they are for. Defaults to an action, or one of its lanes.
+
     Raises:
-        InvalidValue: An attribute does not exist, or cannot have this value; the message names it.
+        InvalidValue: An attribute does not exist, belongs to another scope, or cannot have this value; the
+            message names it.
     """
     result: dict[str, object] = {}
     for name, value in values.items():
         check = _CHECKS.get(name)
         if check is None:
             raise _unknown(name)
+        if _BELONGS_TO.get(name, scope) != scope:
+            raise InvalidValue(
+                f"{name} belongs to {_BELONGS_TO[name]}, not to {scope}",
+                detail={"name": name, "value": repr(value)},
+                hint="Set it there, or leave it out.",
+            )
         result[name] = None if value is None else check(name, value)
     return result
 
@@ -121,6 +139,12 @@ def _one_of(*words: str) -> Callable[[str, object], object]:
     return check
 
 
+def _yes_or_no(name: str, value: object) -> object:
+    if not isinstance(value, bool):
+        raise _wrong(name, value, "It is True or False.")
+    return value
+
+
 def _duration(most: float = math.inf, *, unlimited: bool = False) -> Callable[[str, object], object]:
     def check(name: str, value: object) -> object:
         if unlimited and value == "unlimited":
@@ -162,4 +186,5 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "retention": _duration(unlimited=True),
     "lane_retention": _duration(unlimited=True),
     "max_payload": _count(LARGEST_PAYLOAD),
+    "declared_actions_only": _yes_or_no,
 }

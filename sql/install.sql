@@ -92,6 +92,7 @@ end $$;
 
 -- Looking
 \ir functions/format_group.sql
+\ir views/_default_policy.sql
 \ir views/_action_policies.sql
 \ir views/lane_stats.sql
 \ir views/queue_stats.sql

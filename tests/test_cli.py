@@ -516,12 +516,11 @@ def test_policy_set_says_what_changed_and_the_undo_works(cli: CommandLine) -> No
     said = cli.ok("policy", "set", "x", "--max-concurrent", 3, "--retention", "2d")
     assert said.out.splitlines() == ["x: max_concurrent inherited → 3", "x: retention inherited → 2d"]
     said = cli.ok("policy", "set", "x", "--max-concurrent", 5, "--backoff-cap", "90s")
-    undo = [line.removeprefix("Undo: pgfifo ").split() for line in said.err.splitlines() if "Undo" in line]
-    assert undo == [
+    assert said.undo == [
         ["policy", "set", "x", "--max-concurrent", "3"],
         ["policy", "unset", "x", "backoff_cap"],
     ]
-    for words in undo:
+    for words in said.undo:
         cli.ok(*words)
     values = {
         row["attribute"]: row["value"] for row in json.loads(cli.ok("policy", "show", "x", "--json").out)
@@ -550,7 +549,7 @@ def test_policy_every_attribute_can_be_set_and_unset(cli: CommandLine) -> None:
         "lane_retention": "12h",
         "max_payload": "1000",
     }
-    assert given.keys() == Policy.__annotations__.keys(), (
+    assert given.keys() | {"declared_actions_only"} == Policy.__annotations__.keys(), (
         "an attribute without an option, or the other way round"
     )
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -558,7 +557,30 @@ def test_policy_every_attribute_can_be_set_and_unset(cli: CommandLine) -> None:
     shown = {line.split()[0]: line.split()[1:] for line in cli.ok("policy", "show", "x").out.splitlines()}
     assert {name: shown[name] for name in given} == {name: [value, "action"] for name, value in given.items()}
     cli.ok("policy", "unset", "x", *given)
-    assert "action" not in cli.ok("policy", "show", "x").out
+    assert "  action" not in cli.ok("policy", "show", "x").out
+
+
+def test_policy_only_declared_actions_take_executions_where_that_is_said(cli: CommandLine) -> None:
+    def shown(*words: str) -> list[str]:
+        lines = cli.ok("policy", "show", *words).out.splitlines()
+        return next(line.split() for line in lines if line.startswith("declared_actions_only"))
+
+    assert shown("--default") == ["declared_actions_only", "no", "default"]
+    said = cli.ok("policy", "set", "--default", "--declared-actions-only")
+    assert "everything: declared_actions_only inherited → yes" in said.out
+    assert said.undo == [["policy", "unset", "--default", "declared_actions_only"]]
+    refused = cli("enqueue", "delpoy")
+    assert (refused.code, "there is no action 'delpoy'" in refused.err) == (1, True)
+    cli.ok("policy", "set", "deploy", "--max-concurrent", 1)
+    cli.ok("enqueue", "deploy")
+    assert shown("deploy") == ["declared_actions_only", "yes", "everything"]
+    said = cli.ok("policy", "set", "--default", "--no-declared-actions-only")
+    [undo] = said.undo
+    assert undo == ["policy", "set", "--default", "--declared-actions-only"]
+    cli.ok("enqueue", "delpoy")
+    cli.ok(*undo)
+    cli.ok("policy", "unset", "--default", "declared-actions-only")
+    assert shown("--default") == ["declared_actions_only", "no", "default"]
 
 
 def test_policy_scopes(cli: CommandLine) -> None:
@@ -609,6 +631,10 @@ def test_policy_scopes(cli: CommandLine) -> None:
         (["unset", "x", "qqq"], "There are:"),
         (["unset", "--default", "group_by"], "belongs to an action"),
         (["show"], "ACTION"),
+        (["show", "x", "--default"], "name one scope"),
+        (["show", "--default", "--group", "a=1"], "--group needs the action"),
+        (["set", "x", "--declared-actions-only"], "belongs to everything, not to an action"),
+        (["set", "--pack", "p", "--no-declared-actions-only"], "belongs to everything, not to a pack"),
     ],
 )
 def test_policy_bad_input_is_2(cli: CommandLine, words: list[str], message: str) -> None:

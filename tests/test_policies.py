@@ -30,6 +30,7 @@ DEFAULTS: dict[str, Any] = {
     "retention": 7 * 86400,
     "lane_retention": 86400,
     "max_payload": 2**20,
+    "declared_actions_only": False,
 }
 
 # An attribute, and five values of it that can be told apart.
@@ -65,6 +66,23 @@ def test_policies_defaults_are_those_of_the_table(conn: Connection) -> None:
     engine = Engine(conn)
     engine.enqueue()
     assert engine.effective("deploy") == {name: (value, "default") for name, value in DEFAULTS.items()}
+    assert engine.effective(None) == engine.effective("deploy"), "the defaults without an action are others"
+
+
+def test_policies_without_an_action_those_of_everything_are_shown(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.policy("deploy", max_concurrent=3)
+    values = Jsonb({"max_attempts": 2, "declared_actions_only": True})
+    engine.rows("select * from pgfifo.set_default_policy(%s)", values)
+    shown = engine.effective(None)
+    assert [shown[name] for name in ("max_concurrent", "max_attempts", "declared_actions_only")] == [
+        (1, "default"),
+        (2, "everything"),
+        (True, "everything"),
+    ]
+    assert engine.effective("deploy")["declared_actions_only"] == (True, "everything")
+    with pytest.raises(errors.InvalidValue, match="only together with its action"):
+        engine.effective(None, "prod")
 
 
 @pytest.mark.parametrize("attribute", VALUES)

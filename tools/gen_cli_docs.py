@@ -86,7 +86,7 @@ def _name(parameter: Any) -> str:
     if parameter.param_type_name == "argument":
         return f"`{_argument(parameter)}`".replace("|", "\\|")
     value = "" if parameter.is_flag else f" {_value(parameter)}"
-    longest_last = sorted(parameter.opts, key=len)
+    longest_last = [*sorted(parameter.opts, key=len), *parameter.secondary_opts]
     return ", ".join(
         f"`{option}{value if option is longest_last[-1] else ''}`" for option in longest_last
     ).replace("|", "\\|")

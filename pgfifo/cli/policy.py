@@ -10,7 +10,7 @@ import typer
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import usage
-from pgfifo.cli.options import OPERATE, Action, AsJson, Dsn, Group, group_of
+from pgfifo.cli.options import OPERATE, AsJson, Dsn, Group, group_of
 from pgfifo.cli.output import note, out, print_json_rows, print_table
 
 if TYPE_CHECKING:
@@ -96,6 +96,13 @@ def set_(
     max_payload: Annotated[
         int | None, _number("The largest payload and the largest result, in bytes.")
     ] = None,
+    declared_actions_only: Annotated[
+        bool | None,
+        typer.Option(
+            help="With --default: refuse enqueues to actions that are not known, in place of creating them.",
+            show_default=False,
+        ),
+    ] = None,
     force: Annotated[
         bool, typer.Option("--force", help="Change group_by even while executions wait.")
     ] = False,
@@ -120,6 +127,7 @@ def set_(
         "retention": retention,
         "lane_retention": lane_retention,
         "max_payload": max_payload,
+        "declared_actions_only": declared_actions_only,
     }
     values: Policy = {name: value for name, value in given.items() if value is not None}  # type: ignore[assignment]
     if not values:
@@ -164,8 +172,21 @@ def unset(
 
 
 @policy.command()
-def show(action: Action, group: Group = None, json: AsJson = False, dsn: Dsn = None) -> None:
+def show(
+    action: Annotated[
+        str | None,
+        typer.Argument(metavar="[ACTION]", help="The action, unless --default.", show_default=False),
+    ] = None,
+    group: Group = None,
+    default: Default = False,
+    json: AsJson = False,
+    dsn: Dsn = None,
+) -> None:
     """Show what is in force for an action or a lane, and where each value comes from."""
+    if (action is None) is not default:
+        raise usage("name one scope", "An ACTION (with --group for one of its lanes), or --default.")
+    if group and action is None:
+        raise usage("--group needs the action whose lane it is")
     with connected(dsn) as fifo:
         found = fifo.effective_policy(action, group_of(group))
     if json:
@@ -192,8 +213,6 @@ def _change(
         )
     if group and action is None:
         raise usage("--group needs the action whose lane it is")
-    if action is None and "group_by" in values:
-        raise usage("group_by belongs to an action, not to a pack or everything")
     with connected(dsn) as fifo:
         if action is not None:
             scope = " ".join([action, *(group or [])])
@@ -237,6 +256,8 @@ def _tell(scope: str, words: list[str], changes: "Sequence[PolicyChange]", *, wi
 
 def _option(name: str, value: object) -> list[str]:
     """Return the words that set a value."""
+    if isinstance(value, bool):
+        return [f"--{'' if value else 'no-'}{name.replace('_', '-')}"]
     return [f"--{name.replace('_', '-')}", _shown(name, value)]
 
 
@@ -246,6 +267,8 @@ def _shown(name: str, value: object, none: str = "-") -> str:
 
     if value is None:
         return none
+    if isinstance(value, bool):
+        return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(map(str, value)) or "(none)"
     if name in _DURATIONS and isinstance(value, int | float):

@@ -108,7 +108,7 @@ begin
           v_value := to_jsonb(trunc(v_number)::bigint);
         end if;
       end if;
-    elsif v_key <> 'declared_actions_only' and not exists (select from pgfifo._policy_attributes() a where a = v_key) then
+    elsif not exists (select from pgfifo._policy_attributes() a where a = v_key) then
       v_problem := 'is no attribute of a policy';
     end if;
     if v_problem is not null then
@@ -126,7 +126,8 @@ language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
   select unnest(array['group_by', 'max_concurrent', 'ordering', 'max_queue_length', 'max_attempts', 'failure_mode', 'backoff', 'backoff_initial',
-    'backoff_factor', 'backoff_cap', 'backoff_jitter', 'on_exhausted', 'retention', 'lane_retention', 'max_payload'])
+    'backoff_factor', 'backoff_cap', 'backoff_jitter', 'on_exhausted', 'retention', 'lane_retention', 'max_payload',
+    'declared_actions_only'])
 $$;
 
 -- A column's value as a caller reads it: infinity is "unlimited".

@@ -2,6 +2,7 @@
 
 import io
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -26,6 +27,12 @@ class Said:
     def all(self) -> str:
         """Everything it said."""
         return self.out + self.err
+
+    @property
+    def undo(self) -> list[list[str]]:
+        """The commands that it says would undo it, without the program's name."""
+        lines = [line.partition("Undo: pgfifo ")[2] for line in self.err.splitlines()]
+        return [shlex.split(line) for line in lines if line]
 
 
 class CommandLine:

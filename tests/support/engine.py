@@ -97,7 +97,7 @@ class Engine:
             "select * from pgfifo.set_policy(%s, %s, %s, %s)", action, Jsonb(values), group, force
         )
 
-    def effective(self, action: str, group: str | None = None) -> dict[str, tuple[Any, str]]:
+    def effective(self, action: str | None, group: str | None = None) -> dict[str, tuple[Any, str]]:
         """Return value and source of each attribute in force."""
         rows = self.rows("select * from pgfifo.effective_policy(%s, %s)", action, group)
         return {attribute: (value, source) for attribute, value, source in rows}
