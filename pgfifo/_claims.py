@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 import psycopg
@@ -29,6 +29,13 @@ _LEFT = """
 """
 _STARTABLE = """
     select exists (select from pgfifo.lane_stats where action = any (%s) and queue_length > 0 and not paused)
+"""
+_EXHAUSTED = """
+    select h.id, h.attempt from unnest(%s::bigint[], %s::integer[]) as asked(id, attempt)
+    cross join lateral (
+      select e.id, e.attempt from pgfifo.executions e
+      where e.id = asked.id and e.attempt = asked.attempt and e.state = 'failed' offset 0
+    ) h
 """
 _CHECK_JSON = "select %s::jsonb is null"
 _BAD_VALUE = (psycopg.DataError, psycopg.errors.StatementTooComplex)
@@ -176,6 +183,24 @@ class Claims:
         if not startable:
             logger.warning("worker %s ends; %d executions wait in paused lanes", self._plan.name, waiting)
         return not startable
+
+    async def exhausted(self, keys: Iterable[Key]) -> set[Key]:
+        """Return which of these attempts, all of them on record as failed, were the last of their execution.
+
+        None, where that cannot be told because the connection was lost.
+        """
+        ids, attempts = zip(*keys, strict=True)
+        try:
+            rows = await (await self.connect()).rows(_EXHAUSTED, (list(ids), list(attempts)))
+        except psycopg.Error as error:
+            if not is_passing(error):
+                raise translated(error) from None
+            logger.warning(
+                "worker %s cannot tell whose last attempts failed: %s", self._plan.name, brief(error)
+            )
+            await self._let_go_after(error)
+            return set()
+        return {(id_, attempt) for id_, attempt in rows}
 
     async def _let_go_after(self, error: psycopg.Error) -> None:
         if self._link is not None and not self._link.is_of_use_after(error):

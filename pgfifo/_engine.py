@@ -16,6 +16,7 @@ from functools import partial
 import psycopg
 
 from pgfifo._claims import Claims
+from pgfifo._hooks import Hooks
 from pgfifo._listener import Listener
 from pgfifo._pace import LONGEST_SOON, SOON, Pace
 from pgfifo._plan import Plan
@@ -64,6 +65,7 @@ class Engine:
             stopping=self._interrupt_later,
         )
         self._threads = Threads(plan.concurrency, f"pgfifo-{plan.name}")
+        self._hooks = Hooks(f"pgfifo-{plan.name}")
         self._listener: Listener | None = None
         self._claims = Claims(plan)
         self._registration: Registration | None = None
@@ -175,6 +177,7 @@ class Engine:
         for run in (*self._finished, *self._refused):
             self._let_go(run)
         self._threads.close()
+        await self._hooks.finish(CANCEL_GRACE)
         if self._listener is not None:
             await self._listener.close()
         self._heartbeat.close()
@@ -300,6 +303,24 @@ class Engine:
             self._start(run)
         if answer.starts and self._listener is not None:
             await self._listener.wake_up()
+        failed = [
+            run
+            for run in batch
+            if run.outcome is not None and run.outcome.kind == "failed" and run.key not in answer.refused
+        ]
+        if failed:
+            await self._call_hooks(failed)
+
+    async def _call_hooks(self, failed: list[Run]) -> None:
+        """Call the hooks of attempts whose failure is on record."""
+        asking = [run for run in failed if run.action.on_exhausted]
+        exhausted = await self._claims.exhausted(run.key for run in asking) if asking else set()
+        for run in failed:
+            hooks = run.action.on_failed
+            if run.key in exhausted:
+                hooks += run.action.on_exhausted
+            if hooks:
+                self._hooks.call(run, hooks, run.failure())
 
     def _take_batch(self) -> list[Run]:
         if self._refused and self._loop.time() >= self._refused_until:

@@ -5,17 +5,24 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pgfifo._around import run_around, run_around_async
+from pgfifo.errors import ExecutionFailed
 from pgfifo.groups import lane
 from pgfifo.outcome import CANCELLED, RELEASED, Outcome, failed, raised, succeeded
 
 if TYPE_CHECKING:
+    from types import TracebackType
+
     from pgfifo.actions import Action
     from pgfifo.execution import Execution, Reason
     from pgfifo.heartbeat import Registration
 
 logger = logging.getLogger("pgfifo")
+
+_OUR_FILES = {__file__, str(Path(__file__).with_name("_around.py"))}
 
 
 class Run:
@@ -28,10 +35,11 @@ class Run:
         task: The task of an async handler.
         started: Whether the handler was called.
         outcome: How it ended; None while it runs.
+        error: What the handler raised, where a hook asks for it.
         refused: How often its outcome could not be taken yet.
     """
 
-    __slots__ = ("action", "execution", "outcome", "refused", "registration", "started", "task")
+    __slots__ = ("action", "error", "execution", "outcome", "refused", "registration", "started", "task")
 
     def __init__(self, execution: Execution, action: Action, registration: Registration) -> None:
         self.execution = execution
@@ -40,6 +48,7 @@ class Run:
         self.task: asyncio.Task[None] | None = None
         self.started = False
         self.outcome: Outcome | None = None
+        self.error: BaseException | None = None
         self.refused = 0
 
     @property
@@ -68,7 +77,11 @@ class Run:
             return self._stopped()
         self.started = True
         try:
-            result = self.action.handler(self.execution)
+            handler, middleware = self.action.handler, self.action.middleware
+            if middleware:
+                result = run_around(middleware, handler, self.execution)
+            else:
+                result = handler(self.execution)
             if inspect.isawaitable(result):
                 return self._told(_never_awaited(result))
             return self._ended(result)
@@ -83,7 +96,10 @@ class Run:
             return self._stopped()
         self.started = True
         try:
-            return self._ended(await self.action.handler(self.execution))
+            handler, middleware = self.action.handler, self.action.middleware
+            if middleware:
+                return self._ended(await run_around_async(middleware, handler, self.execution))
+            return self._ended(await handler(self.execution))
         except asyncio.CancelledError as error:
             return self._cancelled(error)
         except BaseException as error:  # noqa: BLE001 - as above
@@ -105,17 +121,28 @@ class Run:
         return CANCELLED if self.execution.cancel_reason == "cancel" else RELEASED
 
     def _raised(self, error: BaseException) -> Outcome:
-        # The first frame of the traceback is ours.
-        if error.__traceback__ is not None:
-            error.__traceback__ = error.__traceback__.tb_next
+        error.__traceback__ = _without_ours(error.__traceback__)
         logger.error("%s failed", self, exc_info=error, extra=self.ids())
         outcome = raised(error)
-        error.__traceback__ = None  # it holds the handler's locals
+        if self.action.on_failed or self.action.on_exhausted:
+            self.error = error
+        else:
+            error.__traceback__ = None  # it holds the handler's locals
         return outcome
 
     def _told(self, outcome: Outcome) -> Outcome:
         logger.warning("%s failed: %s", self, outcome.error, extra=self.ids())
         return outcome
+
+    def failure(self) -> BaseException:
+        """Return the error of an attempt that failed, for the hooks."""
+        if self.error is not None:
+            return self.error
+        said = self.outcome.error if self.outcome is not None else None
+        id_ = self.execution.id
+        return ExecutionFailed(
+            f"{self} failed: {said}", detail={"id": id_, "outcome": "failed", "error": said}
+        )
 
     def ids(self) -> dict[str, object]:
         """Return what says which execution it is, as attributes of a log record."""
@@ -132,6 +159,13 @@ class Run:
         execution = self.execution
         where = lane(execution.action, execution.group_text)
         return f"execution {execution.id} ({where}), attempt {execution.attempt},"
+
+
+def _without_ours(traceback: TracebackType | None) -> TracebackType | None:
+    """Return a traceback from the first frame on that is not of this package's calls."""
+    while traceback is not None and traceback.tb_frame.f_code.co_filename in _OUR_FILES:
+        traceback = traceback.tb_next
+    return traceback
 
 
 def _never_awaited(result: object) -> Outcome:

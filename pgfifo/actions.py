@@ -10,10 +10,18 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
+from pgfifo._around import (
+    Hook,
+    Layer,
+    Middleware,
+    called,
+    is_async_middleware,
+    is_middleware,
+)
 from pgfifo.errors import InvalidValue, UnknownAction
 from pgfifo.policies import Policy, checked
 
@@ -24,6 +32,8 @@ Handler = Callable[["Execution"], Any]
 """A function of one argument, the execution; sync or async. What it returns is the result, as JSON."""
 
 H = TypeVar("H", bound=Callable[..., Any])
+M = TypeVar("M", bound=Middleware)
+K = TypeVar("K", bound=Hook)
 
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]{1,200}")
 
@@ -37,12 +47,29 @@ class Action:
         handler: What runs its executions.
         values: The policy values that the code declares, in the form that SQL takes.
         is_async: Whether the handler is a coroutine function.
+        layers: The registries it belongs to, the outermost first: their middleware and their hooks.
     """
 
     name: str
     handler: Handler
     values: Mapping[str, object] = field(default_factory=dict)
     is_async: bool = False
+    layers: tuple[Layer, ...] = ()
+
+    @property
+    def middleware(self) -> list[Middleware]:
+        """What goes around its attempts, the outermost first."""
+        return [each for layer in self.layers for each in layer.middleware]
+
+    @property
+    def on_failed(self) -> list[Hook]:
+        """What is called after an attempt that failed, in this order."""
+        return [hook for layer in reversed(self.layers) for hook in layer.on_failed]
+
+    @property
+    def on_exhausted(self) -> list[Hook]:
+        """What is called when it has failed for good, in this order."""
+        return [hook for layer in reversed(self.layers) for hook in layer.on_exhausted]
 
 
 class Actions:
@@ -59,6 +86,7 @@ class Actions:
 
     def __init__(self) -> None:
         self._actions: dict[str, Action] = {}
+        self._layer = Layer()
 
     def action(self, name: str, **values: Unpack[Policy]) -> Callable[[H], H]:
         """Register the decorated function as an action's handler, and hand it back unchanged.
@@ -97,12 +125,77 @@ class Actions:
     def include(self, other: Actions) -> None:
         """Take over all actions of another registry.
 
+        They keep the middleware and the hooks of that registry; this one's middleware goes around it.
+
         Raises:
-            InvalidValue: A name is in both.
+            InvalidValue: A name is in both, or a handler does not go with this registry's middleware.
         """
         for action in other:
             self._refuse_taken(action.name)
-        self._actions.update({action.name: action for action in other})
+        taken = [replace(action, layers=(self._layer, *action.layers)) for action in other]
+        for action in taken:
+            _refuse_async_around_sync(action, self._layer.middleware)
+        self._actions.update({action.name: action for action in taken})
+
+    def middleware(self, middleware: M) -> M:
+        """Put the decorated generator function around every attempt of this registry's actions.
+
+        ::
+
+            @actions.middleware
+            def timed(execution):
+                begun = time.monotonic()
+                try:
+                    yield  # here the handler runs; what it returns is the value of this expression
+                finally:
+                    observe(execution.action, time.monotonic() - begun)
+
+        The first one registered is the outermost. Each runs where the handler runs: in its thread, or in the
+        event loop. What the handler raises is raised at the ``yield``. A middleware may raise something else
+        in its place, or after a success; it cannot make a success of a failure, nor change the result. An
+        ``async def`` one can ``await``, and goes with coroutines only.
+
+        Args:
+            middleware: A function of the execution that yields exactly once.
+
+        Raises:
+            InvalidValue: It is no generator function, or is async where a handler is not.
+        """
+        if not is_middleware(middleware):
+            raise InvalidValue(
+                f"{called(middleware)} is no generator function",
+                detail={"name": "middleware"},
+                hint="A middleware takes the execution and yields once; it needs no @contextmanager.",
+            )
+        for action in self:
+            _refuse_async_around_sync(action, [middleware])
+        self._layer.middleware.append(middleware)
+        return middleware
+
+    def on_failed(self, hook: K) -> K:
+        """Call the decorated function after each attempt that failed, when the failure is recorded.
+
+        It gets the execution and the error: what the handler raised, or an `ExecutionFailed` for one that
+        raised nothing, such as a command. Functions run in threads, coroutines in the event loop. What a
+        hook raises is logged and changes nothing. A worker that is killed in between has called none.
+
+        Args:
+            hook: A function of the execution and the error.
+        """
+        self._layer.on_failed.append(hook)
+        return hook
+
+    def on_exhausted(self, hook: K) -> K:
+        """Call the decorated function when an execution has failed for good, after `on_failed`.
+
+        As `on_failed`. An execution whose last attempt was lost with its worker has nobody to call it; those
+        are found by their state, ``failed``.
+
+        Args:
+            hook: A function of the execution and the last attempt's error.
+        """
+        self._layer.on_exhausted.append(hook)
+        return hook
 
     def _add(self, name: str, handler: Handler, values: Mapping[str, object]) -> Action:
         if not _NAME.fullmatch(name):
@@ -113,14 +206,15 @@ class Actions:
             )
         self._refuse_taken(name)
         _refuse_odd(name, handler)
-        added = Action(name, handler, values, _is_async(handler))
+        added = Action(name, handler, values, _is_async(handler), (self._layer,))
+        _refuse_async_around_sync(added, self._layer.middleware)
         self._actions[name] = added
         return added
 
     def _refuse_taken(self, name: str) -> None:
         if name in self._actions:
             raise InvalidValue(
-                f"the action {name!r} has a handler already, {_called(self._actions[name].handler)}",
+                f"the action {name!r} has a handler already, {called(self._actions[name].handler)}",
                 detail={"name": "name", "value": name},
                 hint="Each action has one handler.",
             )
@@ -175,10 +269,21 @@ def _refuse_odd(name: str, handler: object) -> None:
         signature.bind(object())
     except TypeError:
         raise InvalidValue(
-            f"the handler of {name!r}, {_called(handler)}{signature}, cannot be called with one argument",
+            f"the handler of {name!r}, {called(handler)}{signature}, cannot be called with one argument",
             detail={"name": "handler"},
             hint="A handler takes the execution: def handler(execution): …",
         ) from None
+
+
+def _refuse_async_around_sync(action: Action, middleware: Iterable[Middleware]) -> None:
+    for each in middleware:
+        if is_async_middleware(each) and not action.is_async:
+            raise InvalidValue(
+                f"the middleware {called(each)} is async, and the handler of {action.name!r} is not",
+                detail={"name": "middleware", "action": action.name},
+                hint="A middleware without async goes around both; or keep the coroutines in a registry of "
+                "their own, with their middleware, and include it.",
+            )
 
 
 def _is_async(handler: object) -> bool:
@@ -186,7 +291,3 @@ def _is_async(handler: object) -> bool:
         handler = handler.func
     call = getattr(type(handler), "__call__", None)  # noqa: B004 - for objects whose call is a coroutine function
     return inspect.iscoroutinefunction(handler) or inspect.iscoroutinefunction(call)
-
-
-def _called(handler: object) -> str:
-    return f"{getattr(handler, '__module__', '?')}.{getattr(handler, '__qualname__', repr(handler))}"

@@ -34,6 +34,7 @@ PAGES = [
     "docs/guarantees.md",
     "docs/architecture.md",
     "docs/python.md",
+    "docs/handlers.md",
     "docs/stability.md",
     "docs/migrations.md",
 ]

@@ -1,6 +1,6 @@
 """Uses the whole public API, for the type checker only: `mypy --strict` reads it, and nothing runs it."""
 
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable, Iterator
 from datetime import datetime, timedelta
 from typing import Any, Literal, assert_type
 
@@ -40,6 +40,28 @@ async def index(execution: pgfifo.Execution) -> None:
     """Do nothing."""
 
 
+@actions.middleware
+def around(execution: pgfifo.Execution) -> Iterator[None]:
+    yield
+
+
+@actions.middleware
+async def around_async(execution: pgfifo.Execution) -> AsyncIterator[None]:
+    yield
+
+
+@actions.on_failed
+def failed(execution: pgfifo.Execution, error: BaseException) -> None:
+    """Do nothing."""
+
+
+@actions.on_exhausted
+async def exhausted(execution: pgfifo.Execution, error: BaseException) -> None:
+    """Do nothing."""
+
+
+actions.middleware(deploy)  # type: ignore[type-var]
+actions.on_failed(around)  # type: ignore[type-var]
 actions.action("wrong", max_concurrent="many")  # type: ignore[arg-type]
 actions.action("wrong", no_such=1)  # type: ignore[call-arg]
 actions.add("plain", deploy, max_concurrent=None)
