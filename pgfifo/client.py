@@ -171,6 +171,7 @@ class Client(Calls):
 
         Raises:
             QueueFull: The lane has ``max_queue_length`` waiting executions.
+            ActionClosed: The action or the lane was closed.
             GroupMismatch: The group does not fit the action's ``group_by``.
             GroupTooLong: The group has more than 1,024 bytes.
             PayloadTooLarge: The payload is larger than ``max_payload``.
@@ -686,6 +687,59 @@ class Client(Calls):
         """
         return self._row(
             "select pgfifo.resume(%s::text, %s::text)",
+            (action, groups.to_text(group)),
+            bool,
+            connection=connection,
+        )
+
+    def close_action(
+        self,
+        action: str,
+        group: Group | None = None,
+        *,
+        reason: str | None = None,
+        connection: object = None,
+    ) -> bool:
+        """Let no enqueue into an action, or into one lane, any more; what waits is worked off.
+
+        Once it has committed, no enqueue commits: it waits for those that are in flight.
+
+        Args:
+            action: The action.
+            group: The lane, which need not exist yet; without it, the whole action.
+            reason: Why, for those who are refused.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything: False if it was closed already.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            Busy: Somebody's transaction that has enqueued stayed open for a second.
+        """
+        return self._row(
+            "select pgfifo.close(%s::text, %s::text, %s::text)",
+            (action, groups.to_text(group), reason),
+            bool,
+            connection=connection,
+        )
+
+    def open_action(self, action: str, group: Group | None = None, *, connection: object = None) -> bool:
+        """Let enqueues into a closed action, or a closed lane, again.
+
+        Args:
+            action: The action.
+            group: The lane; without it, the whole action. Each is opened for itself.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything: False if it was not closed.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        return self._row(
+            "select pgfifo.open(%s::text, %s::text)",
             (action, groups.to_text(group)),
             bool,
             connection=connection,

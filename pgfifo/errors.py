@@ -145,10 +145,16 @@ class QuotaExceeded(_Limit, code="QF004"):
 
 
 class ActionClosed(PgfifoError, code="QF005"):
-    """The action takes no new executions; what waits is still worked off."""
+    """The action, or the lane, takes no new executions; what waits is still worked off."""
 
     action = _Fact[str]("action")
-    """The closed action."""
+    """The action."""
+    group = _Fact[str]("group")
+    """The lane's group, as text, where only the lane is closed."""
+    reason = _Fact[str]("reason")
+    """Why it was closed, as whoever closed it has said."""
+    index = _Fact[int]("index")
+    """In a batch: the place of the first such item, counted from 0."""
 
 
 class UnknownAction(PgfifoError, code="QF006"):

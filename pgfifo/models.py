@@ -88,6 +88,7 @@ class _Stats:
     total_cancelled: int
     total_expired: int
     paused: bool
+    closed: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class ActionStats(_Stats):
         total_cancelled: How many were cancelled.
         total_expired: How many expired.
         paused: Whether the action is paused.
+        closed: Whether the action takes no enqueues.
         lanes: How many lanes there are.
         slots_total: How many slots they have together.
     """

@@ -84,6 +84,7 @@ end $$;
 \ir internal/claim_batch.sql
 \ir internal/policy.sql
 \ir internal/set_paused.sql
+\ir internal/set_closed.sql
 \ir internal/take_back.sql
 \ir internal/rescue.sql
 \ir internal/sweep.sql
@@ -137,6 +138,8 @@ end $$;
 \ir functions/set_default_policy.sql
 \ir functions/pause.sql
 \ir functions/resume.sql
+\ir functions/close.sql
+\ir functions/open.sql
 \ir functions/maintain.sql
 \ir functions/raise_epoch.sql
 \ir functions/advance.sql

@@ -59,7 +59,7 @@ READ_COMMITTED = (
     "  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then\n"
 )
 STILL_THERE = """\
-      perform from pgfifo.lanes l where l.id = v_lane_id;
+      select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id;
     end if;
     exit when found;
 """
@@ -70,6 +70,10 @@ with ordinality i(lane_id, max_length, n)
 """
 DURABLE = "  if current_setting('synchronous_commit') = 'off' then\n"
 NOTHING = "  if false then\n"
+CLOSE_LOCK = "    if not pgfifo._lock('pgfifo.actions'::regclass, v_action_id, interval '1 s') then\n"
+CLOSE_LANE_LOCK = (
+    "      if not pgfifo._lock('pgfifo._executions'::regclass, pgfifo._key(v_lane_id), interval '1 s') then\n"
+)
 
 HOLES = "tests/test_holes_"
 
@@ -157,6 +161,12 @@ MUTATIONS = (
         "durability",
         ((DURABLE, NOTHING),),
         (f"{HOLES}crash.py::test_e20_what_hands_out_or_takes_in_is_durable_whatever_the_session_says",),
+    ),
+    Mutation(
+        "lock of a close",
+        "closing",
+        ((CLOSE_LOCK, "    if false then\n"), (CLOSE_LANE_LOCK, "      if false then\n")),
+        ("tests/test_closing.py::test_closing_waits_for_an_enqueue_in_flight_and_then_none_gets_in",),
     ),
 )
 

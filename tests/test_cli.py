@@ -55,7 +55,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "enqueue",
         "worker",
         "show list position stats lanes workers",
-        "cancel release pause resume policy check",
+        "cancel release pause resume close open policy check",
     )
     for command in " ".join(families).split():
         assert re.search(rf"\b{command}\b", said.out), command
@@ -184,6 +184,7 @@ def test_missing_schema_is_4_with_the_command_to_run(empty_cli: CommandLine) -> 
         ["enqueue", "x"],
         ["cancel", "1"],
         ["pause", "x"],
+        ["close", "x"],
         ["policy", "set", "x", "--max-attempts", "2"],
     ]
     for words in [*reading, *changing, ["upgrade"], ["lanes", "x"], ["worker", "--action", "x", "--", "cat"]]:
@@ -212,6 +213,8 @@ def test_role_whose_default_is_serializable_can_do_everything(fresh_dsn: str, cl
     cli.ok("enqueue", "x", "--file", "-", stdin='{"a":1}\n')
     cli.ok("pause", "x")
     cli.ok("resume", "x")
+    cli.ok("close", "x")
+    cli.ok("open", "x")
     cli.ok("cancel", "1")
     cli.ok("check", "--repair")
     cli.ok("worker", "--action", "x", "--until-empty", "--", "true")
@@ -663,11 +666,31 @@ def test_pause_and_resume(cli: CommandLine) -> None:
     cli.ok("resume", "x", "--group", "k")
 
 
+def test_close_and_open(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x")
+    assert "Undo: pgfifo open x" in cli.ok("close", "x", "--reason", "moving house").err
+    cli.ok("pause", "x")
+    assert "paused, closed" in cli.ok("stats").out
+    refused = cli("enqueue", "x")
+    assert refused.code == 1
+    assert "moving house" in refused.err
+    assert "Nothing to do" in cli.ok("close", "x").err
+    assert "Undo: pgfifo close x" in cli.ok("open", "x").err
+    assert "Nothing to do" in cli.ok("open", "x").err
+    assert "Undo: pgfifo open x --group k" in cli.ok("close", "x", "--group", "k").err
+    assert cli("enqueue", "x", "--group", "k").code == 1
+    assert "closed" in cli.ok("lanes", "x").out
+    cli.ok("open", "x", "--group", "k")
+    cli.ok("enqueue", "x", "--group", "k")
+
+
 @pytest.mark.parametrize(
     "words",
     [
         ["pause"],
         ["resume"],
+        ["close"],
+        ["open"],
         ["stats"],
         ["lanes"],
         ["policy", "show"],

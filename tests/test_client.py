@@ -414,6 +414,8 @@ def test_an_unknown_action_is_refused_by_every_call_with_the_nearest(fifo: pgfif
         fifo.effective_policy,
         fifo.pause,
         fifo.resume,
+        fifo.close_action,
+        fifo.open_action,
         fifo.order_violations,
     ):
         with pytest.raises(pgfifo.UnknownAction) as caught:
@@ -528,6 +530,24 @@ def test_a_pause_stops_starts_until_it_is_resumed(fifo: pgfifo.Client, conn: Con
     assert fifo.resume("deploy", {"env": "prod"})
     assert not fifo.resume("deploy", {"env": "prod"})
     assert [each for each, _ in claim(conn, number, "deploy", 10)] == [prod.id]
+
+
+def test_a_closed_action_takes_nothing_until_it_is_opened(fifo: pgfifo.Client, conn: Connection) -> None:
+    job = fifo.enqueue("deploy", group="prod")
+    assert fifo.close_action("deploy", reason="freeze")
+    assert not fifo.close_action("deploy")
+    with pytest.raises(pgfifo.ActionClosed, match="freeze"):
+        fifo.enqueue("deploy")
+    assert fifo.stats("deploy").closed
+    assert claim(conn, worker(conn, "deploy"), "deploy") == [(job.id, 1)]
+    assert fifo.open_action("deploy")
+    assert fifo.close_action("deploy", "prod")
+    with pytest.raises(pgfifo.ActionClosed) as caught:
+        fifo.enqueue_many("deploy", [1, 2], groups=["test", "prod"])
+    assert (caught.value.group, caught.value.index) == ("prod", 1)
+    assert [lane.closed for lane in fifo.lanes("deploy")] == [True]
+    assert fifo.open_action("deploy", "prod")
+    assert not fifo.open_action("deploy", "prod")
 
 
 def test_a_finish_that_comes_too_late_is_refused(fifo: pgfifo.Client, conn: Connection) -> None:

@@ -195,6 +195,8 @@ DECIDING = {
     "pause": "select pgfifo.pause('a')",
     "pause of a lane": "select pgfifo.pause('a', 'g')",
     "resume": "select pgfifo.resume('a')",
+    "close": "select pgfifo.close('a')",
+    "open of a lane": "select pgfifo.open('a', 'g')",
     "check with repair": "select from pgfifo.check(true)",
 }
 

@@ -123,7 +123,7 @@ def _counts(row: Row) -> Row:
     oldest = row["oldest_enqueued_at"]
     shown: Row = {heading: row[name] for name, heading in _HEADINGS.items()}
     shown["oldest"] = span(max(0.0, (datetime.now(UTC) - oldest).total_seconds())) if oldest else "-"
-    return shown | {"state": "paused" if row["paused"] else ""}
+    return shown | {"state": ", ".join(state for state in ("paused", "closed") if row[state])}
 
 
 def _show(

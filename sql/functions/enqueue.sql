@@ -24,6 +24,7 @@ declare
   v_action_id integer;
   v_policy record;
   v_max_length double precision;
+  v_closed_at timestamptz;
   v_lane_id bigint;
   v_group text;
   v_exclusive boolean;
@@ -47,8 +48,15 @@ begin
   if not pg_try_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id) then
     perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
   end if;
-  select p.group_by, p.ordering, p.max_queue_length, p.max_payload into strict v_policy
+  -- A snapshot may be older than a close, of the action or (below) of the lane; a row lock sees through that (40001).
+  if v_snapshot then
+    perform from pgfifo.actions a where a.id = v_action_id for share;
+  end if;
+  select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at into strict v_policy
   from pgfifo._action_policies p where p.action_id = v_action_id;
+  if v_policy.closed_at is not null then
+    perform pgfifo._refuse_closed(v_action_id, null, null);
+  end if;
   if p_payload is null or pg_column_size(p_payload) * 6.0 > v_policy.max_payload then
     perform pgfifo._check_payload(p_action, p_payload, v_policy.max_payload, null);
   end if;
@@ -69,12 +77,15 @@ begin
     -- The lane may have been removed while we waited. Removal holds this lock exclusively, so from here on it cannot be.
     -- An old snapshot would still show it; a row lock sees through that (40001).
     if v_snapshot then
-      perform from pgfifo.lanes l where l.id = v_lane_id for key share;
+      select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id for share;
     else
-      perform from pgfifo.lanes l where l.id = v_lane_id;
+      select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id;
     end if;
     exit when found;
   end loop;
+  if v_closed_at is not null then
+    perform pgfifo._refuse_closed(v_action_id, v_lane_id, null);
+  end if;
   if v_max_length < 'infinity' then
     if v_snapshot then
       perform pgfifo._require_read_committed('enqueue (max_queue_length is set)');

@@ -52,8 +52,14 @@ begin
     return;
   end if;
   perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
-  select p.group_by, p.ordering, p.max_queue_length, p.max_payload into strict v_policy
+  if v_snapshot then
+    perform from pgfifo.actions a where a.id = v_action_id for share;
+  end if;
+  select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at into strict v_policy
   from pgfifo._action_policies p where p.action_id = v_action_id;
+  if v_policy.closed_at is not null then
+    perform pgfifo._refuse_closed(v_action_id, null, 0);
+  end if;
   v_strict := v_policy.ordering = 'strict' or v_snapshot;
 
   -- Look only for suspects in bulk; the check that raises names the first of them.
@@ -95,10 +101,16 @@ begin
           from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;
     -- Removed while we waited? See enqueue.
     if v_snapshot then
-      perform from pgfifo.lanes l where l.id = any (v_lanes) for key share;
+      perform from pgfifo.lanes l where l.id = any (v_lanes) for share;
     end if;
-    exit when (select count(*) from pgfifo.lanes l where l.id = any (v_lanes)) = cardinality(v_lanes);
+    select count(*), bool_or(l.closed_at is not null) as closed into v_row from pgfifo.lanes l where l.id = any (v_lanes);
+    exit when v_row.count = cardinality(v_lanes);
   end loop;
+  if v_row.closed then
+    perform pgfifo._refuse_closed(v_action_id, l.id, coalesce(array_position(v_groups, l.group_text) - 1, 0))
+    from pgfifo.lanes l where l.id = any (v_lanes) and l.closed_at is not null
+    order by array_position(v_groups, l.group_text) limit 1;
+  end if;
 
   if exists (select from unnest(v_limits) m where m < 'infinity') then
     if v_snapshot then

@@ -12,6 +12,28 @@ begin
   end if;
 end $$;
 
+-- A closed action or lane (given, when it is the lane) takes nothing new. Which of them is closed the caller has read in a
+-- statement after the lock that keeps it so.
+create or replace function pgfifo._refuse_closed(p_action_id integer, p_lane_id bigint, p_index integer) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_closed record;
+  v_what text;
+begin
+  select a.name, l.group_text, coalesce(l.closed_at, a.closed_at) as at, case when l.id is null then a.closed_by else l.closed_by end as who,
+      case when l.id is null then a.closed_reason else l.closed_reason end as reason
+    into strict v_closed
+  from pgfifo.actions a left join pgfifo.lanes l on l.id = p_lane_id
+  where a.id = p_action_id;
+  v_what := v_closed.name || coalesce(nullif(' ' || pgfifo.format_group(v_closed.group_text), ' '), '');
+  raise exception using errcode = 'QF005',
+    message = format('%s is closed since %s, by %s%s', v_what, to_char(v_closed.at, 'YYYY-MM-DD HH24:MI TZ'), v_closed.who, ': ' || v_closed.reason),
+    detail = json_build_object('action', v_closed.name, 'group', v_closed.group_text, 'reason', v_closed.reason, 'index', p_index)::text,
+    hint = 'Nothing was enqueued. What waits is still worked off. pgfifo.open lets enqueues in again.';
+end $$;
+
 -- jsonb is at most six times smaller than its text (escapes), so most payloads are never turned back into text here.
 create or replace function pgfifo._check_payload(p_action text, p_payload jsonb, p_limit double precision, p_index integer) returns void
 language plpgsql stable parallel safe

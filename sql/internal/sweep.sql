@@ -56,7 +56,7 @@ begin
     join pgfifo._action_policies p on p.action_id = l.action_id
     cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
     left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
-    where l.id > p_from and l.id <= o_to and lp.id is null and g.running = 0 and g.held = 0 and g.waiting = 0 and g.delayed = 0
+    where l.id > p_from and l.id <= o_to and lp.id is null and l.closed_at is null and g.running = 0 and g.held = 0 and g.waiting = 0 and g.delayed = 0
       and extract(epoch from v_now - g.changed_at) > p.lane_retention
       and not exists (select from pgfifo.arrivals a where a.lane_id = l.id)
     -- Two locks each, in a lock table that is the whole cluster's: the rest is for another time.
@@ -88,7 +88,12 @@ begin
   then
     return 0;
   end if;
-  delete from pgfifo.lanes l where l.id = p_lane_id;
+  -- An open transaction that closes or opens the action has its row; maintenance waits for nobody.
+  perform from pgfifo.actions a where a.id = p_action_id for no key update skip locked;
+  if not found then
+    return 0;
+  end if;
+  delete from pgfifo.lanes l where l.id = p_lane_id and l.closed_at is null;
   if not found then
     return 0;
   end if;

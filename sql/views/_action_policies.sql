@@ -20,7 +20,8 @@ select a.id as action_id,
   coalesce(pe.declared_actions_only, b.declared_actions_only) as declared_actions_only,
   pa.paused_at as paused_at,
   pa.paused_by as paused_by,
-  pa.paused_reason as paused_reason
+  pa.paused_reason as paused_reason,
+  a.closed_at as closed_at
 from pgfifo.actions a
 cross join pgfifo._default_policy b
 left join pgfifo.policies pa on pa.scope = 'action' and pa.action_id = a.id

@@ -21,6 +21,7 @@ select a.name as action,
   g.cancelled as total_cancelled,
   g.expired as total_expired,
   lp.paused_at is not null or p.paused_at is not null as paused,
+  l.closed_at is not null or a.closed_at is not null as closed,
   l.id as lane_id
 from pgfifo.lanes l
 join pgfifo.actions a on a.id = l.action_id
@@ -46,4 +47,5 @@ comment on column pgfifo.lane_stats.total_failed is 'Finished as failed since th
 comment on column pgfifo.lane_stats.total_cancelled is 'Finished as cancelled since the beginning.';
 comment on column pgfifo.lane_stats.total_expired is 'Finished as expired since the beginning.';
 comment on column pgfifo.lane_stats.paused is 'Whether the lane or its action is paused.';
+comment on column pgfifo.lane_stats.closed is 'Whether the lane or its action takes no enqueues.';
 comment on column pgfifo.lane_stats.lane_id is 'Internal number of the lane; a lane that was removed comes back under another one.';

@@ -17,7 +17,8 @@ select a.name as action,
   (coalesce(s.total_failed, 0) + a.past_failed)::bigint as total_failed,
   (coalesce(s.total_cancelled, 0) + a.past_cancelled)::bigint as total_cancelled,
   (coalesce(s.total_expired, 0) + a.past_expired)::bigint as total_expired,
-  p.paused_at is not null as paused
+  p.paused_at is not null as paused,
+  a.closed_at is not null as closed
 from pgfifo.actions a
 join pgfifo._action_policies p on p.action_id = a.id
 left join lateral (
@@ -46,3 +47,4 @@ comment on column pgfifo.queue_stats.total_expired is 'Finished as expired since
 comment on column pgfifo.queue_stats.lanes is 'How many lanes the action has now.';
 comment on column pgfifo.queue_stats.slots_total is 'How many slots its lanes have together.';
 comment on column pgfifo.queue_stats.paused is 'Whether the whole action is paused.';
+comment on column pgfifo.queue_stats.closed is 'Whether the whole action takes no enqueues.';
