@@ -351,6 +351,43 @@ class AsyncClient(AsyncCalls):
             == "failed",  # said twice, the second would find it held, and take that for a lost lease
         )
 
+    async def finish_execution(
+        self,
+        id: int,  # noqa: A002
+        outcome: Literal["succeeded", "failed", "cancelled"],
+        *,
+        reason: str | None = None,
+        result: object = None,
+        connection: object = None,
+    ) -> bool:
+        """End an execution as an operator, whatever it is doing: running, held or waiting.
+
+        Whoever has it loses it: what he says of it later is refused with `LeaseLost`, and his handler is
+        told to stop by his next heartbeat. Until then it may go on beside the next one of its lane.
+
+        Args:
+            id: The execution.
+            outcome: ``succeeded``, ``failed`` or ``cancelled``.
+            reason: Why, for those who look it up.
+            result: What it gave, any JSON value; for ``succeeded`` only.
+            connection: The caller's connection; the end commits or rolls back with its transaction.
+
+        Returns:
+            Whether it was ended by this call: False if it had an outcome already.
+
+        Raises:
+            UnknownExecution: There is no such execution, or it is older than its retention.
+            IsolationLevel: The caller's transaction is above READ COMMITTED.
+            InvalidValue: The outcome is none, or the result does not go with it.
+            Busy: Somebody's open transaction keeps its lane.
+        """
+        return await self._row(
+            "select pgfifo.finish_execution(%s::bigint, %s::text, %s::text, %s::jsonb)",
+            (id, outcome, reason, None if result is None else dumps(result, "result")),
+            bool,
+            connection=connection,
+        )
+
     async def release(self, id: int, attempt: int, *, connection: object = None) -> None:  # noqa: A002
         """Give an active execution back to its place in the line, unharmed.
 

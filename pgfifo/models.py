@@ -166,7 +166,7 @@ class ExecutionInfo:
         start_no: The number of its last start, counted in its lane.
         lane_id: Its lane's number.
         due_at: When a held one is tried again.
-        reason: Why it was cancelled.
+        reason: Why it was cancelled, or finished by hand.
         attempts: What is on record of its earlier attempts.
     """
 

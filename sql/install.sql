@@ -74,6 +74,7 @@ end $$;
 \ir internal/enqueue_checks.sql
 \ir internal/audit.sql
 \ir internal/end_run.sql
+\ir internal/end_waiting.sql
 \ir internal/finish_one.sql
 \ir internal/finish_batch.sql
 \ir internal/fence_worker.sql
@@ -138,6 +139,7 @@ end $$;
 \ir functions/set_default_policy.sql
 \ir functions/pause.sql
 \ir functions/resume.sql
+\ir functions/finish_execution.sql
 \ir functions/close.sql
 \ir functions/open.sql
 \ir functions/maintain.sql

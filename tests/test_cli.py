@@ -55,7 +55,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "enqueue",
         "worker",
         "show list position stats lanes workers",
-        "cancel release pause resume close open policy check",
+        "cancel release finish pause resume close open policy check",
     )
     for command in " ".join(families).split():
         assert re.search(rf"\b{command}\b", said.out), command
@@ -651,6 +651,27 @@ def test_policy_group_by_is_not_changed_over_what_waits(cli: CommandLine) -> Non
     said = cli("policy", "set", "x", "--group-by", "a")
     assert said.code == 1
     cli.ok("policy", "set", "x", "--group-by", "a", "--force")
+
+
+def test_finish_ends_what_is_stuck(cli: CommandLine, conn: Connection) -> None:
+    for _ in range(3):
+        cli.ok("enqueue", "x")
+    claim(conn)
+    number = 1
+    said = cli.ok("finish", number, "--failed", "--reason", "hangs")
+    assert f"Finished execution {number}, which was running: failed." in said.err
+    assert "loses it" in said.err
+    shown = json.loads(cli.ok("show", number, "--json").out)
+    assert (shown["state"], shown["reason"], shown["error"]) == ("failed", "hangs", "hangs")
+    again = cli("finish", number, "--succeeded")
+    assert (again.code, "has failed already" in again.err) == (1, True)
+    said = cli.ok("finish", number + 1, "--succeeded", "--result", '{"by": "hand"}')
+    assert "loses it" not in said.err
+    assert json.loads(cli.ok("show", number + 1, "--json").out)["result"] == {"by": "hand"}
+    cli.ok("finish", number + 2, "--cancelled")
+    for words in ([], ["--failed", "--succeeded"], ["--failed", "--result", "1"]):
+        assert cli("finish", number, *words).code == 2
+    assert cli("finish", 4711, "--failed").code == 1
 
 
 def test_pause_and_resume(cli: CommandLine) -> None:

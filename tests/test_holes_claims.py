@@ -195,6 +195,7 @@ DECIDING = {
     "pause": "select pgfifo.pause('a')",
     "pause of a lane": "select pgfifo.pause('a', 'g')",
     "resume": "select pgfifo.resume('a')",
+    "finish_execution": "select pgfifo.finish_execution({id}, 'failed')",
     "close": "select pgfifo.close('a')",
     "open of a lane": "select pgfifo.open('a', 'g')",
     "check with repair": "select from pgfifo.check(true)",

@@ -4,14 +4,25 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected, rows
 from pgfifo.cli.exits import REFUSED, Refused, usage
-from pgfifo.cli.options import LOOK, OPERATE, AnyAction, AsJson, Dsn, Group, Id, Reason, group_of
+from pgfifo.cli.options import (
+    LOOK,
+    OPERATE,
+    AnyAction,
+    AsJson,
+    Dsn,
+    Group,
+    Id,
+    Reason,
+    group_of,
+    json_or_text,
+)
 from pgfifo.cli.output import (
     count,
     did,
@@ -188,6 +199,44 @@ def release(
         f"Released execution {id}: it is back in its place in the line.",
         f"{command('cancel', str(id))} ends it",
     )
+
+
+@app.command(rich_help_panel=OPERATE)
+def finish(
+    id: Id,  # noqa: A002 - the argument is called so
+    succeeded: Annotated[bool, typer.Option("--succeeded", help="It is done.")] = False,
+    failed: Annotated[bool, typer.Option("--failed", help="It has failed; it is not tried again.")] = False,
+    cancelled: Annotated[bool, typer.Option("--cancelled", help="It is not wanted any more.")] = False,
+    reason: Reason = None,
+    result: Annotated[
+        str | None, _option("--result", "JSON", "With --succeeded: what it gave, as JSON or text.")
+    ] = None,
+    dsn: Dsn = None,
+) -> None:
+    """End an execution that is stuck, whatever it is doing, with an outcome of your choice.
+
+    The worker that has it loses it: it is told to stop its handler by its next heartbeat, and nothing that it
+    says of it counts any more. Until then the handler may go on beside the next execution of its lane.
+    """
+    asked: dict[Literal["succeeded", "failed", "cancelled"], bool]
+    asked = {"succeeded": succeeded, "failed": failed, "cancelled": cancelled}
+    chosen = [outcome for outcome, wanted in asked.items() if wanted]
+    if len(chosen) != 1:
+        raise usage("say how it ends: one of --succeeded, --failed and --cancelled")
+    if result is not None and not succeeded:
+        raise usage("--result goes with --succeeded only")
+    with connected(dsn) as fifo:
+        found = fifo.execution(id)
+        workers = {worker.id: worker for worker in fifo.workers() if worker.state == "alive"}
+        given = None if result is None else json_or_text(result)
+        if not fifo.finish_execution(id, chosen[0], reason=reason, result=given):
+            raise Refused(f"execution {id} has {fifo.execution(id).state} already")
+    did(
+        f"Finished execution {id}, which was {found.state}: {chosen[0]}.",
+        "there is none; what it was stays: pgfifo show ID",
+    )
+    if found.state == "running" and (worker := workers.get(found.worker_id or 0)):
+        note(f"Worker {worker.name} (pid {worker.pid} on {worker.host}) loses it with its next heartbeat.")
 
 
 def _lane(fifo: "Client", action: str, group: list[str] | None) -> str | None:

@@ -48,17 +48,7 @@ begin
       -- A held one gives a slot back.
       perform pgfifo._mark_if_waiting(v_lane_id);
     else
-      with content as (
-        delete from pgfifo._executions e where e.id = p_id returning e.*),
-      newest as (
-        select g.* from pgfifo.ledger g where g.lane_id = v_lane_id order by g.lane_id desc, g.version desc limit 1)
-      insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, end_no, enqueued_at, finished_at,
-        cancel_requested_at, retry_of, payload, headers, tags, reason)
-      select e.id, l.action_id, e.lane_id, l.group_text, 'cancelled', 0, 0, e.ticket, g.starts, e.enqueued_at, pgfifo._now(), pgfifo._now(),
-        e.retry_of, e.payload, e.headers, e.tags, left(p_reason, 1000)
-      from content e join pgfifo.lanes l on l.id = e.lane_id cross join newest g;
-      continue when not found;
-      perform pgfifo._append(v_lane_id, p_waiting => -1, p_cancelled => 1);
+      continue when not pgfifo._end_waiting(p_id, v_lane_id, 'cancelled', p_reason);
     end if;
     perform pgfifo._audit('cancel', null, p_id, jsonb_build_object('id', p_id, 'reason', p_reason, 'answer', 'cancelled'));
     return 'cancelled';

@@ -25,7 +25,8 @@ create or replace function pgfifo._end_run(
   p_error text default null,
   p_result_error text default null,
   p_failures integer default null,
-  p_lost boolean default false
+  p_lost boolean default false,
+  p_reason text default null
 ) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -54,7 +55,7 @@ begin
     p_run.worker_id, p_run.joined_no, case when p_run.state <> 'returned' then p_run.start_no end,
     case when p_run.state <> 'returned' then p_run.start_limit end, case when p_run.state <> 'returned' then p_run.is_strict end,
     v_ledger.starts, e.enqueued_at, p_run.started_at, pgfifo._now(), v_cancel.requested_at, e.retry_of, e.payload, e.headers, e.tags,
-    p_result, p_result_error, coalesce(p_error, p_run.last_error), v_cancel.reason, p_run.attempts, p_lost
+    p_result, p_result_error, coalesce(p_error, p_run.last_error), coalesce(p_reason, v_cancel.reason), p_run.attempts, p_lost
   from content e join pgfifo.lanes l on l.id = e.lane_id;
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s has no content', p_run.id);

@@ -40,4 +40,4 @@ comment on column pgfifo.executions.start_no is 'The number of its last start, c
 comment on column pgfifo.executions.lane_id is 'Internal number of its lane.';
 comment on column pgfifo.executions.due_at is 'When a held one may start again.';
 comment on column pgfifo.executions.attempts is 'Earlier attempts, at most the last 100.';
-comment on column pgfifo.executions.reason is 'Why it was cancelled, as the canceller said.';
+comment on column pgfifo.executions.reason is 'Why it was cancelled or finished by hand, as whoever did it said.';
