@@ -21,6 +21,12 @@ MOST = 1_000_000
 """The largest limit."""
 LONGEST_BACKOFF = 365 * 86400.0
 """The longest backoff, in seconds."""
+LONGEST_TIME = 365 * 86400.0
+"""The longest spacing, gap, timeout or period of a rate, in seconds."""
+LONGEST_WAIT = 3_155_760_000.0
+"""The longest ``max_wait`` and retention, in seconds: 100 years."""
+LARGEST_QUOTA = 1_000_000_000
+"""The largest quota."""
 LARGEST_PAYLOAD = 268_435_455
 """The largest ``max_payload``, in bytes: jsonb has no room for more."""
 
@@ -36,10 +42,33 @@ class Policy(TypedDict, total=False):
     """``strict``: in the commit order of the enqueues. ``relaxed``: producers do not wait for each other."""
     max_queue_length: int | Unlimited | None
     """How many executions of one lane may wait. Defaults to unlimited."""
+    max_action_queue_length: int | Unlimited | None
+    """How many executions may wait in all lanes of the action together. Defaults to unlimited."""
+    on_limit: Literal["enqueue", "cancel"] | None
+    """``enqueue``: what cannot start at once waits. ``cancel``: it is refused. Defaults to enqueue."""
+    rate: str | None
+    """How many executions of one lane start per time: ``100/s``, ``5/2h``. Defaults to unlimited."""
+    burst: int | None
+    """How many of them may start at once after a quiet time. Defaults to the number in ``rate``."""
+    spacing: Duration | None
+    """The least time from one start in a lane to the next. Defaults to 0."""
+    gap: Duration | None
+    """The least time from an end in a lane to the next start. Defaults to 0."""
+    quota: str | None
+    """How many enqueues are accepted per calendar ``day`` or ``month``, in a time zone (UTC if none is
+    named): ``1000/day Europe/Berlin``. It holds for the scope it is set at as a whole; not inherited."""
+    max_wait: Duration | Unlimited | None
+    """How long an execution may wait in the line; then it expires. Defaults to unlimited."""
+    timeout: Duration | Unlimited | None
+    """How long an attempt may run. Defaults to unlimited."""
+    kill_after: Duration | Unlimited | None
+    """How long after its timeout, or after it was asked to stop, a command is killed. Defaults to 10 s."""
     max_attempts: int | None
     """How many attempts may fail before the execution has failed. Defaults to 5."""
-    failure_mode: Literal["hold"] | None
-    """What a failed attempt does to its lane. ``hold``: it keeps place and slot through the backoff."""
+    failure_mode: Literal["hold", "yield", "tail"] | None
+    """What a failed attempt does to its lane. ``hold``: it keeps its place and its slot through the
+    backoff. ``yield``: it gives its slot up and is first in the line when the backoff is over. ``tail``: it
+    goes to the end of the line. Defaults to hold."""
     backoff: Literal["exponential", "constant"] | None
     """How the pause before the next attempt grows. Defaults to exponential."""
     backoff_initial: Duration | None
@@ -50,8 +79,8 @@ class Policy(TypedDict, total=False):
     """The longest pause. Defaults to 5 minutes."""
     backoff_jitter: float | None
     """By which part of itself a pause varies at random. Defaults to 0.1."""
-    on_exhausted: Literal["continue"] | None
-    """What the lane does when an execution has failed for good. ``continue``: it goes on."""
+    on_exhausted: Literal["continue", "pause"] | None
+    """What the lane does when an execution has failed for good. Defaults to continue."""
     retention: Duration | Unlimited | None
     """How long a finished execution can be looked up. Defaults to 7 days."""
     lane_retention: Duration | Unlimited | None
@@ -145,16 +174,59 @@ def _yes_or_no(name: str, value: object) -> object:
     return value
 
 
-def _duration(most: float = math.inf, *, unlimited: bool = False) -> Callable[[str, object], object]:
+def _duration(
+    most: float = math.inf, *, least: float = 0, unlimited: bool = False
+) -> Callable[[str, object], object]:
     def check(name: str, value: object) -> object:
         if unlimited and value == "unlimited":
             return value
         result = seconds(value, name)  # type: ignore[arg-type]  # it refuses what is no duration
         if result > most:
             raise _wrong(name, value, f"It is at most {most:g} seconds.")
+        if result < least:
+            raise _wrong(name, value, f"It is at least {least:g} seconds.")
         return result
 
     return check
+
+
+_RATE = re.compile(
+    r"\s*(\d{1,9})\s*/\s*(\d{1,9}(?:\.\d{1,6})?)?\s*"
+    r"(ms|s|sec|second|m|min|minute|h|hour|d|day|w|week)\s*",
+    re.ASCII | re.IGNORECASE,
+)
+_UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
+
+
+def _rate(name: str, value: object) -> object:
+    if value == "unlimited":
+        return value
+    found = _RATE.fullmatch(value) if isinstance(value, str) else None
+    if found:
+        unit = found[3].lower()
+        period = float(found[2] or 1) * (0.001 if unit == "ms" else _UNITS[unit[0]])
+        if 1 <= int(found[1]) <= MOST and 0.001 <= round(period, 3) <= LONGEST_TIME:
+            return value
+    raise _wrong(
+        name,
+        value,
+        f"It is starts per time, as 100/s, 10/min or 5/2h: 1 to {MOST} in 1 ms to a year; or 'unlimited'.",
+    )
+
+
+def _quota(name: str, value: object) -> object:
+    if value == "unlimited":
+        return value
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d{1,10})\s*/\s*(?:day|month)(?:\s+\S+)?\s*", value, re.ASCII)
+        if found and 1 <= int(found[1]) <= LARGEST_QUOTA:
+            return value
+    raise _wrong(
+        name,
+        value,
+        f"It is enqueues per calendar day or month, 1 to {LARGEST_QUOTA}, with a time zone, as"
+        " 1000/day Europe/Berlin or 50000/month; or 'unlimited'.",
+    )
 
 
 def _paths(name: str, value: object) -> object:
@@ -175,16 +247,26 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "max_concurrent": _count(MOST),
     "ordering": _one_of("strict", "relaxed"),
     "max_queue_length": _count(MOST, unlimited=True),
+    "max_action_queue_length": _count(MOST, unlimited=True),
+    "on_limit": _one_of("enqueue", "cancel"),
+    "rate": _rate,
+    "burst": _count(MOST),
+    "spacing": _duration(LONGEST_TIME),
+    "gap": _duration(LONGEST_TIME),
+    "quota": _quota,
+    "max_wait": _duration(LONGEST_WAIT, least=0.001, unlimited=True),
+    "timeout": _duration(LONGEST_TIME, least=0.001, unlimited=True),
+    "kill_after": _duration(LONGEST_TIME, unlimited=True),
     "max_attempts": _count(MOST),
-    "failure_mode": _one_of("hold"),
+    "failure_mode": _one_of("hold", "yield", "tail"),
     "backoff": _one_of("exponential", "constant"),
     "backoff_initial": _duration(LONGEST_BACKOFF),
     "backoff_factor": _number(1, 1000),
     "backoff_cap": _duration(LONGEST_BACKOFF),
     "backoff_jitter": _number(0, 1),
-    "on_exhausted": _one_of("continue"),
-    "retention": _duration(unlimited=True),
-    "lane_retention": _duration(unlimited=True),
+    "on_exhausted": _one_of("continue", "pause"),
+    "retention": _duration(LONGEST_WAIT, unlimited=True),
+    "lane_retention": _duration(LONGEST_WAIT, unlimited=True),
     "max_payload": _count(LARGEST_PAYLOAD),
     "declared_actions_only": _yes_or_no,
 }

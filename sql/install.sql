@@ -96,6 +96,7 @@ end $$;
 \ir functions/format_group.sql
 \ir views/_default_policy.sql
 \ir views/_action_policies.sql
+\ir views/_lane_policies.sql
 \ir views/lane_stats.sql
 \ir views/queue_stats.sql
 \ir views/executions.sql

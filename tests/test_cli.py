@@ -540,14 +540,24 @@ def test_policy_every_attribute_can_be_set_and_unset(cli: CommandLine) -> None:
         "max_concurrent": "2",
         "ordering": "relaxed",
         "max_queue_length": "unlimited",
+        "max_action_queue_length": "100",
+        "on_limit": "cancel",
+        "rate": "5/2h",
+        "burst": "3",
+        "spacing": "1s",
+        "gap": "2s",
+        "quota": "1000/day Europe/Berlin",
+        "max_wait": "1h",
+        "timeout": "5m",
+        "kill_after": "30s",
         "max_attempts": "3",
-        "failure_mode": "hold",
+        "failure_mode": "yield",
         "backoff": "constant",
         "backoff_initial": "250ms",
         "backoff_factor": "1.5",
         "backoff_cap": "1h30m",
         "backoff_jitter": "0.5",
-        "on_exhausted": "continue",
+        "on_exhausted": "pause",
         "retention": "unlimited",
         "lane_retention": "12h",
         "max_payload": "1000",
@@ -558,9 +568,11 @@ def test_policy_every_attribute_can_be_set_and_unset(cli: CommandLine) -> None:
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
     cli.ok("policy", "set", "x", *words)
     shown = {line.split()[0]: line.split()[1:] for line in cli.ok("policy", "show", "x").out.splitlines()}
-    assert {name: shown[name] for name in given} == {name: [value, "action"] for name, value in given.items()}
+    assert {name: shown[name] for name in given} == {
+        name: [*value.split(), "action"] for name, value in given.items()
+    }
     cli.ok("policy", "unset", "x", *given)
-    assert "  action" not in cli.ok("policy", "show", "x").out
+    assert not any("action" in line.split() for line in cli.ok("policy", "show", "x").out.splitlines())
 
 
 def test_policy_only_declared_actions_take_executions_where_that_is_said(cli: CommandLine) -> None:
@@ -627,6 +639,11 @@ def test_policy_scopes(cli: CommandLine) -> None:
         (["set", "x", "--backoff-cap", "soon"], "soon"),
         (["set", "x", "--backoff-jitter", "2"], "from 0 to 1"),
         (["set", "x", "--ordering", "random"], "relaxed"),
+        (["set", "x", "--rate", "fast"], "10/min"),
+        (["set", "x", "--quota", "3/week"], "Europe/Berlin"),
+        (["set", "x", "--failure-mode", "drop"], "yield"),
+        (["set", "x", "--on-limit", "drop"], "cancel"),
+        (["set", "x", "--timeout", "0"], "at least"),
         (["set", "x", "--group-by", "a..b"], "path"),
         (["set", "x", "--max-concurent", "1"], "--max-concurrent"),
         (["unset", "x"], "nothing to unset"),

@@ -496,13 +496,28 @@ def test_every_policy_attribute_of_python_is_one_of_the_database_and_back(fifo: 
         {"max_queue_length": "unlimited"},
         {"ordering": "relaxed"},
         {"max_attempts": 1},
-        {"failure_mode": "hold"},
+        {"max_action_queue_length": 1},
+        {"on_limit": "cancel"},
+        {"rate": "1000000/365d"},
+        {"rate": "1 / 0.001 second"},
+        {"rate": "unlimited"},
+        {"burst": 1_000_000},
+        {"spacing": 365 * 86400},
+        {"gap": "250ms"},
+        {"quota": "1000000000/month america/new_york"},
+        {"quota": "unlimited"},
+        {"max_wait": 0.001},
+        {"max_wait": "unlimited"},
+        {"timeout": timedelta(hours=1)},
+        {"kill_after": 0},
+        {"failure_mode": "yield"},
+        {"failure_mode": "tail"},
         {"backoff": "constant"},
         {"backoff_initial": "1m"},
         {"backoff_factor": 1},
         {"backoff_cap": 365 * 86400},
         {"backoff_jitter": 0},
-        {"on_exhausted": "continue"},
+        {"on_exhausted": "pause"},
         {"retention": "unlimited"},
         {"lane_retention": timedelta(days=1)},
         {"max_payload": 268_435_455},
@@ -514,6 +529,7 @@ def test_every_value_that_python_lets_through_is_one_that_sql_takes(
     fifo: pgfifo.Client, values: dict[str, Any]
 ) -> None:
     [change] = fifo.set_policy("deploy", **values)
+    assert fifo.set_policy("deploy", **{change.attribute: change.new}) != [], "what is read cannot be written"
     assert {change.attribute} == set(values)
     inherit: dict[str, Any] = {change.attribute: None}
     fifo.set_policy("deploy", **inherit)

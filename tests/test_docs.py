@@ -372,10 +372,9 @@ def test_the_defaults_of_policies_are_those_of_a_new_action(conn: psycopg.Connec
 
 
 def _value(text: str) -> object:
-    if text == "none":
-        return []
-    if text == "no":
-        return False
+    words: dict[str, object] = {"none": [], "n of rate": None, "no": False}
+    if text in words:
+        return words[text]
     if re.fullmatch(r"\d[\d.,]*", text):
         return float(text.replace(",", ""))
     size = re.fullmatch(r"(\d+) MiB", text)

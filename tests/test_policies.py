@@ -19,6 +19,16 @@ DEFAULTS: dict[str, Any] = {
     "max_concurrent": 1,
     "ordering": "strict",
     "max_queue_length": "unlimited",
+    "max_action_queue_length": "unlimited",
+    "on_limit": "enqueue",
+    "rate": "unlimited",
+    "burst": None,
+    "spacing": 0,
+    "gap": 0,
+    "quota": "unlimited",
+    "max_wait": "unlimited",
+    "timeout": "unlimited",
+    "kill_after": 10,
     "max_attempts": 5,
     "failure_mode": "hold",
     "backoff": "exponential",
@@ -38,16 +48,28 @@ VALUES: dict[str, list[Any]] = {
     "max_concurrent": [2, 3, 4, 5, 6],
     "ordering": ["relaxed", "strict", "relaxed", "strict", "relaxed"],
     "max_queue_length": [20, 30, "unlimited", 50, 60],
+    "max_action_queue_length": [20, 30, "unlimited", 50],
+    "on_limit": ["cancel", "enqueue", "cancel", "enqueue", "cancel"],
+    "rate": ["100/s", "10/min", "unlimited", "5/2h", "7/1500ms"],
+    "burst": [1, 2, 3, 4, 5],
+    "spacing": [1, 2, 0, 4, 5],
+    "gap": [1, 2, 0, 4, 5],
+    "max_wait": [20, 30, "unlimited", 50, 60],
+    "timeout": [20, 30, "unlimited", 50, 60],
+    "kill_after": [20, 30, "unlimited", 0, 60],
     "max_attempts": [2, 3, 4, 6, 7],
+    "failure_mode": ["yield", "tail", "hold", "yield", "tail"],
+    "on_exhausted": ["pause", "continue", "pause", "continue", "pause"],
     "backoff": ["constant", "exponential", "constant", "exponential", "constant"],
     "backoff_initial": [2, 3, 4, 5, 6],
     "backoff_factor": [3, 4, 5, 6, 7],
     "backoff_cap": [20, 30, 40, 50, 60],
     "backoff_jitter": [0.2, 0.3, 0.4, 0.5, 0.6],
-    "retention": [20, "unlimited", 40, 50, 60],
-    "lane_retention": [20, 30, 40, 50, "unlimited"],
-    "max_payload": [2000, 3000, 4000, 5000, 6000],
+    "retention": [20, "unlimited", 40, 50],
+    "lane_retention": [20, 30, 40, "unlimited"],
+    "max_payload": [2000, 3000, 4000, 5000],
 }
+NOT_OF_LANES = ["ordering", "max_action_queue_length", "retention", "lane_retention", "max_payload"]
 
 
 def set_scope(engine: Engine, scope: str, values: dict[str, Any]) -> None:
@@ -91,14 +113,14 @@ def test_policies_inherit_attribute_by_attribute(conn: Connection, attribute: st
     engine.enqueue("web.get", group="prod")
     engine.enqueue("other")
     scopes = ["everything", "pack", "declared", "action", "lane"]
-    if attribute == "ordering":
+    if attribute in NOT_OF_LANES:
         scopes.remove("lane")
     for scope, value in zip(scopes, VALUES[attribute], strict=False):
         set_scope(engine, scope, {attribute: value})
         assert engine.effective("web.get", "prod")[attribute] == (value, scope)
         expected = (value, scope) if scope == "everything" else (VALUES[attribute][0], "everything")
         assert engine.effective("other")[attribute] == expected, "a value reached actions of another scope"
-    if attribute != "ordering":
+    if attribute not in NOT_OF_LANES:
         assert engine.effective("web.get")[attribute] == (VALUES[attribute][3], "action")
     for scope, wider, value in reversed(
         list(zip(scopes, ["default", *scopes], [DEFAULTS[attribute], *VALUES[attribute]], strict=False))
@@ -137,6 +159,59 @@ def test_policies_durations_are_seconds_or_intervals(conn: Connection) -> None:
         assert engine.effective("deploy")["retention"][0] == seconds
 
 
+@pytest.mark.parametrize(
+    ("given", "shown", "n", "period"),
+    [
+        ("100/s", "100/s", 100, 1),
+        (" 10 / minute ", "10/min", 10, 60),
+        ("5/2H", "5/2h", 5, 7200),
+        ("60/60s", "60/min", 60, 60),
+        ("1/90s", "1/90s", 1, 90),
+        ("3/1.5s", "3/1500ms", 3, 1.5),
+        ("1000000/ms", "1000000/ms", 1000000, 0.001),
+        ("7/week", "7/7d", 7, 604800),
+        ("1/36h", "1/36h", 1, 129600),
+        ("unlimited", "unlimited", float("inf"), 1),
+    ],
+)
+def test_policies_a_rate_is_starts_per_time(
+    conn: Connection, given: str, shown: str, n: float, period: float
+) -> None:
+    engine = Engine(conn)
+    engine.policy(rate=given)
+    assert engine.effective("deploy")["rate"] == (shown, "action")
+    assert engine.rows("select rate_n, rate_period from pgfifo._action_policies") == [(n, period)]
+    engine.policy(rate=shown)
+    assert engine.effective("deploy")["rate"] == (shown, "action"), "what is shown cannot be given back"
+
+
+@pytest.mark.parametrize(
+    ("given", "shown"),
+    [
+        ("1000/day Europe/Berlin", "1000/day Europe/Berlin"),
+        ("0050/month  europe/berlin", "50/month Europe/Berlin"),
+        ("7/day", "7/day UTC"),
+        ("unlimited", "unlimited"),
+    ],
+)
+def test_policies_a_quota_is_enqueues_per_calendar_period(conn: Connection, given: str, shown: str) -> None:
+    engine = Engine(conn)
+    assert engine.policy(quota=given) == [("quota", None, shown, None)]
+    assert engine.policy(quota=shown) == [("quota", shown, shown, None)]
+
+
+def test_policies_a_quota_is_that_of_its_scope(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.enqueue("web.get", group="prod")
+    for scope in ("everything", "pack", "declared", "lane"):
+        set_scope(engine, scope, {"quota": f"{len(scope)}/day"})
+    found = "select action_quota[1], pack_quota[1], everything_quota[1] from pgfifo._action_policies"
+    assert engine.rows(found) == [("8", "4", "10")]
+    assert engine.rows("select quota[1] from pgfifo._lane_policies") == [("4",)]
+    set_scope(engine, "action", {"quota": "unlimited"})
+    assert engine.rows(found) == [("infinity", "4", "10")], "an operator's word did not win over the code's"
+
+
 BAD: list[tuple[str, Any]] = [
     ("max_concurrent", 0),
     ("max_concurrent", -1),
@@ -152,9 +227,37 @@ BAD: list[tuple[str, Any]] = [
     ("max_queue_length", "lots"),
     ("ordering", "loose"),
     ("ordering", 1),
-    ("failure_mode", "yield"),
     ("failure_mode", "drop"),
-    ("on_exhausted", "pause"),
+    ("failure_mode", 1),
+    ("on_exhausted", "stop"),
+    ("on_limit", "drop"),
+    ("rate", 100),
+    ("rate", "100"),
+    ("rate", "0/s"),
+    ("rate", "1000001/s"),
+    ("rate", "1/0s"),
+    ("rate", "1/0.1ms"),
+    ("rate", "1/year"),
+    ("rate", "1/366d"),
+    ("rate", "-1/s"),
+    ("rate", "1.5/s"),
+    ("rate", [1, 1]),
+    ("burst", 0),
+    ("burst", "unlimited"),
+    ("spacing", -1),
+    ("spacing", "unlimited"),
+    ("gap", "400 days"),
+    ("max_wait", 0),
+    ("max_wait", "-1 s"),
+    ("timeout", 0),
+    ("timeout", "2 years"),
+    ("kill_after", -1),
+    ("quota", 100),
+    ("quota", "100"),
+    ("quota", "0/day"),
+    ("quota", "100/week"),
+    ("quota", "100/day Europe/Berln"),
+    ("quota", "10000000000/day"),
     ("backoff", "linear"),
     ("backoff_initial", -1),
     ("backoff_initial", "unlimited"),
@@ -202,12 +305,18 @@ def test_policies_bad_values_are_refused_in_words_and_change_nothing(
 
 @pytest.mark.parametrize(
     ("scope", "attribute"),
-    [("pack", "group_by"), ("everything", "group_by"), ("lane", "group_by"), ("lane", "ordering")],
+    [
+        ("pack", "group_by"),
+        ("everything", "group_by"),
+        ("lane", "group_by"),
+        *(("lane", attribute) for attribute in NOT_OF_LANES),
+        *((scope, "declared_actions_only") for scope in ("lane", "action", "declared", "pack")),
+    ],
 )
 def test_policies_some_attributes_belong_to_some_scopes(conn: Connection, scope: str, attribute: str) -> None:
     engine = Engine(conn)
     engine.enqueue("web.get", group="prod")
-    value = ["env"] if attribute == "group_by" else "relaxed"
+    value = {"group_by": ["env"], "declared_actions_only": True}.get(attribute) or VALUES[attribute][0]
     with pytest.raises(errors.InvalidValue, match="belongs to"):
         set_scope(engine, scope, {attribute: value})
 
@@ -245,6 +354,14 @@ def test_policies_declared_values_give_way_to_operators(conn: Connection) -> Non
     assert effective["max_concurrent"] == (5, "action"), "a deploy of the code undid what an operator had set"
     assert effective["retention"] == (86400, "declared")
     assert effective["max_attempts"] == (5, "default"), "a declaration is replaced as a whole"
+
+
+def test_policies_a_declaration_that_says_less_is_a_change(conn: Connection) -> None:
+    engine = Engine(conn)
+    set_scope(engine, "declared", {"group_by": ["env", "app"], "rate": "60/s"})
+    set_scope(engine, "declared", {"group_by": ["env"], "rate": "1/min"})
+    effective = engine.effective("web.get")
+    assert (effective["group_by"][0], effective["rate"][0]) == (["env"], "1/min")
 
 
 def test_policies_declaring_the_same_again_changes_and_locks_nothing(

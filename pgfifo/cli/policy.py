@@ -39,8 +39,18 @@ Pack = Annotated[
 ]
 Default = Annotated[bool, typer.Option("--default", help="Everything: what holds where nothing else is set.")]
 
-_DURATIONS = ("backoff_initial", "backoff_cap", "retention", "lane_retention")
-_LIMITS = {"max_concurrent", "max_queue_length"}
+_DURATIONS = (
+    "spacing",
+    "gap",
+    "max_wait",
+    "timeout",
+    "kill_after",
+    "backoff_initial",
+    "backoff_cap",
+    "retention",
+    "lane_retention",
+)
+_LIMITS = {"max_concurrent", "max_queue_length", "rate", "burst", "spacing", "gap"}
 
 
 def _number(help: str) -> Any:  # noqa: ANN401, A002 - as typer.Option itself
@@ -71,10 +81,49 @@ def set_(
     max_queue_length: Annotated[
         str | None, _text("N|unlimited", "How many may wait in a lane; more are refused.")
     ] = None,
+    max_action_queue_length: Annotated[
+        str | None, _text("N|unlimited", "How many may wait in all lanes of an action; more are refused.")
+    ] = None,
+    on_limit: Annotated[
+        Literal["enqueue", "cancel"] | None,
+        _text("HOW", "What cannot start at once; enqueue: it waits; cancel: it is refused."),
+    ] = None,
+    rate: Annotated[
+        str | None, _text("N/TIME|unlimited", "How many start in a lane per time, as 100/s, 10/min or 5/2h.")
+    ] = None,
+    burst: Annotated[
+        int | None, _number("How many of them may start at once after a quiet time; all if not set.")
+    ] = None,
+    spacing: Annotated[str | None, _text("TIME", "The least time from start to start in a lane.")] = None,
+    gap: Annotated[
+        str | None, _text("TIME", "The least time from an end in a lane to the next start.")
+    ] = None,
+    quota: Annotated[
+        str | None,
+        _text(
+            "N/day|N/month",
+            "Enqueues accepted per calendar day or month, as '1000/day Europe/Berlin'; for the scope as a"
+            " whole.",
+        ),
+    ] = None,
+    max_wait: Annotated[
+        str | None, _text("TIME|unlimited", "How long an execution may wait before it expires.")
+    ] = None,
+    timeout: Annotated[str | None, _text("TIME|unlimited", "How long an attempt may run.")] = None,
+    kill_after: Annotated[
+        str | None,
+        _text(
+            "TIME|unlimited", "How long after its timeout, or after being asked to stop, a command is killed."
+        ),
+    ] = None,
     max_attempts: Annotated[int | None, _number("How many attempts may fail.")] = None,
     failure_mode: Annotated[
-        Literal["hold"] | None,
-        _text("HOW", "What a failed attempt does to its lane; hold: it keeps its place and slot."),
+        Literal["hold", "yield", "tail"] | None,
+        _text(
+            "HOW",
+            "What a failed attempt does to its lane; hold: it keeps its place and slot; yield: its place;"
+            " tail: it goes to the end of the line.",
+        ),
     ] = None,
     backoff: Annotated[
         Literal["exponential", "constant"] | None, _text("HOW", "How the pause after a failure grows.")
@@ -86,8 +135,8 @@ def set_(
         float | None, _number("By which part of itself a pause varies, 0 to 1.")
     ] = None,
     on_exhausted: Annotated[
-        Literal["continue"] | None,
-        _text("HOW", "What the lane does after the last attempt; continue: it goes on."),
+        Literal["continue", "pause"] | None,
+        _text("HOW", "What the lane does after the last attempt; continue: it goes on; pause: it stops."),
     ] = None,
     retention: Annotated[
         str | None, _text("TIME|unlimited", "How long a finished execution can be looked up.")
@@ -116,6 +165,16 @@ def set_(
         "max_concurrent": max_concurrent,
         "ordering": ordering,
         "max_queue_length": _count_or_word(max_queue_length),
+        "max_action_queue_length": _count_or_word(max_action_queue_length),
+        "on_limit": on_limit,
+        "rate": rate,
+        "burst": burst,
+        "spacing": spacing,
+        "gap": gap,
+        "quota": quota,
+        "max_wait": max_wait,
+        "timeout": timeout,
+        "kill_after": kill_after,
         "max_attempts": max_attempts,
         "failure_mode": failure_mode,
         "backoff": backoff,
@@ -241,7 +300,8 @@ def _tell(scope: str, words: list[str], changes: "Sequence[PolicyChange]", *, wi
         and not notes
         and any(c.attribute in _LIMITS and c.new not in (None, "unlimited") for c in changed)
     ):
-        notes = [f"This is a default for each lane below {scope}, not a cap over all of them together."]
+        below = f"This is a default for each lane below {scope}"
+        notes = [f"{below}, not a cap over all of them together: that is a shared limit."]
     for text in dict.fromkeys(notes):
         note(text)
     # What waited when group_by was changed waits still.

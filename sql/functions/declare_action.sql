@@ -10,10 +10,10 @@ declare
   v_wanted jsonb;
 begin
   v_action_id := pgfifo._action(p_action);
-  v_wanted := (select jsonb_object_agg(a, coalesce(p_values -> a, 'null')) from pgfifo._policy_attributes() a) || coalesce(p_values, '{}');
+  v_wanted := (select jsonb_object_agg(a.o_attribute, coalesce(p_values -> a.o_attribute, 'null')) from pgfifo._policy_attributes() a) || coalesce(p_values, '{}');
   -- Every process declares when it starts; where nothing changes nothing is locked.
   if exists (select from pgfifo.policies p where p.scope = 'declared' and p.action_id = v_action_id
-             and to_jsonb(p) @> pgfifo._policy_values('declared', v_wanted)) then
+             and (select jsonb_object_agg(k, to_jsonb(p) -> k) from jsonb_object_keys(v_wanted) k) = pgfifo._policy_values('declared', v_wanted)) then
     return;
   end if;
   perform pgfifo._set_policy('declared', null, v_action_id, null, v_wanted, false);

@@ -17,8 +17,8 @@ begin
     v_lane_id := pgfifo._find_lane(v_action_id, p_action, p_group);
   end if;
   return query
-  select k.attribute, pgfifo._shown(coalesce(v.value, to_jsonb(d) -> k.attribute)), coalesce(v.scope, 'default')
-  from pgfifo._policy_attributes() with ordinality k(attribute, n)
+  select k.attribute, pgfifo._shown(k.attribute, coalesce(v.value, to_jsonb(d) -> k.attribute)), coalesce(v.scope, 'default')
+  from (select a.o_attribute as attribute, row_number() over () as n from pgfifo._policy_attributes() a) k
   cross join pgfifo._default_policy d
   left join pgfifo.actions a on a.id = v_action_id
   left join lateral (

@@ -66,7 +66,7 @@ begin
     v_lane_id := pgfifo._lane(v_action_id, v_group);
     continue when v_lane_id is null;
     select coalesce(l.max_queue_length, v_policy.max_queue_length) into v_max_length
-    from (select 1) o left join pgfifo.policies l on l.scope = 'lane' and l.lane_id = v_lane_id;
+    from (select 1) o left join pgfifo._lane_policies l on l.lane_id = v_lane_id;
     -- A snapshot of its own may be older than the current ordering, so it takes the stronger lock; so does who counts.
     v_exclusive := v_strict or v_max_length < 'infinity';
     if v_exclusive then

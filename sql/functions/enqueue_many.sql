@@ -94,7 +94,7 @@ begin
     v_lanes := pgfifo._lanes(v_action_id, v_lane_groups);
     continue when array_position(v_lanes, null) is not null;
     select array_agg(coalesce(l.max_queue_length, v_policy.max_queue_length) order by i.n) into v_limits
-    from unnest(v_lanes) with ordinality i(lane_id, n) left join pgfifo.policies l on l.scope = 'lane' and l.lane_id = i.lane_id;
+    from unnest(v_lanes) with ordinality i(lane_id, n) left join pgfifo._lane_policies l on l.lane_id = i.lane_id;
     -- All in one statement: it decides nothing, and what is above a sort comes in its order.
     perform case when s.exclusive then pg_advisory_xact_lock(c_class, s.key) else pg_advisory_xact_lock_shared(c_class, s.key) end
     from (select pgfifo._key(i.lane_id) as key, v_strict or i.max_length < 'infinity' as exclusive

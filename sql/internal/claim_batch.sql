@@ -213,7 +213,7 @@ begin
         select coalesce(lp.max_concurrent, a.max) as max, a.is_strict, lp.paused_at is not null as paused, a.cap into v_lane_policy
         from pgfifo.lanes l
         join unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) on a.action_id = l.action_id
-        left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
+        left join pgfifo._lane_policies lp on lp.lane_id = l.id
         where l.id = v_lane;
         continue when not found;
         v_ids := pgfifo._claim_returned(v_lane, least(v_left, v_lane_policy.cap), p_worker, p_call, v_lane_policy.max, v_lane_policy.is_strict, v_lane_policy.paused,
@@ -233,7 +233,7 @@ begin
         lp.paused_at is not null as paused, coalesce(cardinality(o.ids), 0) as seen, x.free
       from unnest(v_locked) with ordinality t(lane_id, n)
       cross join lateral (select l.action_id from pgfifo.lanes l where l.id = t.lane_id offset 0) l
-      left join lateral (select p.max_concurrent, p.paused_at from pgfifo.policies p where p.scope = 'lane' and p.lane_id = t.lane_id offset 0) lp on true
+      left join lateral (select p.max_concurrent, p.paused_at from pgfifo._lane_policies p where p.lane_id = t.lane_id offset 0) lp on true
       cross join lateral (
         select a.cap, a.is_strict, coalesce(lp.max_concurrent, a.max) as max
         from unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) where a.action_id = l.action_id) a

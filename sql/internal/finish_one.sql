@@ -57,7 +57,7 @@ begin
     into strict v_policy
   from pgfifo.lanes n
   join pgfifo._action_policies p on p.action_id = n.action_id
-  left join pgfifo.policies l on l.scope = 'lane' and l.lane_id = n.id
+  left join pgfifo._lane_policies l on l.lane_id = n.id
   where n.id = p_run.lane_id;
   if not coalesce(p_retry, true) or v_failures >= v_policy.max_attempts then
     perform pgfifo._end_run(p_run, 'failed', null, v_error, null, v_failures, p_lost);

@@ -15,6 +15,44 @@ exception when data_exception then
     detail = json_build_object('name', p_attribute, 'value', p_value)::text, hint = 'Give seconds, or an interval such as ''5 min''.';
 end $$;
 
+-- The attributes of a policy: of what kind, within which bounds, whether 'unlimited' is a value, the scopes they belong to,
+-- and whether a change of theirs can make a lane startable, which then has to be looked at again.
+create or replace function pgfifo._policy_attributes()
+returns table (o_attribute text, o_kind text, o_low double precision, o_high double precision, o_words text[], o_unlimited boolean, o_scopes text[], o_starts boolean)
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select a.attribute, a.kind, a.low, a.high, a.words, a.unlimited, a.scopes::text[], a.starts
+  from (values
+    ('group_by', 'paths', null, null, null, false, '{declared,action}', false),
+    ('max_concurrent', 'count', 1, 1000000, null, false, '{lane,declared,action,pack,everything}', true),
+    ('ordering', 'word', null, null, array['strict', 'relaxed'], false, '{declared,action,pack,everything}', false),
+    ('max_queue_length', 'count', 1, 1000000, null, true, '{lane,declared,action,pack,everything}', false),
+    ('max_action_queue_length', 'count', 1, 1000000, null, true, '{declared,action,pack,everything}', false),
+    ('on_limit', 'word', null, null, array['enqueue', 'cancel'], false, '{lane,declared,action,pack,everything}', false),
+    ('rate', 'rate', 1, 1000000, null, true, '{lane,declared,action,pack,everything}', true),
+    ('burst', 'count', 1, 1000000, null, false, '{lane,declared,action,pack,everything}', true),
+    ('spacing', 'duration', 0, 31536000, null, false, '{lane,declared,action,pack,everything}', true),
+    ('gap', 'duration', 0, 31536000, null, false, '{lane,declared,action,pack,everything}', true),
+    ('quota', 'quota', 1, 1000000000, null, true, '{lane,declared,action,pack,everything}', false),
+    ('max_wait', 'duration', 0.001, 3155760000, null, true, '{lane,declared,action,pack,everything}', true),
+    ('timeout', 'duration', 0.001, 31536000, null, true, '{lane,declared,action,pack,everything}', false),
+    ('kill_after', 'duration', 0, 31536000, null, true, '{lane,declared,action,pack,everything}', false),
+    ('max_attempts', 'count', 1, 1000000, null, false, '{lane,declared,action,pack,everything}', false),
+    ('failure_mode', 'word', null, null, array['hold', 'yield', 'tail'], false, '{lane,declared,action,pack,everything}', false),
+    ('backoff', 'word', null, null, array['exponential', 'constant'], false, '{lane,declared,action,pack,everything}', false),
+    ('backoff_initial', 'duration', 0, 31536000, null, false, '{lane,declared,action,pack,everything}', false),
+    ('backoff_factor', 'number', 1, 1000, null, false, '{lane,declared,action,pack,everything}', false),
+    ('backoff_cap', 'duration', 0, 31536000, null, false, '{lane,declared,action,pack,everything}', false),
+    ('backoff_jitter', 'number', 0, 1, null, false, '{lane,declared,action,pack,everything}', false),
+    ('on_exhausted', 'word', null, null, array['continue', 'pause'], false, '{lane,declared,action,pack,everything}', false),
+    ('retention', 'duration', 0, 3155760000, null, true, '{declared,action,pack,everything}', false),
+    ('lane_retention', 'duration', 0, 3155760000, null, true, '{declared,action,pack,everything}', false),
+    ('max_payload', 'count', 1, 268435455, null, false, '{declared,action,pack,everything}', false),
+    ('declared_actions_only', 'boolean', null, null, null, false, '{everything}', false)
+  ) a(attribute, kind, low, high, words, unlimited, scopes, starts)
+$$;
+
 -- Values as given by a caller, checked one by one and turned into what the columns of pgfifo.policies hold.
 create or replace function pgfifo._policy_values(p_scope text, p_values jsonb) returns jsonb
 language plpgsql stable
@@ -23,11 +61,12 @@ as $$
 declare
   v_key text;
   v_value jsonb;
+  v_is record;
   v_out jsonb := '{}';
+  v_text text;
   v_number numeric;
+  v_parts text[];
   v_problem text;
-  v_low numeric;
-  v_high numeric;
 begin
   if p_values is null or jsonb_typeof(p_values) <> 'object' then
     raise exception using errcode = 'QF022', message = 'the values of a policy are a JSON object, such as {"max_concurrent": 3}',
@@ -35,106 +74,107 @@ begin
   end if;
   for v_key, v_value in select k.key, k.value from jsonb_each(p_values) k order by k.key collate "C" loop
     v_problem := null;
-    v_low := null;
-    if v_value <> 'null' then
-      case v_key
-        when 'group_by' then
-          if p_scope not in ('action', 'declared') then
-            v_problem := 'belongs to one action, not to a ' || p_scope;
-          elsif jsonb_typeof(v_value) <> 'array' or exists (select from jsonb_array_elements(v_value) e
+    v_text := v_value #>> '{}';
+    select a.* into v_is from pgfifo._policy_attributes() a where a.o_attribute = v_key;
+    if not found then
+      v_problem := 'is no attribute of a policy';
+    elsif v_value = 'null' then
+      null;
+    elsif p_scope <> all (v_is.o_scopes) then
+      v_problem := format('belongs to %s, not to %s', case when 'pack' = any (v_is.o_scopes) then 'an action, a pack or everything'
+        when 'action' = any (v_is.o_scopes) then 'one action' else 'everything' end,
+        case p_scope when 'everything' then 'everything' when 'action' then 'an action' when 'declared' then 'an action' else 'a ' || p_scope end);
+    elsif v_is.o_unlimited and v_value = '"unlimited"' then
+      v_value := case v_is.o_kind when 'rate' then '["Infinity", 1]'::jsonb when 'quota' then '["infinity", "day", "UTC"]' else '"Infinity"' end;
+    else
+      case v_is.o_kind
+        when 'paths' then
+          if jsonb_typeof(v_value) <> 'array' or exists (select from jsonb_array_elements(v_value) e
               where jsonb_typeof(e) <> 'string' or e #>> '{}' !~ '^[^.]+(\.[^.]+)*$') then
             v_problem := 'must be an array of paths such as "customer" or "target.region"';
           else
-            v_value := (select coalesce(jsonb_agg(distinct e #>> '{}' collate "C"), '[]') from jsonb_array_elements(v_value) e);
-            v_value := (select coalesce(jsonb_agg(e.e order by e.e collate "C"), '[]') from jsonb_array_elements_text(v_value) e(e));
+            v_value := (select coalesce(jsonb_agg(e.e order by e.e collate "C"), '[]') from (select distinct e from jsonb_array_elements_text(v_value) e) e(e));
           end if;
-        when 'max_concurrent', 'max_attempts' then
-          v_low := 1; v_high := 1000000;
-        when 'max_queue_length' then
-          if v_value = '"unlimited"' then
-            v_value := '"Infinity"';
+        when 'count' then
+          v_number := case when jsonb_typeof(v_value) = 'number' then v_text::numeric end;
+          if v_number is null or v_number <> trunc(v_number) or v_number not between v_is.o_low::numeric and v_is.o_high::numeric then
+            v_problem := format('must be a whole number between %s and %s', v_is.o_low::bigint, v_is.o_high::bigint);
           else
-            v_low := 1; v_high := 1000000;
+            v_value := to_jsonb(v_number::bigint);
           end if;
-        when 'declared_actions_only' then
-          if p_scope <> 'everything' then
-            v_problem := 'belongs to everything, not to a ' || p_scope;
-          elsif jsonb_typeof(v_value) <> 'boolean' then
-            v_problem := 'must be true or false';
+        when 'number' then
+          if jsonb_typeof(v_value) <> 'number' or v_text::numeric not between v_is.o_low::numeric and v_is.o_high::numeric then
+            v_problem := format('must be a number between %s and %s', v_is.o_low, v_is.o_high);
           end if;
-        when 'max_payload' then
-          v_low := 1; v_high := 268435455;
-        when 'ordering' then
-          if p_scope = 'lane' then
-            v_problem := 'belongs to an action, a pack or everything, not to a lane';
-          elsif v_value not in ('"strict"', '"relaxed"') then
-            v_problem := 'must be strict or relaxed';
+        when 'boolean' then
+          if jsonb_typeof(v_value) <> 'boolean' then v_problem := 'must be true or false'; end if;
+        when 'word' then
+          if jsonb_typeof(v_value) <> 'string' or v_text <> all (v_is.o_words) then
+            v_problem := 'must be ' || array_to_string(v_is.o_words, ' or ');
           end if;
-        when 'failure_mode' then
-          if v_value <> '"hold"' then v_problem := 'must be hold in this version'; end if;
-        when 'on_exhausted' then
-          if v_value <> '"continue"' then v_problem := 'must be continue in this version'; end if;
-        when 'backoff' then
-          if v_value not in ('"exponential"', '"constant"') then v_problem := 'must be exponential or constant'; end if;
-        when 'backoff_initial', 'backoff_cap', 'retention', 'lane_retention' then
-          if v_value = '"unlimited"' and v_key in ('retention', 'lane_retention') then
-            v_value := '"Infinity"';
+        when 'duration' then
+          v_number := pgfifo._seconds(v_key, v_value);
+          if v_number not between v_is.o_low::numeric and v_is.o_high::numeric then
+            v_problem := format('must be between %s and %s', case when v_is.o_low = 0 then '0' else '1 ms' end,
+              case when v_is.o_high > 31536000 then '100 years' else 'a year' end);
+          end if;
+          v_value := to_jsonb(v_number);
+        when 'rate' then
+          v_value := to_jsonb(case when jsonb_typeof(v_value) = 'string' then pgfifo._rate(v_text) end);
+          if v_value is null or (v_value ->> 0)::numeric not between v_is.o_low::numeric and v_is.o_high::numeric
+            or (v_value ->> 1)::numeric not between 0.001 and 31536000
+          then
+            v_problem := 'must be starts per time, such as 100/s, 10/min or 5/2h: 1 to 1000000 in 1 ms to a year';
+          end if;
+        when 'quota' then
+          v_parts := case when jsonb_typeof(v_value) = 'string' then regexp_match(v_text, '^\s*([0-9]{1,10})\s*/\s*(day|month)(?:\s+(\S+))?\s*$') end;
+          if v_parts is null or v_parts[1]::numeric not between v_is.o_low::numeric and v_is.o_high::numeric then
+            v_problem := 'must be enqueues per calendar day or month, such as 1000/day, 1000/day Europe/Berlin or 50000/month: 1 to 1000000000';
           else
-            v_number := pgfifo._seconds(v_key, v_value);
-            if v_number < 0 or v_number > 3155760000 or (v_key like 'backoff%' and v_number > 31536000) then
-              v_problem := 'must be between 0 and ' || case when v_key like 'backoff%' then 'a year' else '100 years' end;
+            v_parts[1] := v_parts[1]::bigint::text;
+            v_parts[3] := (select z.name from pg_timezone_names z where lower(z.name) = lower(coalesce(v_parts[3], 'UTC')));
+            if v_parts[3] is null then
+              v_problem := 'names a time zone that this server does not know';
             end if;
-            v_value := to_jsonb(v_number);
+            v_value := to_jsonb(v_parts);
           end if;
-        when 'backoff_factor', 'backoff_jitter' then
-          if jsonb_typeof(v_value) <> 'number' then
-            v_problem := 'must be a number';
-          else
-            v_number := (v_value #>> '{}')::numeric;
-            if v_key = 'backoff_factor' and v_number not between 1 and 1000 then v_problem := 'must be between 1 and 1000'; end if;
-            if v_key = 'backoff_jitter' and v_number not between 0 and 1 then v_problem := 'must be between 0 and 1'; end if;
-          end if;
-        else
-          v_problem := 'is no attribute of a policy';
       end case;
-      if v_low is not null then
-        if jsonb_typeof(v_value) <> 'number' then
-          v_problem := 'must be a whole number';
-        else
-          v_number := (v_value #>> '{}')::numeric;
-          if v_number <> trunc(v_number) or v_number not between v_low and v_high then
-            v_problem := format('must be a whole number between %s and %s', v_low, v_high);
-          end if;
-          v_value := to_jsonb(trunc(v_number)::bigint);
-        end if;
-      end if;
-    elsif not exists (select from pgfifo._policy_attributes() a where a = v_key) then
-      v_problem := 'is no attribute of a policy';
     end if;
     if v_problem is not null then
       raise exception using errcode = 'QF022', message = format('%s %s (given: %s)', v_key, v_problem, left(p_values ->> v_key, 100)),
         detail = json_build_object('name', v_key, 'value', p_values -> v_key, 'scope', p_scope)::text,
-        hint = 'Attributes: ' || (select string_agg(a, ', ') from pgfifo._policy_attributes() a) || '.';
+        hint = 'Attributes: ' || (select string_agg(a.o_attribute, ', ') from pgfifo._policy_attributes() a) || '.';
     end if;
     v_out := v_out || jsonb_build_object(v_key, v_value);
   end loop;
   return v_out;
 end $$;
 
-create or replace function pgfifo._policy_attributes() returns setof text
+-- Starts and seconds of a rate such as 100/s, 10/min or 5/2h; null if it is none. Periods are whole milliseconds.
+create or replace function pgfifo._rate(p_text text) returns double precision[]
+language sql immutable parallel safe strict
+set search_path = pg_catalog, pg_temp
+as $$
+  select array[r.m[1]::double precision, round(coalesce(r.m[2], '1')::numeric * case left(r.m[3], 2) when 'ms' then 0.001 else
+    case left(r.m[3], 1) when 's' then 1 when 'm' then 60 when 'h' then 3600 when 'd' then 86400 else 604800 end end, 3)::double precision]
+  from regexp_match(lower(p_text), '^\s*([0-9]{1,9})\s*/\s*([0-9]{1,9}(?:\.[0-9]{1,6})?)?\s*(ms|s|sec|second|m|min|minute|h|hour|d|day|w|week)\s*$') r(m)
+  where r.m is not null
+$$;
+
+-- A column's value as a caller reads and writes it: infinity is "unlimited", a rate is "100/s", a quota "1000/day UTC".
+create or replace function pgfifo._shown(p_attribute text, p_value jsonb) returns jsonb
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-  select unnest(array['group_by', 'max_concurrent', 'ordering', 'max_queue_length', 'max_attempts', 'failure_mode', 'backoff', 'backoff_initial',
-    'backoff_factor', 'backoff_cap', 'backoff_jitter', 'on_exhausted', 'retention', 'lane_retention', 'max_payload',
-    'declared_actions_only'])
+  select case
+    when p_value = '"Infinity"' or (p_attribute in ('rate', 'quota') and p_value -> 0 in ('"Infinity"', '"infinity"')) then '"unlimited"'
+    when p_attribute = 'rate' and jsonb_typeof(p_value) = 'array' then to_jsonb(format('%s/%s', (p_value ->> 0)::bigint, (
+      select coalesce(nullif((u.ms / u.unit)::bigint, 1)::text, '') || u.name
+      from (select (p_value ->> 1)::numeric * 1000, x.* from (values (86400000, 'd'), (3600000, 'h'), (60000, 'min'), (1000, 's'), (1, 'ms')) x) u(ms, unit, name)
+      where u.ms % u.unit = 0 order by u.unit desc limit 1)))
+    when p_attribute = 'quota' and jsonb_typeof(p_value) = 'array' then to_jsonb(format('%s/%s %s', p_value ->> 0, p_value ->> 1, p_value ->> 2))
+    else p_value end
 $$;
-
--- A column's value as a caller reads it: infinity is "unlimited".
-create or replace function pgfifo._shown(p_value jsonb) returns jsonb
-language sql immutable parallel safe
-set search_path = pg_catalog, pg_temp
-as $$ select case when p_value = '"Infinity"' then '"unlimited"'::jsonb else p_value end $$;
 
 -- Exclusive lock on in-flight enqueues, for ordering and group_by; a second at most, then say who is in the way.
 create or replace function pgfifo._lock_enqueues(p_key integer, p_what text) returns void
@@ -241,15 +281,15 @@ begin
   end if;
 
   return query
-    select k.key, pgfifo._shown(to_jsonb(v_old) -> k.key), pgfifo._shown(k.value), case when k.key = 'group_by' then v_note end
+    select k.key, pgfifo._shown(k.key, to_jsonb(v_old) -> k.key), pgfifo._shown(k.key, k.value), case when k.key = 'group_by' then v_note end
     from jsonb_each(v_values) k order by k.key collate "C";
   if v_values <> '{}' and (p_scope <> 'declared' or v_old.id is null) then
     perform pgfifo._audit('set_policy', (select a.name from pgfifo.actions a where a.id = p_action_id), null,
       jsonb_build_object('scope', p_scope, 'pack', p_pack, 'group', (select l.group_text from pgfifo.lanes l where l.id = p_lane_id),
-        'from', (select jsonb_object_agg(k.key, pgfifo._shown(to_jsonb(v_old) -> k.key)) from jsonb_each(v_values) k),
-        'to', (select jsonb_object_agg(k.key, pgfifo._shown(k.value)) from jsonb_each(v_values) k)));
+        'from', (select jsonb_object_agg(k.key, pgfifo._shown(k.key, to_jsonb(v_old) -> k.key)) from jsonb_each(v_values) k),
+        'to', (select jsonb_object_agg(k.key, pgfifo._shown(k.key, k.value)) from jsonb_each(v_values) k)));
   end if;
-  if v_values ? 'max_concurrent' then
+  if exists (select from pgfifo._policy_attributes() a where a.o_starts and v_values ? a.o_attribute) then
     if p_scope = 'lane' then
       perform pgfifo._mark(p_lane_id);
       perform pgfifo._wake(a.id, a.name) from pgfifo.actions a where a.id = p_action_id;

@@ -25,7 +25,7 @@ begin
     from pgfifo.lanes l
     join pgfifo._action_policies p on p.action_id = l.action_id
     cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
-    left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
+    left join pgfifo._lane_policies lp on lp.lane_id = l.id
     where l.id > p_from and l.id <= o_to and p.paused_at is null and lp.paused_at is null
       -- What has arrived and is not counted yet waits too: a lane that lost the mark of its first enqueue has nothing else.
       and (((g.waiting > 0 or exists (select from pgfifo.arrivals a where a.lane_id = l.id and a.id > g.mark_floor))

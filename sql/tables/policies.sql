@@ -13,13 +13,26 @@ create table if not exists pgfifo.policies (
   ordering text check (ordering in ('strict', 'relaxed')),
   max_queue_length double precision check (max_queue_length between 1 and 1000000 or max_queue_length = 'infinity'),
   max_attempts integer check (max_attempts between 1 and 1000000),
-  failure_mode text check (failure_mode in ('hold')),
+  max_action_queue_length double precision check (max_action_queue_length between 1 and 1000000 or max_action_queue_length = 'infinity'),
+  on_limit text check (on_limit in ('enqueue', 'cancel')),
+  -- Starts, and the seconds of the period: inherited together.
+  rate double precision[] check (cardinality(rate) = 2 and (rate[1] between 1 and 1000000 or rate[1] = 'infinity') and rate[2] between 0.001 and 31536000),
+  -- Null: as many as the rate allows in a period.
+  burst integer check (burst between 1 and 1000000),
+  spacing double precision check (spacing >= 0 and spacing <= 31536000),
+  gap double precision check (gap >= 0 and gap <= 31536000),
+  -- Enqueues accepted at this very scope, 'day' or 'month', time zone. Not inherited: each scope's own holds.
+  quota text[] check (cardinality(quota) = 3 and (quota[1]::double precision between 1 and 1000000000 or quota[1] = 'infinity') and quota[2] in ('day', 'month')),
+  max_wait double precision check (max_wait > 0),
+  timeout double precision check (timeout > 0),
+  kill_after double precision check (kill_after >= 0),
+  failure_mode text check (failure_mode in ('hold', 'yield', 'tail')),
   backoff text check (backoff in ('exponential', 'constant')),
   backoff_initial double precision check (backoff_initial >= 0 and backoff_initial <= 31536000),
   backoff_factor double precision check (backoff_factor between 1 and 1000),
   backoff_cap double precision check (backoff_cap >= 0 and backoff_cap <= 31536000),
   backoff_jitter double precision check (backoff_jitter between 0 and 1),
-  on_exhausted text check (on_exhausted in ('continue')),
+  on_exhausted text check (on_exhausted in ('continue', 'pause')),
   retention double precision check (retention >= 0),
   lane_retention double precision check (lane_retention >= 0),
   max_payload double precision check (max_payload between 1 and 268435455),
@@ -37,6 +50,8 @@ create table if not exists pgfifo.policies (
       else pack is null and action_id is not null and lane_id is null
     end),
   constraint policies_group_by_belongs_to_actions check (group_by is null or scope in ('action', 'declared')),
+  constraint policies_ordering_and_what_is_kept_do_not_belong_to_lanes check (
+    scope <> 'lane' or num_nonnulls(ordering, max_action_queue_length, retention, lane_retention, max_payload) = 0),
   constraint policies_declared_only_belongs_to_everything check (declared_actions_only is null or scope = 'everything'),
   constraint policies_pause_belongs_to_actions_and_lanes check (paused_at is null or scope in ('action', 'lane'))
 );

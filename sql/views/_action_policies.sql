@@ -1,4 +1,7 @@
--- What is in force for each action, lane overrides aside, with the built-in defaults at the end of each chain.
+-- What is in force for each action, lanes aside, with the built-in defaults at the end of each chain. A lane's own values
+-- win over these: coalesce(lane.x, action.x), where lane is its row of _lane_policies.
+-- rate_n starts in rate_period seconds; rate_n is infinite where there is no rate. burst is null where nobody sets one:
+-- then it is the rate_n that is in force for the lane. Quotas are not inherited; each scope's own holds at its scope.
 create or replace view pgfifo._action_policies as
 select a.id as action_id,
   a.name as action,
@@ -6,6 +9,17 @@ select a.id as action_id,
   coalesce(pa.max_concurrent, pd.max_concurrent, pp.max_concurrent, pe.max_concurrent, b.max_concurrent) as max_concurrent,
   coalesce(pa.ordering, pd.ordering, pp.ordering, pe.ordering, b.ordering) as ordering,
   coalesce(pa.max_queue_length, pd.max_queue_length, pp.max_queue_length, pe.max_queue_length, b.max_queue_length) as max_queue_length,
+  coalesce(pa.max_action_queue_length, pd.max_action_queue_length, pp.max_action_queue_length, pe.max_action_queue_length, b.max_action_queue_length) as max_action_queue_length,
+  coalesce(pa.on_limit, pd.on_limit, pp.on_limit, pe.on_limit, b.on_limit) as on_limit,
+  coalesce(pa.rate, pd.rate, pp.rate, pe.rate, b.rate) as rate,
+  (coalesce(pa.rate, pd.rate, pp.rate, pe.rate, b.rate))[1] as rate_n,
+  (coalesce(pa.rate, pd.rate, pp.rate, pe.rate, b.rate))[2] as rate_period,
+  coalesce(pa.burst, pd.burst, pp.burst, pe.burst, b.burst) as burst,
+  coalesce(pa.spacing, pd.spacing, pp.spacing, pe.spacing, b.spacing) as spacing,
+  coalesce(pa.gap, pd.gap, pp.gap, pe.gap, b.gap) as gap,
+  coalesce(pa.max_wait, pd.max_wait, pp.max_wait, pe.max_wait, b.max_wait) as max_wait,
+  coalesce(pa.timeout, pd.timeout, pp.timeout, pe.timeout, b.timeout) as timeout,
+  coalesce(pa.kill_after, pd.kill_after, pp.kill_after, pe.kill_after, b.kill_after) as kill_after,
   coalesce(pa.max_attempts, pd.max_attempts, pp.max_attempts, pe.max_attempts, b.max_attempts) as max_attempts,
   coalesce(pa.failure_mode, pd.failure_mode, pp.failure_mode, pe.failure_mode, b.failure_mode) as failure_mode,
   coalesce(pa.backoff, pd.backoff, pp.backoff, pe.backoff, b.backoff) as backoff,
@@ -18,6 +32,10 @@ select a.id as action_id,
   coalesce(pa.lane_retention, pd.lane_retention, pp.lane_retention, pe.lane_retention, b.lane_retention) as lane_retention,
   coalesce(pa.max_payload, pd.max_payload, pp.max_payload, pe.max_payload, b.max_payload) as max_payload,
   coalesce(pe.declared_actions_only, b.declared_actions_only) as declared_actions_only,
+  coalesce(pa.quota, pd.quota) as action_quota,
+  pp.quota as pack_quota,
+  pe.quota as everything_quota,
+  a.pack as pack,
   pa.paused_at as paused_at,
   pa.paused_by as paused_by,
   pa.paused_reason as paused_reason,

@@ -27,7 +27,7 @@ from pgfifo.lanes l
 join pgfifo.actions a on a.id = l.action_id
 join pgfifo._action_policies p on p.action_id = l.action_id
 join pgfifo.ledger g on g.lane_id = l.id
-left join pgfifo.policies lp on lp.scope = 'lane' and lp.lane_id = l.id
+left join pgfifo._lane_policies lp on lp.lane_id = l.id
 left join lateral (select sum(r.n)::bigint as n from pgfifo.arrivals r where r.lane_id = l.id) n on true;
 comment on view pgfifo.lane_stats is 'State and totals of each lane, true at every instant.';
 comment on column pgfifo.lane_stats.action is 'The action.';
