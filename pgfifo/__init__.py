@@ -43,6 +43,7 @@ from pgfifo.errors import (
     TooManyLanes,
     UnknownAction,
     UnknownExecution,
+    WaitTimeout,
 )
 from pgfifo.execution import Execution, ExecutionCancelled
 from pgfifo.jsontext import JsonText
@@ -113,6 +114,7 @@ __all__ = [
     "TooManyLanes",
     "UnknownAction",
     "UnknownExecution",
+    "WaitTimeout",
     "Worker",
     "WorkerInfo",
     "__version__",

@@ -69,6 +69,11 @@ async def unwrap_async(connection: Any) -> psycopg.AsyncConnection[Any]:  # noqa
     return _only(psycopg.AsyncConnection, found, connection)
 
 
+def begins_transaction(connection: object) -> bool:
+    """Return whether it is SQLAlchemy's, which is in a transaction or begins one with whatever comes next."""
+    return hasattr(connection, "in_transaction")
+
+
 def _only(kind: type[C], found: object, given: object) -> C:
     if isinstance(found, kind):
         return found

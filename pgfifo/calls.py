@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import JsonbLoader
 
 from pgfifo import compatibility
+from pgfifo._gate import Gate
 from pgfifo._unwrap import unwrap
 from pgfifo.dsn import Dsn, describe, resolve, with_defaults
 from pgfifo.errors import CommitUnknown, InvalidValue, IsolationLevel, translated
@@ -64,6 +65,8 @@ class Calls:
         self._name = "the caller's"
         self._checked = self._checked_joined = False
         self._explicit = False
+        # Connections that may be kept to hear of ends: some of our own, where no pooler is in between.
+        self._ears = Gate(0)
         if database is None or isinstance(database, str | Dsn):
             dsn = database if isinstance(database, Dsn) else resolve(database)
             self._name = describe(dsn.conninfo)
@@ -74,6 +77,8 @@ class Calls:
                 prepare_threshold=prepare_threshold,
             )
             self._lend: Callable[[], AbstractContextManager[psycopg.Connection[Any]]] = self._own.connection
+            if prepare_threshold is not None:
+                self._ears = Gate(max_size // 2)
         elif isinstance(database, psycopg.Connection):
             one = self._one = database
             self._lend = lambda: nullcontext(one)

@@ -17,6 +17,7 @@ from psycopg.rows import tuple_row
 from psycopg.types.json import JsonbLoader
 
 from pgfifo import compatibility
+from pgfifo._gate import AsyncGate
 from pgfifo._unwrap import unwrap_async
 from pgfifo.dsn import Dsn, describe, resolve, with_defaults
 from pgfifo.errors import CommitUnknown, InvalidValue, IsolationLevel, translated
@@ -64,6 +65,8 @@ class AsyncCalls:
         self._name = "the caller's"
         self._checked = self._checked_joined = False
         self._explicit = False
+        # Connections that may be kept to hear of ends: some of our own, where no pooler is in between.
+        self._ears = AsyncGate(0)
         if database is None or isinstance(database, str | Dsn):
             dsn = database if isinstance(database, Dsn) else resolve(database)
             self._name = describe(dsn.conninfo)
@@ -76,6 +79,8 @@ class AsyncCalls:
             self._lend: Callable[[], AbstractAsyncContextManager[psycopg.AsyncConnection[Any]]] = (
                 self._own.connection
             )
+            if prepare_threshold is not None:
+                self._ears = AsyncGate(max_size // 2)
         elif isinstance(database, psycopg.AsyncConnection):
             one = self._one = database
             self._lend = lambda: nullcontext(one)

@@ -14,7 +14,8 @@ import psycopg
 from pgfifo import compatibility, groups, schema
 from pgfifo._batch import Batch, aware, tag_list
 from pgfifo.actions import Actions
-from pgfifo.calls import Calls, fetch
+from pgfifo.calls import fetch
+from pgfifo.durations import Duration
 from pgfifo.errors import InvalidValue, PgfifoError, TooManyLanes, UnknownExecution, translated
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps
@@ -36,6 +37,7 @@ from pgfifo.models import (
     select,
 )
 from pgfifo.policies import Policy, checked
+from pgfifo.waiting import Waiting
 
 _EXECUTIONS = "pgfifo.executions"
 
@@ -59,7 +61,7 @@ _ENQUEUE_MANY = """
 """
 
 
-class Client(Calls):
+class Client(Waiting):
     """Enqueue, look, and operate.
 
     ::
@@ -285,6 +287,89 @@ class Client(Calls):
                         error.detail["index"] += start
                 raise
         return done
+
+    def wait(
+        self,
+        id: int,  # noqa: A002
+        *,
+        timeout: Duration | None = None,
+        connection: object = None,
+    ) -> Any:  # noqa: ANN401 - any JSON value
+        """Wait for the end of an execution, and return its result.
+
+        Where a connection can be kept for it the end is heard of at once: half of ``max_size`` at a time,
+        unless a pooler is in between. Otherwise it is looked for, after 20 milliseconds first and then after
+        a tenth of the time that was waited, each second at the latest.
+
+        Args:
+            id: The execution.
+            timeout: How long to wait, in seconds, as a timedelta or text (``1m30s``). Defaults to no limit.
+            connection: The caller's connection to look on, in autocommit mode. Defaults to the client's own.
+
+        Returns:
+            The result. None also where it could not be kept: ``execution(id).result_error`` says why.
+
+        Raises:
+            ExecutionFailed: It has failed, was cancelled or has expired; with its outcome and its error.
+            WaitTimeout: It had not ended in time. It goes on.
+            UnknownExecution: There is no such execution yet, or its retention is over.
+            InTransaction: The connection is in a transaction, or begins one with its next statement.
+        """
+        return self._outcome(id, timeout, connection)
+
+    def enqueue_and_wait(
+        self,
+        action: str,
+        payload: object = None,
+        *,
+        timeout: Duration | None = None,
+        group: Group | None = None,
+        headers: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
+        request_id: str | None = None,
+        dedup_key: str | None = None,
+        item_key: str | None = None,
+        run_at: datetime | None = None,
+        connection: object = None,
+    ) -> Any:  # noqa: ANN401 - any JSON value
+        """Put one execution at the end of its lane, wait for its end, and return its result.
+
+        Args:
+            action: As in `enqueue`; so are all that are not told here.
+            payload: As in `enqueue`.
+            timeout: How long to wait, in seconds, as a timedelta or text (``1m30s``). Defaults to no limit.
+            group: As in `enqueue`.
+            headers: As in `enqueue`.
+            tags: As in `enqueue`.
+            request_id: As in `enqueue`.
+            dedup_key: As in `enqueue`.
+            item_key: As in `enqueue`.
+            run_at: As in `enqueue`.
+            connection: The caller's connection, in autocommit mode. Defaults to the client's own.
+
+        Returns:
+            The result, as `wait` does.
+
+        Raises:
+            ExecutionFailed: It has failed, was cancelled or has expired; with its outcome and its error.
+            WaitTimeout: It had not ended in time. It goes on; ``error.id`` says which it is.
+            InTransaction: The connection is in a transaction, or begins one with its next statement.
+            PgfifoError: What `enqueue` raises.
+        """
+        given = self._outside_of_transactions(connection)
+        job = self.enqueue(
+            action,
+            payload,
+            group=group,
+            headers=headers,
+            tags=tags,
+            request_id=request_id,
+            dedup_key=dedup_key,
+            item_key=item_key,
+            run_at=run_at,
+            connection=given,
+        )
+        return self._outcome(job.id, timeout, given)
 
     def cancel(
         self,

@@ -25,6 +25,7 @@
          ├─ UnknownExecution     QF021  no execution of that id
          ├─ InvalidValue         QF022  an argument that can not be right (a ValueError too)
          ├─ Busy                 QF023  somebody's open transaction is in the way
+         ├─ WaitTimeout          QF024  the awaited execution did not end in time (a TimeoutError too)
          └─ SnapshotTooOld       40001  the caller's transaction began too early for this call
 
 PostgreSQL raises most of them, with these SQLSTATEs, so they mean the same in every language. psycopg picks
@@ -332,6 +333,17 @@ class Busy(PgfifoError, code="QF023"):
 
     pids = _Fact[list[int]]("pids")
     """The server processes that hold it."""
+
+
+class WaitTimeout(PgfifoError, TimeoutError, code="QF024"):
+    """The execution that was waited for had not ended in the time that was given; it goes on."""
+
+    id = _Fact[int]("id")
+    """The execution."""
+    state = _Fact[str]("state")
+    """Where it was in its life."""
+    timeout = _Fact[float]("timeout")
+    """How long was waited, in seconds."""
 
 
 class SnapshotTooOld(PgfifoError):

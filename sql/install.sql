@@ -71,6 +71,7 @@ end $$;
 \ir internal/action.sql
 \ir internal/ledger.sql
 \ir internal/wake.sql
+\ir internal/tell.sql
 \ir internal/enqueue_checks.sql
 \ir internal/audit.sql
 \ir internal/end_run.sql
@@ -116,6 +117,8 @@ end $$;
 \ir functions/enqueue_many.sql
 \ir functions/lanes_of.sql
 \ir functions/cancel.sql
+\ir functions/watch.sql
+\ir functions/unwatch.sql
 \ir functions/import_start.sql
 \ir functions/import_commit.sql
 \ir functions/import_status.sql

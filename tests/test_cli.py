@@ -14,6 +14,7 @@ from typing import Any
 import psycopg
 import pytest
 
+from pgfifo import Actions, Worker
 from pgfifo.embedded import PrivateServer
 from tests.support.cli import CommandLine, program, run_program
 from tests.support.database import wait_for
@@ -44,6 +45,13 @@ def started(*words: str, dsn: str) -> "subprocess.Popen[str]":
     return subprocess.Popen([program(), *words], env=env, stdout=pipe, stderr=pipe, text=True)
 
 
+def newest(conn: Connection) -> int:
+    """The execution that was enqueued last."""
+    row = conn.execute("select max(id) from pgfifo.executions").fetchone()
+    assert row is not None
+    return int(row[0])
+
+
 # The program itself
 
 
@@ -52,7 +60,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
     assert said.code == 0
     families = (
         "install upgrade uninstall sql embedded demo",
-        "enqueue",
+        "enqueue wait",
         "worker",
         "show list position stats lanes workers",
         "cancel release finish pause resume close open policy check",
@@ -319,6 +327,9 @@ def test_enqueue_group_given(cli: CommandLine) -> None:
 @pytest.mark.parametrize(
     ("words", "message"),
     [
+        (["x", "--timeout", "5s"], "--timeout belongs to --wait"),
+        (["x", "--wait", "--file", "-"], "not to --file"),
+        (["x", "--wait", "--timeout", "soon"], "not a duration"),
         (["x", "{customer:1}"], "payload cannot be enqueued"),
         (["x", '{"a":NaN}'], "NaN is not JSON"),
         (["x", '{"a":"\\u0000"}'], "jsonb cannot keep"),
@@ -357,6 +368,35 @@ def test_arguments_that_are_no_text_are_2(cli: CommandLine) -> None:
     said = cli("enqueue", "caf\udce9")
     assert said.code == 2
     assert "UTF-8" in said.err
+
+
+def test_wait_prints_the_result_and_tells_other_ends_apart(
+    cli: CommandLine, dsn: str, conn: Connection
+) -> None:
+    actions = Actions()
+    actions.add("double", lambda execution: 2 * execution.payload, max_attempts=1)
+    with Worker(dsn, actions, poll_interval=0.05):
+        said = cli.ok("enqueue", "double", "4", "--wait", "--timeout", "15s")
+        assert said.out == "8\n"
+        assert "Enqueued execution" in said.err
+        assert cli.ok("wait", newest(conn)).out == "8\n"
+        done = json.loads(cli.ok("wait", newest(conn), "--json").out)
+        assert done == {"id": newest(conn), "outcome": "succeeded", "result": 8, "error": None}
+        said = cli("enqueue", "double", "{}", "--wait")
+        assert said.code == 1
+        assert "(double) failed: TypeError" in said.err
+    cli.ok("enqueue", "double", "5")
+    cli.ok("cancel", newest(conn), "--reason", "not tonight")
+    said = cli("wait", newest(conn), "--json")
+    assert said.code == 1
+    done = json.loads(said.out)
+    assert done == {"id": newest(conn), "outcome": "cancelled", "result": None, "error": "not tonight"}
+    cli.ok("enqueue", "double", "5")
+    for words in (["wait", newest(conn)], ["enqueue", "double", "--wait"]):
+        said = cli(*words, "--timeout", "0.05")
+        assert said.code == 5
+        assert "was still waiting after 0.05 s" in said.err
+    assert cli("wait", 4711).code == 1
 
 
 def test_enqueue_refused_is_1(cli: CommandLine) -> None:

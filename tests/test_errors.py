@@ -37,6 +37,7 @@ BY_CODE = {
     "QF021": "UnknownExecution",
     "QF022": "InvalidValue",
     "QF023": "Busy",
+    "QF024": "WaitTimeout",
 }
 RAISE = """
     do $$ begin

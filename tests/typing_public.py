@@ -93,6 +93,9 @@ def producing(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
     jobs = fifo.enqueue_many("deploy", ({"n": n} for n in range(3)), groups=["a", None, {"b": 1}], split=True)
     assert_type(jobs, list[pgfifo.Enqueued])
     fifo.enqueue_many("deploy", [1], headers=[None], request_ids=[None], connection=conn)
+    assert_type(fifo.wait(job.id, timeout=timedelta(seconds=5)), Any)
+    fifo.wait(job.id, timeout="5s", connection=conn)
+    fifo.enqueue_and_wait("deploy", {"env": "prod"}, timeout=30, tags=["a"])
     assert_type(fifo.cancel(job.id, reason="no", connection=conn), str)
     assert_type(fifo.finish(1, 1, "succeeded", result={"ok": True}, connection=conn), str)
     fifo.finish(1, 1, "exploded")  # type: ignore[arg-type]

@@ -18,6 +18,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAIRS = {
     "pgfifo/pool_async.py": "pgfifo/pool.py",
     "pgfifo/calls_async.py": "pgfifo/calls.py",
+    "pgfifo/waiting_async.py": "pgfifo/waiting.py",
     "pgfifo/client_async.py": "pgfifo/client.py",
 }
 
@@ -35,9 +36,11 @@ REPLACEMENTS = [
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\bAbstractAsyncContextManager\b", "AbstractContextManager"),
     (r"\basynccontextmanager\b", "contextmanager"),
-    (r"\bAsync(Iterator|ConnectionPool|Connection|Cursor|Gate|Pool|Calls|Client)\b", r"\1"),
+    (r"\bAsync(Iterator|ConnectionPool|Connection|Cursor|Gate|Pool|Calls|Waiting|Client)\b", r"\1"),
+    (r"  # noqa: ASYNC109.*$", ""),
+    (r"\baclosing\b", "closing"),
     (r"\bunwrap_async\b", "unwrap"),
-    (r"\b(pool|calls|client)_async\b", r"\1"),
+    (r"\b(pool|calls|waiting|client)_async\b", r"\1"),
 ]
 
 

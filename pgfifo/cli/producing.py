@@ -7,10 +7,22 @@ import typer
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import usage
-from pgfifo.cli.options import PRODUCE, Action, AsJson, Dsn, Group, group_of, json_or_text, pairs_of
-from pgfifo.cli.output import as_json, did, out, print_json
+from pgfifo.cli.options import (
+    PRODUCE,
+    Action,
+    AsJson,
+    Dsn,
+    Group,
+    Id,
+    duration,
+    group_of,
+    json_or_text,
+    pairs_of,
+)
+from pgfifo.cli.output import as_json, did, note, out, print_json
 
 if TYPE_CHECKING:
+    from pgfifo.client import Client
     from pgfifo.jsontext import JsonText
 
 Payload = Annotated[
@@ -63,6 +75,11 @@ Resume = Annotated[
         "--resume", metavar="IMPORT", min=1, help="Go on with an import that has stopped.", show_default=False
     ),
 ]
+Wait = Annotated[bool, typer.Option("--wait", help="Wait for its end, and print its result.")]
+Timeout = Annotated[
+    float | None,
+    duration("--timeout", "How long to wait, as 30s; then the exit status is 5. [default: no limit]"),
+]
 
 
 @app.command(rich_help_panel=PRODUCE)
@@ -77,12 +94,14 @@ def enqueue(
     commit_every: CommitEvery = None,
     skip_bad: SkipBad = False,
     resume: Resume = None,
+    wait: Wait = False,
+    timeout: Timeout = None,
     json: AsJson = False,
     dsn: Dsn = None,
 ) -> None:
     """Put an execution, or each line of a file, at the end of its lane.
 
-    Prints the execution's id, or the number of the import.
+    Prints the execution's id, or the number of the import; with --wait its result, as JSON.
 
     A file is read twice: first to check each line, then to enqueue them in batches, each in a transaction
     that also records how far it has come. If it stops, --resume goes on with the very next line.
@@ -91,8 +110,24 @@ def enqueue(
     if file is None and resume is None:
         if commit_every is not None or skip_bad:
             raise usage("--commit-every and --skip-bad belong to --file")
-        _enqueue_one(action, _payload(payload, set_), group, headers, tag, json=json, dsn=dsn)
+        if timeout is not None and not wait:
+            raise usage("--timeout belongs to --wait")
+        with connected(dsn) as fifo:
+            job = fifo.enqueue(
+                action, _payload(payload, set_), group=group_of(group), headers=headers, tags=tag
+            )
+            if wait:
+                note(f"Enqueued execution {job.id} in {job.lane}; waiting for its end.")
+                _print_outcome(fifo, job.id, timeout, json=json)
+                return
+        if json:
+            print_json({"id": job.id, "action": action, "group_text": job.lane.group_text})
+        else:
+            out(str(job.id))
+        did(f"Enqueued in {job.lane}.", command("cancel", str(job.id)))
         return
+    if wait or timeout is not None:
+        raise usage("--wait and --timeout belong to one execution, not to --file")
     if payload is not None or set_:
         raise usage("a payload and --file exclude each other")
     from pgfifo.cli.filing import Options, enqueue_file
@@ -104,24 +139,28 @@ def enqueue(
     )
 
 
-def _enqueue_one(
-    action: str,
-    payload: "JsonText",
-    group: list[str] | None,
-    headers: dict[str, object] | None,
-    tags: list[str] | None,
-    *,
-    json: bool,
-    dsn: str | None,
-) -> None:
-    """Enqueue one execution."""
+@app.command(rich_help_panel=PRODUCE)
+def wait(id: Id, timeout: Timeout = None, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 - its name
+    """Wait for the end of an execution, and print its result as JSON.
+
+    The exit status is 1 if it ended in any other way than succeeded, and 5 if it did not end in time; it goes
+    on then.
+    """
     with connected(dsn) as fifo:
-        job = fifo.enqueue(action, payload, group=group_of(group), headers=headers, tags=tags)
-    if json:
-        print_json({"id": job.id, "action": action, "group_text": job.lane.group_text})
-    else:
-        out(str(job.id))
-    did(f"Enqueued in {job.lane}.", command("cancel", str(job.id)))
+        _print_outcome(fifo, id, timeout, json=json)
+
+
+def _print_outcome(fifo: "Client", id_: int, timeout: float | None, *, json: bool) -> None:
+    """Wait for an execution and print what came of it."""
+    from pgfifo.errors import ExecutionFailed
+
+    try:
+        result = fifo.wait(id_, timeout=timeout)
+    except ExecutionFailed as failed:
+        if json:
+            print_json({"id": id_, "outcome": failed.outcome, "result": None, "error": failed.error})
+        raise
+    print_json({"id": id_, "outcome": "succeeded", "result": result, "error": None} if json else result)
 
 
 def _payload(text: str | None, settings: list[str] | None) -> "JsonText":

@@ -54,6 +54,9 @@ begin
         detail = json_build_object('name', 'p_finished')::text, hint = 'Give [{"id": 1, "attempt": 1, "outcome": "succeeded"}].';
     end if;
     select f.o_status, f.o_lanes into v_status, v_lanes from pgfifo._finish_batch(p_worker, p_finished) f;
+    if pgfifo._awaited() then
+      perform pgfifo._tell(array(select (i ->> 'id')::bigint from jsonb_array_elements(p_finished) i));
+    end if;
     if v_status is not null then
       return query select 'finish'::text, s.id, s.attempt, null::text, null::text, null::text, null::jsonb, null::jsonb, null::text[],
         null::timestamptz, null::double precision, null::bigint, null::bigint, s.status, null::jsonb

@@ -60,4 +60,7 @@ begin
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s has no content', p_run.id);
   end if;
+  if pgfifo._awaited() then
+    perform pgfifo._tell(array[p_run.id]);
+  end if;
 end $$;

@@ -21,5 +21,8 @@ begin
   end if;
   perform pgfifo._append(p_lane_id, p_waiting => -1, p_succeeded => (p_outcome = 'succeeded')::integer,
     p_failed => (p_outcome = 'failed')::integer, p_cancelled => (p_outcome = 'cancelled')::integer);
+  if pgfifo._awaited() then
+    perform pgfifo._tell(array[p_id]);
+  end if;
   return true;
 end $$;

@@ -4,8 +4,9 @@
 --   actions     shared by enqueues, exclusive for changes of ordering and group_by
 --   policies    shared by claims, exclusive for changes of limits; key 0 stands for packs and everything
 --   runs        worker fence: shared by claim and heartbeat, exclusive for whoever declares the worker dead
---   workers     liveness: held by a session of the living worker (the only lock, with `marks`, that outlives a transaction)
+--   workers     liveness: held by a session of the living worker (with `marks` and `history` the only locks that outlive a transaction)
 --   marks       shared by sessions of workers that sleep, per action
+--   history     shared by sessions that wait for the end of an execution, and with key 0 for any
 --   scans       election per action; ticks: election for maintenance
 create or replace function pgfifo._key(p_id bigint) returns integer
 language sql immutable parallel safe strict
