@@ -46,9 +46,11 @@ from pgfifo.errors import (
     WaitTimeout,
 )
 from pgfifo.execution import Execution, ExecutionCancelled
+from pgfifo.filters import Filter
 from pgfifo.jsontext import JsonText
 from pgfifo.models import (
     ActionStats,
+    Cancelled,
     Enqueued,
     ExecutionInfo,
     Finding,
@@ -75,6 +77,7 @@ __all__ = [
     "AlreadyHeld",
     "AsyncClient",
     "Busy",
+    "Cancelled",
     "Client",
     "Command",
     "CommitUnknown",
@@ -84,6 +87,7 @@ __all__ = [
     "ExecutionCancelled",
     "ExecutionFailed",
     "ExecutionInfo",
+    "Filter",
     "Finding",
     "GroupMismatch",
     "GroupTooLong",

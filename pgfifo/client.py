@@ -17,10 +17,12 @@ from pgfifo.actions import Actions
 from pgfifo.calls import fetch
 from pgfifo.durations import Duration
 from pgfifo.errors import InvalidValue, PgfifoError, TooManyLanes, UnknownExecution, translated
+from pgfifo.filters import Filter, filter_json
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps
 from pgfifo.models import (
     ActionStats,
+    Cancelled,
     Enqueued,
     ExecutionInfo,
     Finding,
@@ -395,6 +397,41 @@ class Client(Waiting):
         return self._row(
             "select pgfifo.cancel(%s::bigint, %s::text)", (id, reason), _text, connection=connection
         )
+
+    def cancel_where(
+        self, *, reason: str | None = None, dry_run: bool = False, **where: Unpack[Filter]
+    ) -> Cancelled:
+        """Cancel all executions that fit a filter: those that wait at once; workers are asked for the others.
+
+        It goes through them a bounded piece at a time, each in a transaction of its own. What is enqueued
+        after the call began is left alone.
+
+        Args:
+            reason: Why, for those who look them up.
+            dry_run: Only count them.
+            **where: Keys of `Filter`; at least one.
+
+        Returns:
+            How many were cancelled, of how many the worker was asked, and how many lanes were passed by.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: The filter says nothing, or something that cannot be.
+        """
+        selection = filter_json(where)
+        cancelled = requested = busy = 0
+        after: str | None = None
+        while True:
+            part = self._row(
+                "select cancelled, requested, busy, next from pgfifo.cancel_where("
+                "%s::jsonb, %s::text, %s::boolean, %s::text, 5000)",
+                (selection, reason, dry_run, after),
+                _values,
+            )
+            cancelled, requested, busy = cancelled + part[0], requested + part[1], busy + part[2]
+            after = part[3]
+            if after is None:
+                return Cancelled(cancelled, requested, busy)
 
     def finish(
         self,
@@ -949,3 +986,7 @@ def _nothing(*_values: object) -> None:
 
 def _text(value: str) -> str:
     return value
+
+
+def _values(*values: Any) -> tuple[Any, ...]:  # noqa: ANN401 - whatever the columns have
+    return values

@@ -71,6 +71,21 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Cancelled:
+    """What a bulk cancel has done, or in a dry run would do.
+
+    Attributes:
+        cancelled: How many waited or were held, and have ended.
+        requested: How many run; their workers are asked to stop them.
+        busy: How many lanes somebody kept for a second, so that they were passed by.
+    """
+
+    cancelled: int
+    requested: int
+    busy: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Stats:
     action: str
     queue_length: int

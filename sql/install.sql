@@ -74,6 +74,7 @@ end $$;
 \ir internal/tell.sql
 \ir internal/enqueue_checks.sql
 \ir internal/audit.sql
+\ir internal/filter.sql
 \ir internal/end_run.sql
 \ir internal/end_waiting.sql
 \ir internal/finish_one.sql
@@ -117,6 +118,7 @@ end $$;
 \ir functions/enqueue_many.sql
 \ir functions/lanes_of.sql
 \ir functions/cancel.sql
+\ir functions/cancel_where.sql
 \ir functions/watch.sql
 \ir functions/unwatch.sql
 \ir functions/import_start.sql

@@ -731,6 +731,47 @@ def test_finish_ends_what_is_stuck(cli: CommandLine, conn: Connection) -> None:
     assert cli("finish", 4711, "--failed").code == 1
 
 
+def test_cancel_by_what_they_are(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("policy", "set", "x", "--group-by", "c")
+    for n in range(4):
+        cli.ok("enqueue", "x", "--set", f"c={n % 2}", "--tag", f"n{n}")
+    claim(conn)
+    said = cli.ok("cancel", "--action", "x", "--dry-run")
+    assert "Would cancel 3 executions, and ask for 1 that run" in said.err
+    assert "Cancelled 1 execution." in cli.ok("cancel", "--action", "x", "--group", "c=1", "--tag", "n1").err
+    assert "Nothing to do" in cli.ok("cancel", "--tag", "n1").err
+    assert "Nothing to do" in cli.ok("cancel", "--action", "x", "--before", "1h").err
+    assert "Nothing to do" in cli.ok("cancel", "--action", "x", "--since", "2100-01-01").err
+    assert "Nothing to do" in cli.ok("cancel", "--ids", "50..60", "--state", "active").err
+    said = cli.ok("cancel", "--action", "x", "--since", "1h", "--reason", "moved")
+    assert "Cancelled 2 executions." in said.err
+    assert "Asked the workers to stop 1 execution" in said.err
+    assert json.loads(cli.ok("show", 4, "--json").out)["reason"] == "moved"
+    assert cli.ok("list", "--since", "1h", "-q").out.split() == ["4", "3", "2", "1"]
+    assert cli.ok("list", "--before", "1h", "-q").out == ""
+    assert cli.ok("list", "--before", "2000-01-01T12:00", "-q").out == ""
+    for words in (
+        [],
+        ["1", "--action", "x"],
+        ["1", "--dry-run"],
+        ["--group", "c=1"],
+        ["--action", "x", "--since", "soon"],
+        ["--action", "x", "--state", "finished"],
+        ["--ids", "a..b"],
+    ):
+        assert cli("cancel", *words).code == 2, words
+    assert cli("cancel", "--action", "y").code == 1
+
+
+def test_cancel_says_which_lanes_were_kept(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("enqueue", "x")
+    cli.ok("enqueue", "x")
+    with conn.transaction():
+        conn.execute("select pgfifo.cancel(1)")
+        said = cli("cancel", "--action", "x")
+    assert (said.code, "1 lane had to be passed by" in said.err) == (1, True)
+
+
 def test_pause_and_resume(cli: CommandLine) -> None:
     cli.ok("enqueue", "x")
     assert "Undo: pgfifo resume x" in cli.ok("pause", "x", "--reason", "lunch").err

@@ -195,6 +195,7 @@ DECIDING = {
     "pause": "select pgfifo.pause('a')",
     "pause of a lane": "select pgfifo.pause('a', 'g')",
     "resume": "select pgfifo.resume('a')",
+    "cancel_where": """select from pgfifo.cancel_where('{{"action": "a"}}')""",
     "finish_execution": "select pgfifo.finish_execution({id}, 'failed')",
     "close": "select pgfifo.close('a')",
     "open of a lane": "select pgfifo.open('a', 'g')",

@@ -17,6 +17,7 @@ FILES = sorted(path.relative_to(SQL).as_posix() for path in SQL.glob("**/*.sql")
 # Functions without a pinned search_path, and why. In all of them every name is qualified.
 UNPINNED = {
     "_key": "inlined into every statement that locks; a set clause would forbid that",
+    "_selects": "inlined into statements that look at many rows",
     "_now": "inlined into every statement that asks for the time",
 }
 # What runs with its caller's rights although it is public, and why.

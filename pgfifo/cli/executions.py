@@ -3,7 +3,6 @@
 import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
@@ -11,6 +10,18 @@ import typer
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected, rows
 from pgfifo.cli.exits import REFUSED, Refused, usage
+from pgfifo.cli.filtering import (
+    Before,
+    ByAction,
+    DryRun,
+    Ids,
+    Since,
+    States,
+    Tags,
+    filter_of,
+    range_of,
+    states_of,
+)
 from pgfifo.cli.options import (
     LOOK,
     OPERATE,
@@ -37,27 +48,9 @@ from pgfifo.cli.output import (
 
 if TYPE_CHECKING:
     from pgfifo.client import Client
+    from pgfifo.filters import Filter
 
 
-class State(StrEnum):
-    """The states, and two words for several of them."""
-
-    DELAYED = "delayed"
-    WAITING = "waiting"
-    RUNNING = "running"
-    HELD = "held"
-    ACTIVE = "active"
-    SUCCEEDED = "succeeded"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-    EXPIRED = "expired"
-    FINISHED = "finished"
-
-
-_SEVERAL = {
-    State.ACTIVE: [State.RUNNING, State.HELD],
-    State.FINISHED: [State.SUCCEEDED, State.FAILED, State.CANCELLED, State.EXPIRED],
-}
 _LISTED = (
     "id, action, pgfifo.format_group(group_text) as group, state, attempt, enqueued_at, started_at,"
     " finished_at, payload"
@@ -90,13 +83,12 @@ def show(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 -
 @app.command("list", rich_help_panel=LOOK)
 def list_(
     action: AnyAction = None,
-    state: Annotated[
-        list[State] | None,
-        _option("--state -s", "STATE", f"Only in this state: {', '.join(State)}. May be repeated."),
-    ] = None,
+    state: States = None,
     group: Group = None,
-    tag: Annotated[list[str] | None, _option("--tag", "TAG", "Only with this tag; may be repeated.")] = None,
-    ids: Annotated[str | None, _option("--ids", "FROM..TO", "Only these ids, both included.")] = None,
+    tag: Tags = None,
+    ids: Ids = None,
+    since: Since = None,
+    before: Before = None,
     limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="At most so many; 0 for all.")] = 50,
     oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first, not the newest.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the ids only.")] = False,
@@ -106,8 +98,8 @@ def list_(
     """List executions, the newest first."""
     if group and action is None:
         raise usage("--group needs the action whose group it is")
-    first, last = _range(ids)
-    states = [name.value for given in state or [] for name in _SEVERAL.get(given, [given])]
+    first, last = range_of(ids)
+    states = states_of(state)
     with connected(dsn) as fifo:
         asked = {
             "action = %s": action,
@@ -116,6 +108,8 @@ def list_(
             "tags @> %s::text[]": tag or None,
             "id >= %s": first,
             "id <= %s": last,
+            f"enqueued_at >= {_moment(since)}": since,
+            f"enqueued_at < {_moment(before)}": before,
         }
         given = {condition: value for condition, value in asked.items() if value is not None}
         query = f"select {'id' if quiet else '*' if json else _LISTED} from pgfifo.executions"  # noqa: S608
@@ -136,12 +130,66 @@ def list_(
 @app.command(rich_help_panel=OPERATE)
 def cancel(
     ids: Annotated[
-        list[str], typer.Argument(metavar="ID...", help="The executions; - reads ids from stdin.")
-    ],
+        list[str] | None, typer.Argument(metavar="ID", help="The executions; - reads ids from stdin.")
+    ] = None,
+    action: ByAction = None,
+    group: Group = None,
+    state: States = None,
+    tag: Tags = None,
+    since: Since = None,
+    before: Before = None,
+    range_: Ids = None,
+    dry_run: DryRun = False,
     reason: Reason = None,
     dsn: Dsn = None,
 ) -> None:
-    """Cancel executions: those that wait at once; of those that run, the worker is asked to stop them."""
+    """Cancel executions: those that wait at once; of those that run, the worker is asked to stop them.
+
+    Name them by their ids, or say which: with --action, --group, --state, --tag, --ids, and --since and
+    --before for when they were enqueued.
+    """
+    times = {"enqueued_since": since, "enqueued_before": before}
+    where = filter_of(action, group, state, tag, range_, times)
+    if where and ids:
+        raise usage("either name executions by their ids, or say which with options")
+    if dry_run and not where:
+        raise usage("--dry-run goes with options that say which executions")
+    if where:
+        _cancel_where(where, reason, dry_run=dry_run, dsn=dsn)
+    elif ids is None:
+        raise usage("which executions?", "Give ids, or options such as --action; pgfifo cancel --help.")
+    else:
+        _cancel_ids(ids, reason, dsn)
+
+
+def _cancel_where(where: "Filter", reason: str | None, *, dry_run: bool, dsn: str | None) -> None:
+    """Cancel what fits a filter."""
+    with connected(dsn) as fifo:
+        done = fifo.cancel_where(**where, reason=reason, dry_run=dry_run)
+    if not done.cancelled and not done.requested and not done.busy:
+        note("Nothing to do: no execution that is not finished fits.")
+        return
+    if dry_run:
+        note(f"Would cancel {count(done.cancelled, 'execution')}, and ask for {done.requested:,} that run.")
+        return
+    did(
+        f"Cancelled {count(done.cancelled, 'execution')}.",
+        "there is none; what they were stays: pgfifo show ID",
+    )
+    if done.requested:
+        note(
+            f"Asked the workers to stop {count(done.requested, 'execution')};"
+            " what succeeds all the same has succeeded."
+        )
+    if done.busy:
+        raise Refused(
+            f"{count(done.busy, 'lane')} had to be passed by: somebody's open transaction keeps them",
+            "Run the same command again.",
+        )
+
+
+def _cancel_ids(ids: Iterable[str], reason: str | None, dsn: str | None) -> None:
+    """Cancel what is named."""
     from pgfifo.errors import UnknownExecution
 
     done: list[int] = []
@@ -249,25 +297,15 @@ def _lane(fifo: "Client", action: str, group: list[str] | None) -> str | None:
     return lanes[0].group_text
 
 
+def _moment(given: object) -> str:
+    """Return SQL for a time that is an argument: a time, or how many seconds ago."""
+    return "clock_timestamp() - make_interval(secs => %s)" if isinstance(given, float) else "%s::timestamptz"
+
+
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of the list as a table shows it."""
     payload, finished, started = row.pop("payload"), row.pop("finished_at"), row.pop("started_at")
     return row | {"last_change": finished or started or row["enqueued_at"], "payload": payload}
-
-
-def _range(text: str | None) -> tuple[int | None, int | None]:
-    """Read a range of ids."""
-    if text is None:
-        return None, None
-    first, dots, last = text.partition("..")
-    if not dots:
-        last = first
-    try:
-        return int(first) if first else None, int(last) if last else None
-    except ValueError:
-        raise usage(
-            f"--ids {text!r} is no range of ids", "Write it like 17..1016, 17.., ..1016 or 17."
-        ) from None
 
 
 def _ids(words: Iterable[str]) -> Iterator[int]:

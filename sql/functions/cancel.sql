@@ -48,7 +48,7 @@ begin
       -- A held one gives a slot back.
       perform pgfifo._mark_if_waiting(v_lane_id);
     else
-      continue when not pgfifo._end_waiting(p_id, v_lane_id, 'cancelled', p_reason);
+      continue when pgfifo._end_waiting(array[p_id], v_lane_id, 'cancelled', p_reason) = 0;
     end if;
     perform pgfifo._audit('cancel', null, p_id, jsonb_build_object('id', p_id, 'reason', p_reason, 'answer', 'cancelled'));
     return 'cancelled';

@@ -23,3 +23,12 @@ comment on column pgfifo.work_row.lane_id is 'Internal number of its lane.';
 comment on column pgfifo.work_row.start_no is 'The number of this start in its lane.';
 comment on column pgfifo.work_row.status is 'Of a finish: lost or retry; of more: now, soon or later.';
 comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer.';
+
+-- Which executions a bulk change is about; what is null says nothing. Made by _selection of what a caller gives.
+do $$ begin
+  if to_regtype('pgfifo._selection') is null then
+    create type pgfifo._selection as (
+      action_id integer, action text, group_text text, states text[], tags text[], enqueued_since timestamptz, enqueued_before timestamptz,
+      finished_since timestamptz, finished_before timestamptz, from_id bigint, to_id bigint);
+  end if;
+end $$;

@@ -1,0 +1,85 @@
+"""What bulk changes are about: the keys of a filter, and how they are said to SQL."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import datetime
+from typing import TypedDict
+
+from pgfifo import groups
+from pgfifo._batch import tag_list
+from pgfifo.durations import Duration, seconds
+from pgfifo.errors import InvalidValue
+from pgfifo.groups import Group
+from pgfifo.jsontext import dumps
+from pgfifo.models import State
+
+Moment = datetime | Duration
+"""A time; or how long ago, by the server's clock, as text, seconds or a timedelta."""
+
+
+class Filter(TypedDict, total=False):
+    """Which executions are meant: those that fit everything that is said."""
+
+    action: str
+    """Of this action."""
+    group: Group
+    """Of this lane; needs the action."""
+    state: State | Sequence[State]
+    """In this state, or in one of these."""
+    tags: Sequence[str]
+    """With all of these tags."""
+    enqueued_since: Moment
+    """Enqueued at this time or later."""
+    enqueued_before: Moment
+    """Enqueued before this time."""
+    finished_since: Moment
+    """Finished at this time or later."""
+    finished_before: Moment
+    """Finished before this time."""
+    from_id: int
+    """With this id or a higher one."""
+    to_id: int
+    """With this id or a lower one."""
+
+
+_TIMES = ("enqueued_since", "enqueued_before", "finished_since", "finished_before")
+
+
+def filter_json(given: Filter) -> str:
+    """Return a filter as SQL takes it.
+
+    Raises:
+        InvalidValue: A key does not exist, a time is none, or nothing is said at all.
+    """
+    values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
+    unknown = values.keys() - Filter.__annotations__.keys()
+    if unknown or not values:
+        raise InvalidValue(
+            f"a filter has no key {min(unknown)!r}" if unknown else "a filter has to say something",
+            detail={"name": min(unknown) if unknown else "filter"},
+            hint=f"There are: {', '.join(Filter.__annotations__)}.",
+        )
+    for name in _TIMES:
+        if name in values:
+            values[name] = _moment(name, values[name])
+    if "group" in values:
+        values["group"] = groups.to_text(given["group"])
+    if "tags" in values:
+        values["tags"] = tag_list(given["tags"])
+    if not isinstance(values.get("state", ""), str):
+        values["state"] = list(given["state"])
+    return dumps(values, "filter")
+
+
+def _moment(name: str, value: object) -> object:
+    """Return a time as SQL takes it: ISO 8601, or a number of seconds ago."""
+    if not isinstance(value, datetime):
+        return seconds(value, name)  # type: ignore[arg-type]  # which refuses what is none
+    if value.utcoffset() is None:
+        raise InvalidValue(
+            f"{name} {value} does not say in which time zone",
+            detail={"name": name, "value": str(value)},
+            hint="Use datetime.now(timezone.utc) - timedelta(…), or .astimezone().",
+        )
+    return value.isoformat()
