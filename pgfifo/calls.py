@@ -20,7 +20,7 @@ from pgfifo import compatibility
 from pgfifo._gate import Gate
 from pgfifo._unwrap import unwrap
 from pgfifo.dsn import Dsn, describe, resolve, with_defaults
-from pgfifo.errors import CommitUnknown, InvalidValue, IsolationLevel, translated
+from pgfifo.errors import CommitUnknown, InvalidValue, IsolationLevel, PgfifoError, translated
 from pgfifo.pool import Pool
 
 if TYPE_CHECKING:
@@ -113,6 +113,7 @@ class Calls:
         *,
         connection: object = None,
         once: bool = False,
+        request_id: str | None = None,
     ) -> list[T]:
         """Make one call and return its rows.
 
@@ -122,12 +123,14 @@ class Calls:
             make: What makes an object of a row's values.
             connection: The caller's connection, whose transaction the call joins.
             once: Whether it must not be made again after a loss of the connection.
+            request_id: Of a change that may be made again: what the server knows it by; the first of several.
         """
-        if connection is not None:
-            return self._join(unwrap(connection), query, arguments, make, once=once)
-        if self._one is not None:
-            return self._join(self._one, query, arguments, make, once=once)
+        matters = once or request_id is not None
+        joined = self._one if connection is None else unwrap(connection)
+        if joined is not None:
+            return self._join(joined, query, arguments, make, matters=matters, request_id=request_id)
         losses = 0
+        doubtful = False
         while True:
             conn: psycopg.Connection[Any] | None = None
             sent = False
@@ -147,11 +150,15 @@ class Calls:
                     True  # the role's or the pool's default is higher; it was refused, so try again
                 )
             except psycopg.Error as error:
-                lost = conn is not None and conn.closed
-                if lost and sent and once:
-                    raise _unknown(arguments) from error
-                if not (lost or losses) or losses == len(_PAUSES):
-                    raise_for = translated(error, database=conn.info.dbname if conn and not lost else None)
+                # It broke, or after that it could not be made anew.
+                broken = bool(losses) if conn is None else conn.closed
+                doubtful = doubtful or (matters and sent and broken)
+                if not broken or losses == len(_PAUSES) or (doubtful and once):
+                    if doubtful and (broken or not isinstance(error, PgfifoError)):
+                        raise _unknown(arguments, request_id) from error
+                    raise_for = translated(
+                        error, database=None if broken or conn is None else conn.info.dbname
+                    )
                     if raise_for is error:
                         raise
                     raise raise_for from error
@@ -166,7 +173,8 @@ class Calls:
         arguments: Sequence[object],
         make: Callable[..., T],
         *,
-        once: bool,
+        matters: bool,
+        request_id: str | None,
     ) -> list[T]:
         """Make one call on the caller's connection, as part of its transaction."""
         commits = conn.autocommit and conn.info.transaction_status == TransactionStatus.IDLE
@@ -176,8 +184,8 @@ class Calls:
                 self._checked_joined = True
             rows = fetch(conn, query, arguments, foreign=True)
         except psycopg.Error as error:
-            if once and commits and conn.closed:
-                raise _unknown(arguments) from error
+            if matters and commits and conn.closed:
+                raise _unknown(arguments, request_id) from error
             raise_for = translated(error, database=None if conn.closed else conn.info.dbname)
             if raise_for is error:
                 raise
@@ -192,9 +200,10 @@ class Calls:
         *,
         connection: object = None,
         once: bool = False,
+        request_id: str | None = None,
     ) -> T:
         """Make one call that returns one row."""
-        [row] = self._rows(query, arguments, make, connection=connection, once=once)
+        [row] = self._rows(query, arguments, make, connection=connection, once=once, request_id=request_id)
         return row
 
     def _script(self, script: str) -> None:
@@ -283,11 +292,16 @@ def _check(conn: psycopg.Connection[Any]) -> None:
     compatibility.check(version, min_client, conn.info.dbname)
 
 
-def _unknown(arguments: Sequence[object]) -> CommitUnknown:
+def _unknown(arguments: Sequence[object], request_id: str | None = None) -> CommitUnknown:
     """Return the error for a change that was sent and never answered."""
     action = arguments[0] if arguments else None
+    detail: dict[str, object] = {"action": action} if isinstance(action, str) else {}
+    hint = "Look whether it is there, for example in pgfifo.executions, before you send it again."
+    if request_id is not None:
+        detail["request_id"] = request_id
+        hint = "Send it again with the same request_id: it will not be there twice."
     return CommitUnknown(
         "the connection broke before the answer came: the change may have been committed or not",
-        detail={"action": action} if isinstance(action, str) else {},
-        hint="Look whether it is there, for example in pgfifo.executions, before you send it again.",
+        detail=detail,
+        hint=hint,
     )

@@ -44,22 +44,15 @@ from pgfifo.waiting import Waiting
 _EXECUTIONS = "pgfifo.executions"
 
 _ENQUEUE = """
-    select e.id, true, l.group_text
-    from (
-      select pgfifo.enqueue(%s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
-        %s::text, %s::text, %s::text, %s::timestamptz) as id
-      offset 0
-    ) e
-    cross join lateral pgfifo.lanes_of(array[e.id]) l
+    select id, created, group_text
+    from pgfifo.enqueue_one(%s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
+      %s::text, %s::text, %s::text, %s::timestamptz)
 """
 _ENQUEUE_MANY = """
-    with e as materialized (
-      select ordinal, id, created from pgfifo.enqueue_many(%s::text, %s::jsonb[], %s::text[], %s::jsonb[],
-        %s::text[], %s::text[], %s::text[], %s::text[], %s::timestamptz[])
-    )
-    select e.id, e.created, l.group_text
-    from e join pgfifo.lanes_of(array(select id from e order by ordinal)) l on l.ordinal = e.ordinal
-    order by e.ordinal
+    select id, created, group_text
+    from pgfifo.enqueue_many(%s::text, %s::jsonb[], %s::text[], %s::jsonb[], %s::text[],
+      %s::text[], %s::text[], %s::text[], %s::timestamptz[])
+    order by ordinal
 """
 
 
@@ -163,7 +156,9 @@ class Client(Waiting):
             group: Instead of what the payload says: a mapping from path to value, or text.
             headers: What travels beside the payload, such as a trace context.
             tags: Texts to find it by.
-            request_id: Reserved for a later version.
+            request_id: A name for this request, unique within its action. Made again with the same one, as
+                long as the action's ``retention`` (an hour at least), it gives back the first one's id and
+                changes nothing. With it the call is repeated by itself when the connection breaks.
             dedup_key: Reserved for a later version.
             item_key: Reserved for a later version.
             run_at: Reserved for a later version.
@@ -171,7 +166,7 @@ class Client(Waiting):
                 or rolls back with its transaction. Without one it is committed when the call returns.
 
         Returns:
-            Its id, and its lane.
+            Its id, its lane, and whether it is new or was there already.
 
         Raises:
             QueueFull: The lane has ``max_queue_length`` waiting executions.
@@ -180,7 +175,7 @@ class Client(Waiting):
             GroupTooLong: The group has more than 1,024 bytes.
             PayloadTooLarge: The payload is larger than ``max_payload``.
             InvalidValue: An argument cannot be right, such as a payload that is not JSON.
-            CommitUnknown: The connection broke before the answer came.
+            CommitUnknown: The connection broke before the answer came; with a `request_id`, several times.
             SnapshotTooOld: The caller's transaction, above READ COMMITTED, began too early.
             SchemaMissing: pgfifo is not installed in this database.
             SchemaMismatch: Schema and package do not fit.
@@ -201,6 +196,7 @@ class Client(Waiting):
             lambda id, created, group_text: Enqueued(id, created, Lane(action, group_text)),  # noqa: A006
             connection=connection,
             once=request_id is None,
+            request_id=request_id,
         )
 
     def enqueue_many(
@@ -228,7 +224,7 @@ class Client(Waiting):
             groups: One group for each, or None for what its payload says.
             headers: One mapping for each, or None.
             tags: Texts to find them by, for the whole batch.
-            request_ids: Reserved for a later version.
+            request_ids: One for each, or None; see `enqueue`. If each has one, the call repeats by itself.
             dedup_keys: Reserved for a later version.
             item_keys: Reserved for a later version.
             run_ats: Reserved for a later version.
@@ -237,7 +233,7 @@ class Client(Waiting):
                 part is refused, the earlier ones stay: ``error.detail["enqueued"]`` says how many items.
 
         Returns:
-            An id and a lane for each item, in input order.
+            For each item its id, its lane, and whether it is new, in input order.
 
         Raises:
             TooManyLanes: The batch touches more lanes than one may; `split` would allow to divide it.
@@ -264,6 +260,7 @@ class Client(Waiting):
             return Enqueued(id, created, lane)
 
         once = request_ids is None or None in request_ids
+        first = None if once or not request_ids else request_ids[0]
         done: list[Enqueued] = []
         size = len(batch)
         while len(done) < len(batch):
@@ -275,6 +272,7 @@ class Client(Waiting):
                     make,
                     connection=connection,
                     once=once,
+                    request_id=first,
                 )
             except TooManyLanes as error:
                 if not split or size == 1:

@@ -53,6 +53,7 @@ end $$;
 \ir tables/lanes.sql
 \ir tables/policies.sql
 \ir tables/executions.sql
+\ir tables/requests.sql
 \ir tables/runs.sql
 \ir tables/ledger.sql
 \ir tables/marks.sql
@@ -73,6 +74,9 @@ end $$;
 \ir internal/wake.sql
 \ir internal/tell.sql
 \ir internal/enqueue_checks.sql
+\ir internal/keys.sql
+\ir internal/enqueue_batch.sql
+\ir internal/enqueue.sql
 \ir internal/audit.sql
 \ir internal/filter.sql
 \ir internal/end_run.sql
@@ -115,8 +119,8 @@ end $$;
 \ir functions/max_batch_lanes.sql
 \ir functions/group_text.sql
 \ir functions/enqueue.sql
+\ir functions/enqueue_one.sql
 \ir functions/enqueue_many.sql
-\ir functions/lanes_of.sql
 \ir functions/cancel.sql
 \ir functions/cancel_where.sql
 \ir functions/watch.sql

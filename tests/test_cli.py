@@ -296,10 +296,24 @@ def test_enqueue_takes_everything(cli: CommandLine, conn: Connection) -> None:
         *("--tag", "a", "--tag", "b", "--header", "trace=xyz", "--header", "n=2", "--json"),
     )
     group = '{"env":"prod","target.region":"eu"}'
-    assert json.loads(said.out) == {"id": 1, "action": "deploy", "group_text": group}
+    assert json.loads(said.out) == {"id": 1, "created": True, "action": "deploy", "group_text": group}
     row = conn.execute("select payload, headers, tags, group_text from pgfifo.executions").fetchone()
     payload = {"sha": "abc", "env": "prod", "target": {"region": "eu"}, "n": 1}
     assert row == (payload, {"trace": "xyz", "n": 2}, ["a", "b"], group)
+
+
+def test_enqueue_of_a_request_that_was_made_before_says_so(cli: CommandLine) -> None:
+    first = cli.ok("enqueue", "x", "--request-id", "r")
+    assert first.undo
+    again = cli.ok("enqueue", "x", '{"n":2}', "--request-id", "r")
+    assert again.out == first.out
+    assert "Nothing was enqueued" in again.err
+    assert not again.undo
+    said = json.loads(cli.ok("enqueue", "x", "--request-id", "r", "--json").out)
+    assert said == {"id": int(first.out), "created": False, "action": "x", "group_text": ""}
+    refused = cli("enqueue", "x", "--file", "-", "--request-id", "r", stdin="{}")
+    assert refused.code == 2
+    assert "--request-id" in refused.err
 
 
 @pytest.mark.parametrize("payload", ["12", '"text"', "[1,2]", "null", "true", '{"a":{"b":[]}}'])

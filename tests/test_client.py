@@ -201,10 +201,10 @@ def test_what_is_reserved_is_refused_and_not_ignored(fifo: pgfifo.Client, conn: 
     later = datetime.now().astimezone() + timedelta(hours=1)
     reserved: dict[str, Any]
     many: dict[str, Any]
-    for reserved in ({"request_id": "a"}, {"dedup_key": "a"}, {"item_key": "a"}, {"run_at": later}):
+    for reserved in ({"dedup_key": "a"}, {"item_key": "a"}, {"run_at": later}):
         with pytest.raises(pgfifo.InvalidValue, match=next(iter(reserved))):
             fifo.enqueue("deploy", **reserved)
-    for many in ({"request_ids": ["a"]}, {"dedup_keys": ["a"]}, {"item_keys": ["a"]}, {"run_ats": [later]}):
+    for many in ({"dedup_keys": ["a"]}, {"item_keys": ["a"]}, {"run_ats": [later]}):
         with pytest.raises(pgfifo.InvalidValue, match=next(iter(many))):
             fifo.enqueue_many("deploy", [1], **many)
     with pytest.raises(pgfifo.InvalidValue, match="time zone"):

@@ -39,7 +39,7 @@ def test_e9_only_enqueues_give_out_places_in_a_line(conn: Connection) -> None:
         "select proname from pg_proc where pronamespace = 'pgfifo'::regnamespace"
         " and prosrc like '%nextval(''pgfifo.execution_ids'')%' order by 1"
     ).fetchall()
-    assert [name for (name,) in drawing] == ["enqueue", "enqueue_many"]
+    assert [name for (name,) in drawing] == ["_enqueue", "_enqueue_batch"]
 
 
 def test_e9_producers_that_never_pause_do_not_keep_a_retry_from_its_place(

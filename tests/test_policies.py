@@ -554,7 +554,7 @@ def test_policies_payloads_over_their_limit_are_refused(conn: Connection) -> Non
     assert engine.stats()["queue_length"] == 6
 
 
-@pytest.mark.parametrize("name", ["p_request_id", "p_dedup_key", "p_item_key", "p_run_at"])
+@pytest.mark.parametrize("name", ["p_dedup_key", "p_item_key", "p_run_at"])
 def test_policies_what_is_reserved_is_refused_by_name(conn: Connection, name: str) -> None:
     value = "now" if name == "p_run_at" else "x"
     with pytest.raises(errors.InvalidValue, match=name):

@@ -287,7 +287,6 @@ def test_trap_15_workers_with_other_settings_have_the_same_limit(conn: Connectio
 def test_trap_16_what_is_not_supported_yet_is_refused_by_name_and_never_ignored(conn: Connection) -> None:
     for argument, given in {
         "p_run_at": "now() + interval '1 hour'",
-        "p_request_id": "'x'",
         "p_dedup_key": "'x'",
         "p_item_key": "'x'",
     }.items():

@@ -56,6 +56,16 @@ Header = Annotated[
     list[str] | None,
     typer.Option("--header", metavar="KEY=VALUE", help="A header; may be repeated.", show_default=False),
 ]
+RequestId = Annotated[
+    str | None,
+    typer.Option(
+        "--request-id",
+        metavar="TEXT",
+        help="A name for this request: made again with the same one, it enqueues nothing, "
+        "and prints the first one's id.",
+        show_default=False,
+    ),
+]
 CommitEvery = Annotated[
     int | None,
     typer.Option(
@@ -91,6 +101,7 @@ def enqueue(
     group: Group = None,
     tag: Tag = None,
     header: Header = None,
+    request_id: RequestId = None,
     commit_every: CommitEvery = None,
     skip_bad: SkipBad = False,
     resume: Resume = None,
@@ -107,6 +118,7 @@ def enqueue(
     that also records how far it has come. If it stops, --resume goes on with the very next line.
     """
     headers = pairs_of("--header", header, json_or_text) if header else None
+    keys = {"request_id": request_id}
     if file is None and resume is None:
         if commit_every is not None or skip_bad:
             raise usage("--commit-every and --skip-bad belong to --file")
@@ -114,22 +126,35 @@ def enqueue(
             raise usage("--timeout belongs to --wait")
         with connected(dsn) as fifo:
             job = fifo.enqueue(
-                action, _payload(payload, set_), group=group_of(group), headers=headers, tags=tag
+                action,
+                _payload(payload, set_),
+                group=group_of(group),
+                headers=headers,
+                tags=tag,
+                request_id=request_id,
             )
             if wait:
-                note(f"Enqueued execution {job.id} in {job.lane}; waiting for its end.")
+                what = "Enqueued execution" if job.created else "Nothing was enqueued: there was execution"
+                note(f"{what} {job.id} in {job.lane}; waiting for its end.")
                 _print_outcome(fifo, job.id, timeout, json=json)
                 return
         if json:
-            print_json({"id": job.id, "action": action, "group_text": job.lane.group_text})
+            row = {"id": job.id, "created": job.created, "action": action, "group_text": job.lane.group_text}
+            print_json(row)
         else:
             out(str(job.id))
-        did(f"Enqueued in {job.lane}.", command("cancel", str(job.id)))
+        if job.created:
+            did(f"Enqueued in {job.lane}.", command("cancel", str(job.id)))
+        else:
+            did(f"Nothing was enqueued: execution {job.id} in {job.lane} was there already.")
         return
     if wait or timeout is not None:
         raise usage("--wait and --timeout belong to one execution, not to --file")
     if payload is not None or set_:
         raise usage("a payload and --file exclude each other")
+    for name, key in keys.items():
+        if key is not None:
+            raise usage(f"--{name.replace('_', '-')} belongs to one execution, and a file holds many")
     from pgfifo.cli.filing import Options, enqueue_file
 
     repeated = {"--group": group, "--tag": tag, "--header": header}

@@ -1,7 +1,5 @@
--- Put one execution at the end of its lane, in the caller's transaction. Returns its id.
--- Touches: lanes (insert when new), executions, arrivals, marks; never the ledger, which would hold up claims until the commit.
--- The order is made here: in a strict lane the enqueue lock is taken before the id is drawn and held to the commit, so
--- ids are in commit order within the lane. Nothing between the lock and the insert may be moved before the lock.
+-- Put one execution at the end of its lane, in the caller's transaction. Returns its id; with a key, that of the one that
+-- is there already. How, and under which locks, stands with pgfifo._enqueue.
 create or replace function pgfifo.enqueue(
   p_action text,
   p_payload jsonb default '{}',
@@ -19,95 +17,7 @@ set enable_seqscan = off
 set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
-declare
-  c_class constant integer := 'pgfifo._executions'::regclass::oid::integer;
-  v_action_id integer;
-  v_policy record;
-  v_max_length double precision;
-  v_closed_at timestamptz;
-  v_lane_id bigint;
-  v_group text;
-  v_exclusive boolean;
-  v_strict boolean;
-  v_snapshot boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
-  v_length bigint;
-  v_total bigint;
-  v_id bigint;
-  v_mark bigint;
 begin
-  if p_request_id is not null or p_dedup_key is not null or p_item_key is not null or p_run_at is not null then
-    perform pgfifo._reserved('p_request_id', p_request_id is not null), pgfifo._reserved('p_dedup_key', p_dedup_key is not null),
-      pgfifo._reserved('p_item_key', p_item_key is not null), pgfifo._reserved('p_run_at', p_run_at is not null);
-  end if;
-  -- Here and below, asked first and called only then: an `if` is evaluated in place, a `perform` is a query.
-  if current_setting('synchronous_commit') in ('off') then
-    perform pgfifo._durable();
-  end if;
-  v_action_id := pgfifo._action(p_action, true);
-  -- Held to the end of the transaction: while anybody has it, the action's ordering and group_by do not change.
-  if not pg_try_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id) then
-    perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
-  end if;
-  -- A snapshot may be older than a close, of the action or (below) of the lane; a row lock sees through that (40001).
-  if v_snapshot then
-    perform from pgfifo.actions a where a.id = v_action_id for share;
-  end if;
-  select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at into strict v_policy
-  from pgfifo._action_policies p where p.action_id = v_action_id;
-  if v_policy.closed_at is not null then
-    perform pgfifo._refuse_closed(v_action_id, null, null);
-  end if;
-  if p_payload is null or pg_column_size(p_payload) * 6.0 > v_policy.max_payload then
-    perform pgfifo._check_payload(p_action, p_payload, v_policy.max_payload, null);
-  end if;
-  v_group := pgfifo._group(p_action, v_policy.group_by, p_payload, p_group);
-  v_strict := v_policy.ordering = 'strict' or v_snapshot;
-  loop
-    v_lane_id := pgfifo._lane(v_action_id, v_group);
-    continue when v_lane_id is null;
-    select coalesce(l.max_queue_length, v_policy.max_queue_length) into v_max_length
-    from (select 1) o left join pgfifo._lane_policies l on l.lane_id = v_lane_id;
-    -- A snapshot of its own may be older than the current ordering, so it takes the stronger lock; so does who counts.
-    v_exclusive := v_strict or v_max_length < 'infinity';
-    if v_exclusive then
-      perform pg_advisory_xact_lock(c_class, pgfifo._key(v_lane_id));
-    else
-      perform pg_advisory_xact_lock_shared(c_class, pgfifo._key(v_lane_id));
-    end if;
-    -- The lane may have been removed while we waited. Removal holds this lock exclusively, so from here on it cannot be.
-    -- An old snapshot would still show it; a row lock sees through that (40001).
-    if v_snapshot then
-      select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id for share;
-    else
-      select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id;
-    end if;
-    exit when found;
-  end loop;
-  if v_closed_at is not null then
-    perform pgfifo._refuse_closed(v_action_id, v_lane_id, null);
-  end if;
-  if v_max_length < 'infinity' then
-    if v_snapshot then
-      perform pgfifo._require_read_committed('enqueue (max_queue_length is set)');
-    end if;
-    select l.o_length, l.o_total into v_length, v_total from pgfifo._length(v_lane_id) l;
-    if v_length >= v_max_length then
-      perform pgfifo._queue_full(p_action, v_group, v_max_length, v_length, 1, null);
-    end if;
-  end if;
-  -- Whoever draws a mark id owns an xid before it: a scan that waits for pg_snapshot_xmin relies on that. The row of
-  -- executions comes first, so it does.
-  insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
-  select n.id, v_lane_id, n.id, pgfifo._now(), p_payload, p_headers, p_tags
-  from (select nextval('pgfifo.execution_ids') as id) n
-  returning id into strict v_id;
-  insert into pgfifo.arrivals (lane_id, id, n, first_ticket, total)
-  values (v_lane_id, nextval('pgfifo.mark_ids'), 1, case when not v_strict then v_id end, v_total + 1)
-  returning id into strict v_mark;
-  insert into pgfifo.marks (action_id, id, lane_id) values (v_action_id, v_mark, v_lane_id);
-  if pgfifo._asleep(v_action_id) then
-    perform pg_notify('pgfifo', p_action);
-  end if;
-  return v_id;
+  return (pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, p_request_id, p_dedup_key, p_item_key, p_run_at)).o_id;
 end $$;
 comment on function pgfifo.enqueue is 'Put one execution at the end of its lane, in the caller''s transaction; returns its id.';

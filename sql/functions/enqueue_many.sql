@@ -1,6 +1,5 @@
--- Put many executions of one action at the ends of their lanes: all or nothing, in input order, set-based.
--- The same order of things as in enqueue: action lock, policy, lanes, enqueue locks in the order of their keys, lanes
--- read again, ids drawn, rows, one mark per lane. Errors name the first offending index (from 0) in their detail.
+-- Put many executions of one action at the ends of their lanes, in the caller's transaction: all or nothing, in input order.
+-- How, and under which locks, stands with pgfifo._enqueue_batch. Plans are made for the values at hand: batches differ.
 create or replace function pgfifo.enqueue_many(
   p_action text,
   p_payloads jsonb[],
@@ -11,174 +10,15 @@ create or replace function pgfifo.enqueue_many(
   p_dedup_keys text[] default null,
   p_item_keys text[] default null,
   p_run_ats timestamptz[] default null
-) returns table (ordinal integer, id bigint, created boolean)
+) returns table (ordinal integer, id bigint, created boolean, group_text text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set jit = off
 set plan_cache_mode = force_custom_plan
 as $$
-#variable_conflict use_column
-declare
-  c_class constant integer := 'pgfifo._executions'::regclass::oid::integer;
-  v_count integer := coalesce(cardinality(p_payloads), 0);
-  v_action_id integer;
-  v_policy record;
-  v_snapshot boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
-  v_strict boolean;
-  v_groups text[];
-  v_lane_groups text[];
-  v_lanes bigint[];
-  v_counts integer[];
-  v_limits double precision[];
-  v_totals bigint[];
-  v_now timestamptz;
-  v_ids bigint[];
-  v_inserted bigint;
-  v_full record;
-  v_row record;
 begin
-  perform pgfifo._reserved('p_request_ids', array_remove(p_request_ids, null) <> '{}'), pgfifo._reserved('p_dedup_keys', array_remove(p_dedup_keys, null) <> '{}'),
-    pgfifo._reserved('p_item_keys', array_remove(p_item_keys, null) <> '{}'), pgfifo._reserved('p_run_ats', array_remove(p_run_ats, null) <> '{}');
-  if (p_groups is not null and cardinality(p_groups) <> v_count) or (p_headers is not null and cardinality(p_headers) <> v_count) then
-    raise exception using errcode = 'QF022',
-      message = format('p_groups and p_headers must have as many elements as p_payloads (%s)', v_count),
-      detail = json_build_object('payloads', v_count, 'groups', cardinality(p_groups), 'headers', cardinality(p_headers))::text,
-      hint = 'Give one element per payload, or leave the array out.';
-  end if;
-  perform pgfifo._durable();
-  v_action_id := pgfifo._action(p_action, true);
-  if v_count = 0 then
-    return;
-  end if;
-  perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
-  if v_snapshot then
-    perform from pgfifo.actions a where a.id = v_action_id for share;
-  end if;
-  select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at into strict v_policy
-  from pgfifo._action_policies p where p.action_id = v_action_id;
-  if v_policy.closed_at is not null then
-    perform pgfifo._refuse_closed(v_action_id, null, 0);
-  end if;
-  v_strict := v_policy.ordering = 'strict' or v_snapshot;
-
-  -- Look only for suspects in bulk; the check that raises names the first of them.
-  for v_row in
-    select i.n - 1 as at, i.payload from unnest(p_payloads) with ordinality i(payload, n)
-    where i.payload is null or pg_column_size(i.payload) * 6.0 > v_policy.max_payload order by i.n
-  loop
-    perform pgfifo._check_payload(p_action, v_row.payload, v_policy.max_payload, v_row.at::integer);
-  end loop;
-  if p_groups is null and v_policy.group_by = '{}' then
-    v_lane_groups := array[''];
-    v_counts := array[v_count];
-  else
-    begin
-      select array_agg(pgfifo._group(p_action, v_policy.group_by, i.payload, i.given) order by i.n) into v_groups
-      from unnest(p_payloads, p_groups) with ordinality i(payload, given, n);
-    exception when sqlstate 'QF007' or sqlstate 'QF008' then
-      perform pgfifo._raise_for_first(p_action, v_policy.group_by, p_payloads, p_groups);
-      raise;
-    end;
-    select array_agg(g.grp), array_agg(g.n) into v_lane_groups, v_counts
-    from (select grp, count(*)::integer as n from unnest(v_groups) grp group by grp order by grp collate "C") g;
-  end if;
-  if cardinality(v_lane_groups) > pgfifo.max_batch_lanes() then
-    raise exception using errcode = 'QF020',
-      message = format('this batch for %s touches %s lanes; at most %s are allowed in one', p_action, cardinality(v_lane_groups), pgfifo.max_batch_lanes()),
-      detail = json_build_object('action', p_action, 'lanes', cardinality(v_lane_groups), 'limit', pgfifo.max_batch_lanes())::text,
-      hint = 'Split the batch: each lane''s lock is held until the commit, in a table that the whole cluster shares.';
-  end if;
-
-  loop
-    v_lanes := pgfifo._lanes(v_action_id, v_lane_groups);
-    continue when array_position(v_lanes, null) is not null;
-    select array_agg(coalesce(l.max_queue_length, v_policy.max_queue_length) order by i.n) into v_limits
-    from unnest(v_lanes) with ordinality i(lane_id, n) left join pgfifo._lane_policies l on l.lane_id = i.lane_id;
-    -- All in one statement: it decides nothing, and what is above a sort comes in its order.
-    perform case when s.exclusive then pg_advisory_xact_lock(c_class, s.key) else pg_advisory_xact_lock_shared(c_class, s.key) end
-    from (select pgfifo._key(i.lane_id) as key, v_strict or i.max_length < 'infinity' as exclusive
-          from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;
-    -- Removed while we waited? See enqueue.
-    if v_snapshot then
-      perform from pgfifo.lanes l where l.id = any (v_lanes) for share;
-    end if;
-    select count(*), bool_or(l.closed_at is not null) as closed into v_row from pgfifo.lanes l where l.id = any (v_lanes);
-    exit when v_row.count = cardinality(v_lanes);
-  end loop;
-  if v_row.closed then
-    perform pgfifo._refuse_closed(v_action_id, l.id, coalesce(array_position(v_groups, l.group_text) - 1, 0))
-    from pgfifo.lanes l where l.id = any (v_lanes) and l.closed_at is not null
-    order by array_position(v_groups, l.group_text) limit 1;
-  end if;
-
-  if exists (select from unnest(v_limits) m where m < 'infinity') then
-    if v_snapshot then
-      perform pgfifo._require_read_committed('enqueue_many (max_queue_length is set)');
-    end if;
-    select array_agg(case when i.max_length < 'infinity' then c.o_total + i.asked end order by i.n) into v_totals
-    from unnest(v_lanes, v_limits, v_counts) with ordinality i(lane_id, max_length, asked, n)
-    left join lateral pgfifo._length(i.lane_id) c on i.max_length < 'infinity';
-    -- The first item that does not fit: the one after the places that are left in its lane.
-    select i.grp, i.max_length, i.asked, c.o_length as current,
-        case when v_groups is null then greatest(0, i.max_length - c.o_length)
-             else (select p.n - 1 from (select u.n, row_number() over (order by u.n) as r from unnest(v_groups) with ordinality u(grp, n) where u.grp = i.grp) p
-                   where p.r > i.max_length - c.o_length order by p.r limit 1) end as at
-      into v_full
-    from unnest(v_lanes, v_lane_groups, v_limits, v_counts) i(lane_id, grp, max_length, asked)
-    cross join lateral pgfifo._length(i.lane_id) c
-    where i.max_length < 'infinity' and c.o_length + i.asked > i.max_length
-    order by 5 limit 1;
-    if found then
-      perform pgfifo._queue_full(p_action, v_full.grp, v_full.max_length, v_full.current, v_full.asked, v_full.at::integer);
-    end if;
-  end if;
-
-  v_now := pgfifo._now();
-  v_ids := array(select nextval('pgfifo.execution_ids') from generate_series(1, v_count));
-  if v_groups is null then
-    insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
-    select i.id, v_lanes[1], i.id, v_now, i.payload, i.headers, p_tags
-    from unnest(v_ids, p_payloads, p_headers) i(id, payload, headers);
-  else
-    insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
-    select i.id, l.lane_id, i.id, v_now, i.payload, i.headers, p_tags
-    from unnest(v_ids, p_payloads, p_headers, v_groups) i(id, payload, headers, grp)
-    join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp;
-  end if;
-  get diagnostics v_inserted = row_count;
-  if v_inserted <> v_count then
-    raise exception using errcode = 'XX000', message = format('enqueue_many wrote %s of %s rows', v_inserted, v_count);
-  end if;
-  with arrived as (
-    insert into pgfifo.arrivals (lane_id, id, n, first_ticket, total)
-    select l.lane_id, nextval('pgfifo.mark_ids'), l.n, case when not v_strict then v_ids[1] end, l.total
-    from unnest(v_lanes, v_counts, v_totals) l(lane_id, n, total)
-    returning lane_id, id)
-  insert into pgfifo.marks (action_id, id, lane_id) select v_action_id, a.id, a.lane_id from arrived a;
-  perform pgfifo._wake(v_action_id, p_action);
-  return query select i.n::integer, i.id, true from unnest(v_ids) with ordinality i(id, n);
+  return query select * from pgfifo._enqueue_batch(p_action, p_payloads, p_groups, p_headers, p_tags, p_request_ids, p_dedup_keys, p_item_keys,
+    p_run_ats, false);
 end $$;
 comment on function pgfifo.enqueue_many is 'Put many executions of one action at the ends of their lanes, all or nothing; returns ids in input order.';
-
--- Raise the error of the first item whose group is refused, with its index.
-create or replace function pgfifo._raise_for_first(p_action text, p_group_by text[], p_payloads jsonb[], p_groups text[]) returns void
-language plpgsql stable
-set search_path = pg_catalog, pg_temp
-as $$
-declare
-  v_message text;
-  v_detail text;
-  v_hint text;
-  v_code text;
-begin
-  for v_index in 1 .. cardinality(p_payloads) loop
-    begin
-      perform pgfifo._group(p_action, p_group_by, p_payloads[v_index], p_groups[v_index]);
-    exception when sqlstate 'QF007' or sqlstate 'QF008' then
-      get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint, v_code = returned_sqlstate;
-      raise exception using errcode = v_code, message = format('item %s: %s', v_index - 1, v_message),
-        detail = (v_detail::jsonb || jsonb_build_object('index', v_index - 1))::text, hint = v_hint;
-    end;
-  end loop;
-end $$;

@@ -1,6 +1,6 @@
 -- One bounded round of upkeep: at most one a second counts as a tick, by election; the others return at once. Declares
 -- lost workers dead and takes back what they held, marks lanes whose limits changed, sweeps a slice of lanes, removes idle
--- lanes, makes and drops history partitions. Waits for no lock. Call it about once a second, again at once while "more".
+-- lanes, forgets old requests, makes and drops history partitions. Waits for no lock. Call it about once a second, again at once while "more".
 create or replace function pgfifo.maintain() returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -33,6 +33,7 @@ begin
       perform pgfifo._remark(v_action_id);
     end loop;
     select * into v_sweep from pgfifo._sweep(v_tick.swept_to, 1000);
+    perform pgfifo._forget_requests();
     v_prune := v_now - v_tick.pruned_at not between interval '0' and interval '10 s';
     if v_prune then
       select * into v_retain from pgfifo._retain();

@@ -1,0 +1,238 @@
+-- Put executions of one action at the ends of their lanes: all or nothing, in input order, set-based. What enqueue_many does,
+-- and what _enqueue does where a key is given (p_one: its caller knows of no batch, so errors name no index).
+-- The same order of things as in _enqueue: action lock, policy, lanes, enqueue locks in the order of their keys, lanes
+-- read again, ids drawn, keys settled, rows, one mark per lane. Errors name the first offending index (from 0) in their detail.
+create or replace function pgfifo._enqueue_batch(
+  p_action text,
+  p_payloads jsonb[],
+  p_groups text[],
+  p_headers jsonb[],
+  p_tags text[],
+  p_request_ids text[],
+  p_dedup_keys text[],
+  p_item_keys text[],
+  p_run_ats timestamptz[],
+  p_one boolean
+) returns table (ordinal integer, id bigint, created boolean, group_text text)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+#variable_conflict use_column
+declare
+  c_class constant integer := 'pgfifo._executions'::regclass::oid::integer;
+  c_index constant integer := case when not p_one then 0 end;
+  v_count integer := coalesce(cardinality(p_payloads), 0);
+  v_requests boolean := coalesce(array_remove(p_request_ids, null) <> '{}', false);
+  v_keyed boolean := v_requests;
+  v_action_id integer;
+  v_policy record;
+  v_snapshot boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
+  v_strict boolean;
+  v_groups text[];
+  v_places text[];
+  v_lane_groups text[];
+  v_lanes bigint[];
+  v_counts integer[];
+  v_limits double precision[];
+  v_totals bigint[];
+  v_now timestamptz;
+  v_ids bigint[];
+  v_drawn bigint[];
+  v_expected integer;
+  v_inserted bigint;
+  v_full record;
+  v_row record;
+begin
+  perform pgfifo._reserved('p_dedup_keys', array_remove(p_dedup_keys, null) <> '{}'),
+    pgfifo._reserved('p_item_keys', array_remove(p_item_keys, null) <> '{}'), pgfifo._reserved('p_run_ats', array_remove(p_run_ats, null) <> '{}');
+  for v_row in
+    select a.name, a.size
+    from (values ('p_groups', cardinality(p_groups)), ('p_headers', cardinality(p_headers)), ('p_request_ids', cardinality(p_request_ids)),
+      ('p_dedup_keys', cardinality(p_dedup_keys)), ('p_item_keys', cardinality(p_item_keys)), ('p_run_ats', cardinality(p_run_ats))) a(name, size)
+    where a.size <> v_count
+  loop
+    raise exception using errcode = 'QF022',
+      message = format('%s has %s elements for %s payloads', v_row.name, v_row.size, v_count),
+      detail = json_build_object('name', v_row.name, 'value', v_row.size, 'payloads', v_count)::text,
+      hint = 'Give one element per payload, null where there is none, or leave the array out.';
+  end loop;
+  perform pgfifo._durable();
+  v_action_id := pgfifo._action(p_action, true);
+  if v_count = 0 then
+    return;
+  end if;
+  if v_requests then
+    perform pgfifo._check_keys('request_id', p_request_ids, p_one);
+    -- Made again: the answer is that of the first time, whatever limits and rules have become since.
+    v_ids := pgfifo._known_requests(v_action_id, p_request_ids);
+    if array_position(v_ids, null) is null then
+      return query
+        select i.n::integer, i.id, false, coalesce(pgfifo._group_of(i.id), pgfifo._group(p_action, p.group_by, i.payload, i.given))
+        from unnest(v_ids, p_payloads, p_groups) with ordinality i(id, payload, given, n)
+        join pgfifo._action_policies p on p.action_id = v_action_id order by i.n;
+      return;
+    end if;
+  end if;
+  perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
+  if v_snapshot then
+    perform from pgfifo.actions a where a.id = v_action_id for share;
+  end if;
+  select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at into strict v_policy
+  from pgfifo._action_policies p where p.action_id = v_action_id;
+  if v_policy.closed_at is not null then
+    perform pgfifo._refuse_closed(v_action_id, null, c_index);
+  end if;
+  v_strict := v_policy.ordering = 'strict' or v_snapshot;
+
+  -- Look only for suspects in bulk; the check that raises names the first of them.
+  for v_row in
+    select i.n - 1 as at, i.payload from unnest(p_payloads) with ordinality i(payload, n)
+    where i.payload is null or pg_column_size(i.payload) * 6.0 > v_policy.max_payload order by i.n
+  loop
+    perform pgfifo._check_payload(p_action, v_row.payload, v_policy.max_payload, c_index + v_row.at::integer);
+  end loop;
+  if p_groups is null and v_policy.group_by = '{}' and not v_keyed then
+    v_lane_groups := array[''];
+    v_counts := array[v_count];
+  else
+    begin
+      select array_agg(pgfifo._group(p_action, v_policy.group_by, i.payload, i.given) order by i.n) into v_groups
+      from unnest(p_payloads, p_groups) with ordinality i(payload, given, n);
+    exception when sqlstate 'QF007' or sqlstate 'QF008' then
+      if not p_one then
+        perform pgfifo._raise_for_first(p_action, v_policy.group_by, p_payloads, p_groups);
+      end if;
+      raise;
+    end;
+    select array_agg(g.grp), array_agg(g.n) into v_lane_groups, v_counts
+    from (select grp, count(*)::integer as n from unnest(v_groups) grp group by grp order by grp collate "C") g;
+  end if;
+  if cardinality(v_lane_groups) > pgfifo.max_batch_lanes() then
+    raise exception using errcode = 'QF020',
+      message = format('this batch for %s touches %s lanes; at most %s are allowed in one', p_action, cardinality(v_lane_groups), pgfifo.max_batch_lanes()),
+      detail = json_build_object('action', p_action, 'lanes', cardinality(v_lane_groups), 'limit', pgfifo.max_batch_lanes())::text,
+      hint = 'Split the batch: each lane''s lock is held until the commit, in a table that the whole cluster shares.';
+  end if;
+
+  loop
+    v_lanes := pgfifo._lanes(v_action_id, v_lane_groups);
+    continue when array_position(v_lanes, null) is not null;
+    select array_agg(coalesce(l.max_queue_length, v_policy.max_queue_length) order by i.n) into v_limits
+    from unnest(v_lanes) with ordinality i(lane_id, n) left join pgfifo._lane_policies l on l.lane_id = i.lane_id;
+    -- All in one statement: it decides nothing, and what is above a sort comes in its order.
+    perform case when s.exclusive then pg_advisory_xact_lock(c_class, s.key) else pg_advisory_xact_lock_shared(c_class, s.key) end
+    from (select pgfifo._key(i.lane_id) as key, v_strict or i.max_length < 'infinity' as exclusive
+          from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;
+    -- Removed while we waited? See enqueue.
+    if v_snapshot then
+      perform from pgfifo.lanes l where l.id = any (v_lanes) for share;
+    end if;
+    select count(*), bool_or(l.closed_at is not null) as closed into v_row from pgfifo.lanes l where l.id = any (v_lanes);
+    exit when v_row.count = cardinality(v_lanes);
+  end loop;
+  if v_row.closed then
+    perform pgfifo._refuse_closed(v_action_id, l.id, c_index + coalesce(array_position(v_groups, l.group_text) - 1, 0))
+    from pgfifo.lanes l where l.id = any (v_lanes) and l.closed_at is not null
+    order by array_position(v_groups, l.group_text) limit 1;
+  end if;
+
+  v_now := pgfifo._now();
+  v_places := v_groups;
+  v_expected := v_count;
+  if v_keyed then
+    -- Whose id is not the one that was drawn for it is there already; only the others have a place in a line.
+    v_drawn := array(select nextval('pgfifo.execution_ids') from generate_series(1, v_count));
+    v_ids := v_drawn;
+    if v_requests then
+      v_ids := pgfifo._settle_requests(v_action_id, p_request_ids, v_drawn, v_now);
+    end if;
+    v_places := array(select case when i.id = i.drawn then i.grp end from unnest(v_ids, v_drawn, v_groups) with ordinality i(id, drawn, grp, n) order by i.n);
+    v_expected := cardinality(array_remove(v_places, null));
+    v_counts := array(
+      select coalesce(p.n, 0) from unnest(v_lane_groups) with ordinality l(grp, n)
+      left join (select grp, count(*)::integer as n from unnest(v_places) grp group by grp) p on p.grp = l.grp order by l.n);
+  end if;
+
+  if exists (select from unnest(v_limits) m where m < 'infinity') then
+    if v_snapshot then
+      perform pgfifo._require_read_committed('enqueue (max_queue_length is set)');
+    end if;
+    select array_agg(case when i.max_length < 'infinity' then c.o_total + i.asked end order by i.n) into v_totals
+    from unnest(v_lanes, v_limits, v_counts) with ordinality i(lane_id, max_length, asked, n)
+    left join lateral pgfifo._length(i.lane_id) c on i.max_length < 'infinity';
+    -- The first item that does not fit: the one after the places that are left in its lane.
+    select i.grp, i.max_length, i.asked, c.o_length as current,
+        case when v_places is null then greatest(0, i.max_length - c.o_length)
+             else (select p.n - 1 from (select u.n, row_number() over (order by u.n) as r from unnest(v_places) with ordinality u(grp, n) where u.grp = i.grp) p
+                   where p.r > i.max_length - c.o_length order by p.r limit 1) end as at
+      into v_full
+    from unnest(v_lanes, v_lane_groups, v_limits, v_counts) i(lane_id, grp, max_length, asked)
+    cross join lateral pgfifo._length(i.lane_id) c
+    where i.asked > 0 and i.max_length < 'infinity' and c.o_length + i.asked > i.max_length
+    order by 5 limit 1;
+    if found then
+      perform pgfifo._queue_full(p_action, v_full.grp, v_full.max_length, v_full.current, v_full.asked, c_index + v_full.at::integer);
+    end if;
+  end if;
+
+  if not v_keyed then
+    v_ids := array(select nextval('pgfifo.execution_ids') from generate_series(1, v_count));
+  end if;
+  if v_groups is null then
+    insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
+    select i.id, v_lanes[1], i.id, v_now, i.payload, i.headers, p_tags
+    from unnest(v_ids, p_payloads, p_headers) i(id, payload, headers);
+  elsif v_keyed then
+    insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags, request_id)
+    select i.id, l.lane_id, i.id, v_now, i.payload, i.headers, p_tags, i.request_id
+    from unnest(v_ids, p_payloads, p_headers, v_places, p_request_ids) i(id, payload, headers, grp, request_id)
+    join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp;
+  else
+    insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
+    select i.id, l.lane_id, i.id, v_now, i.payload, i.headers, p_tags
+    from unnest(v_ids, p_payloads, p_headers, v_groups) i(id, payload, headers, grp)
+    join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp;
+  end if;
+  get diagnostics v_inserted = row_count;
+  if v_inserted <> v_expected then
+    raise exception using errcode = 'XX000', message = format('enqueue_many wrote %s of %s rows', v_inserted, v_expected);
+  end if;
+  with arrived as (
+    insert into pgfifo.arrivals (lane_id, id, n, first_ticket, total)
+    select l.lane_id, nextval('pgfifo.mark_ids'), l.n, case when not v_strict then coalesce(v_drawn[1], v_ids[1]) end, l.total
+    from unnest(v_lanes, v_counts, v_totals) l(lane_id, n, total) where l.n > 0
+    returning lane_id, id)
+  insert into pgfifo.marks (action_id, id, lane_id) select v_action_id, a.id, a.lane_id from arrived a;
+  if v_expected > 0 then
+    perform pgfifo._wake(v_action_id, p_action);
+  end if;
+  if v_keyed then
+    return query
+      select i.n::integer, i.id, i.id = i.drawn, case when i.id = i.drawn then i.grp else coalesce(pgfifo._group_of(i.id), i.grp) end
+      from unnest(v_ids, v_drawn, v_groups) with ordinality i(id, drawn, grp, n) order by i.n;
+  else
+    return query select i.n::integer, i.id, true, coalesce(i.grp, '') from unnest(v_ids, v_groups) with ordinality i(id, grp, n);
+  end if;
+end $$;
+
+-- Raise the error of the first item whose group is refused, with its index.
+create or replace function pgfifo._raise_for_first(p_action text, p_group_by text[], p_payloads jsonb[], p_groups text[]) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_message text;
+  v_detail text;
+  v_hint text;
+  v_code text;
+begin
+  for v_index in 1 .. cardinality(p_payloads) loop
+    begin
+      perform pgfifo._group(p_action, p_group_by, p_payloads[v_index], p_groups[v_index]);
+    exception when sqlstate 'QF007' or sqlstate 'QF008' then
+      get stacked diagnostics v_message = message_text, v_detail = pg_exception_detail, v_hint = pg_exception_hint, v_code = returned_sqlstate;
+      raise exception using errcode = v_code, message = format('item %s: %s', v_index - 1, v_message),
+        detail = (v_detail::jsonb || jsonb_build_object('index', v_index - 1))::text, hint = v_hint;
+    end;
+  end loop;
+end $$;
