@@ -338,12 +338,12 @@ def test_an_enqueue_with_a_request_id_that_never_gets_an_answer_says_how_to_go_o
     assert (caught.value.action, caught.value.request_id) == ("a", "r")
     assert "request_id" in (caught.value.hint or "")
     lock.rollback()
+    alone = connect(application_name="the client")
+    lock.execute("lock table pgfifo._executions in access exclusive mode")
+    asked = in_background(lambda: fifo.enqueue("a", request_id="r", connection=alone))
+    wait_for(lambda: blocked(conn), message="the enqueue to wait for the lock")
+    cut(conn)
     with pytest.raises(pgfifo.CommitUnknown) as joined:
-        alone = connect(application_name="the client")
-        lock.execute("lock table pgfifo._executions in access exclusive mode")
-        asked = in_background(lambda: fifo.enqueue("a", request_id="r", connection=alone))
-        wait_for(lambda: blocked(conn), message="the enqueue to wait for the lock")
-        cut(conn)
         asked.result()
     assert joined.value.request_id == "r"
     lock.rollback()
