@@ -2,6 +2,7 @@
 
 import random
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import psycopg
@@ -32,7 +33,8 @@ def put(
         [action, payload, group, *keys.values()],
     ).fetchone()
     assert row is not None
-    return row
+    found: Found = row
+    return found
 
 
 def put_many(conn: Connection, *items: tuple[str, str | None], key: str) -> list[tuple[int, bool]]:
@@ -262,7 +264,7 @@ def test_requests_from_everywhere_at_once_are_each_made_once(conn: Connection, c
             got.setdefault(name, put(session, "last", request_id=name)[0])
         return got
 
-    told = [each.result() for each in [in_background(lambda n=n: produce(n)) for n in range(6)]]
+    told = [each.result() for each in [in_background(partial(produce, n)) for n in range(6)]]
     assert all(answer == told[0] for answer in told), "one request has two ids"
     assert sorted(told[0].values()) == [key for key, _ in contents(conn)]
     assert is_clean(conn)
