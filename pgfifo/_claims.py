@@ -30,12 +30,10 @@ _LEFT = """
 _STARTABLE = """
     select exists (select from pgfifo.lane_stats where action = any (%s) and queue_length > 0 and not paused)
 """
-_EXHAUSTED = """
-    select h.id, h.attempt from unnest(%s::bigint[], %s::integer[]) as asked(id, attempt)
-    cross join lateral (
-      select e.id, e.attempt from pgfifo.executions e
-      where e.id = asked.id and e.attempt = asked.attempt and e.state = 'failed' offset 0
-    ) h
+_STATES = """
+    select asked.id, asked.attempt, case when e.attempt = asked.attempt then e.state else 'started again' end
+    from unnest(%s::bigint[], %s::integer[]) as asked(id, attempt)
+    cross join lateral (select e.attempt, e.state from pgfifo.executions e where e.id = asked.id offset 0) e
 """
 _CHECK_JSON = "select %s::jsonb is null"
 _BAD_VALUE = (psycopg.DataError, psycopg.errors.StatementTooComplex)
@@ -184,23 +182,23 @@ class Claims:
             logger.warning("worker %s ends; %d executions wait in paused lanes", self._plan.name, waiting)
         return not startable
 
-    async def exhausted(self, keys: Iterable[Key]) -> set[Key]:
-        """Return which of these attempts, all of them on record as failed, were the last of their execution.
+    async def states(self, keys: Iterable[Key]) -> dict[Key, str]:
+        """Return what has become of executions after these attempts: a state, or ``started again``.
 
-        None, where that cannot be told because the connection was lost.
+        Nothing, where that cannot be told because the connection was lost.
         """
         ids, attempts = zip(*keys, strict=True)
         try:
-            rows = await (await self.connect()).rows(_EXHAUSTED, (list(ids), list(attempts)))
+            rows = await (await self.connect()).rows(_STATES, (list(ids), list(attempts)))
         except psycopg.Error as error:
             if not is_passing(error):
                 raise translated(error) from None
             logger.warning(
-                "worker %s cannot tell whose last attempts failed: %s", self._plan.name, brief(error)
+                "worker %s cannot tell what became of its failures: %s", self._plan.name, brief(error)
             )
             await self._let_go_after(error)
-            return set()
-        return {(id_, attempt) for id_, attempt in rows}
+            return {}
+        return {(id_, attempt): state for id_, attempt, state in rows}
 
     async def _let_go_after(self, error: psycopg.Error) -> None:
         if self._link is not None and not self._link.is_of_use_after(error):

@@ -20,7 +20,7 @@ from pgfifo._hooks import Hooks
 from pgfifo._listener import Listener
 from pgfifo._pace import LONGEST_SOON, SOON, Pace
 from pgfifo._plan import Plan
-from pgfifo._run import Run
+from pgfifo._run import ROLLED_BACK, Run
 from pgfifo._threads import Threads
 from pgfifo.command import kept
 from pgfifo.errors import LeaseLost
@@ -313,11 +313,17 @@ class Engine:
 
     async def _call_hooks(self, failed: list[Run]) -> None:
         """Call the hooks of attempts whose failure is on record."""
-        asking = [run for run in failed if run.action.on_exhausted]
-        exhausted = await self._claims.exhausted(run.key for run in asking) if asking else set()
+        asking = [run for run in failed if run.action.on_exhausted or run.execution.completed]
+        states = await self._claims.states(run.key for run in asking) if asking else {}
         for run in failed:
+            state = states.get(run.key)
+            if run.execution.completed:
+                if state in ("succeeded", None):
+                    continue  # what its handler has committed counts
+                if run.outcome is ROLLED_BACK:
+                    run.log_failure(ROLLED_BACK)
             hooks = run.action.on_failed
-            if run.key in exhausted:
+            if state == "failed":
                 hooks += run.action.on_exhausted
             if hooks:
                 self._hooks.call(run, hooks, run.failure())

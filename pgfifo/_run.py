@@ -25,6 +25,9 @@ logger = logging.getLogger("pgfifo")
 _OUR_FILES = {__file__, str(Path(__file__).with_name("_around.py"))}
 
 
+ROLLED_BACK = failed("the handler called complete in a transaction that was rolled back, and returned")
+
+
 class Run:
     """An execution that was claimed, from its start until its outcome was handed in.
 
@@ -59,7 +62,7 @@ class Run:
     def stop(self, reason: Reason) -> bool:
         """Ask it to stop, from any thread; false if there is nobody to tell, or he knows already."""
         execution = self.execution
-        if self.outcome is not None or (reason == "lost" and execution.completed):
+        if self.outcome is not None:
             return False
         known = execution.cancel_reason is not None
         if not known or reason == "lost":
@@ -107,8 +110,8 @@ class Run:
 
     def _ended(self, result: object) -> Outcome:
         if self.execution.completed:
-            # Was it committed? If so, whatever is handed in now changes nothing. If not, back to its place.
-            return RELEASED
+            # If that was committed, it has succeeded whatever is handed in now. If not, nothing was done.
+            return ROLLED_BACK
         outcome = succeeded(result)
         return self._told(outcome) if outcome.kind == "failed" else outcome
 
@@ -122,7 +125,8 @@ class Run:
 
     def _raised(self, error: BaseException) -> Outcome:
         error.__traceback__ = _without_ours(error.__traceback__)
-        logger.error("%s failed", self, exc_info=error, extra=self.ids())
+        said = "%s raised after it had called complete" if self.execution.completed else "%s failed"
+        logger.error(said, self, exc_info=error, extra=self.ids())
         outcome = raised(error)
         if self.action.on_failed or self.action.on_exhausted:
             self.error = error
@@ -131,8 +135,12 @@ class Run:
         return outcome
 
     def _told(self, outcome: Outcome) -> Outcome:
-        logger.warning("%s failed: %s", self, outcome.error, extra=self.ids())
+        self.log_failure(outcome)
         return outcome
+
+    def log_failure(self, outcome: Outcome) -> None:
+        """Log a failure that is told in words."""
+        logger.warning("%s failed: %s", self, outcome.error, extra=self.ids())
 
     def failure(self) -> BaseException:
         """Return the error of an attempt that failed, for the hooks."""

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import psycopg
 
 from pgfifo._unwrap import unwrap, unwrap_async
-from pgfifo.errors import translated
+from pgfifo.errors import PayloadTooLarge, translated
 from pgfifo.groups import lane, parse
 from pgfifo.jsontext import dumps
+from pgfifo.outcome import RESULT_LIMIT
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -21,7 +22,7 @@ Reason = Literal["cancel", "lost", "shutdown"]
 """Why to stop: somebody cancelled the execution, it is no longer this worker's, or the worker ends."""
 
 _UNREAD = object()
-_FINISH = "select pgfifo.finish(%s, %s, 'succeeded', %s::jsonb)"
+_COMPLETE = "select pgfifo.complete(%s, %s, %s::jsonb)"
 
 
 class ExecutionCancelled(asyncio.CancelledError):
@@ -46,6 +47,7 @@ class Execution:
         enqueued_at: When it was enqueued, by the server's clock.
         wait_seconds: How long it waited for this start.
         cancel_reason: None, or why it should stop: ``cancel``, ``lost`` or ``shutdown``.
+        completed: Whether `complete` was called; not whether its transaction was committed.
     """
 
     __slots__ = (
@@ -136,10 +138,11 @@ class Execution:
     @overload
     def complete(self, conn: Any, result: object = None) -> Any: ...  # noqa: ANN401 - SQLAlchemy's, Django's
     def complete(self, conn: Any, result: object = None) -> Awaitable[None] | None:
-        """Finish the execution within the handler's own transaction: writes and outcome commit together.
+        """Let the execution succeed within the handler's own transaction: writes and outcome commit together.
 
-        The worker then does not finish it again. Should the transaction be rolled back and the handler return
-        as if nothing had happened, the execution goes back to its place and is started again.
+        Call it last, and commit. The lane is locked from the call to the commit. It has succeeded then,
+        whatever happens to the handler, the worker, or the connection; its slot is given on when the handler
+        has ended. If the transaction is rolled back instead, the attempt has failed.
 
         Args:
             conn: The connection or session whose transaction it is to be part of, at READ COMMITTED:
@@ -147,15 +150,18 @@ class Execution:
             result: The result, any JSON value. Defaults to none.
 
         Raises:
-            LeaseLost: The execution is not this worker's any more; roll back.
+            LeaseLost: The execution is not this worker's any more, or this attempt was completed before. Roll
+                back.
             IsolationLevel: The transaction is not at READ COMMITTED.
             InvalidValue: The result is not JSON.
+            PayloadTooLarge: The result has more than 1 MiB.
+            Busy: Somebody's open transaction has held the lane for 5 seconds.
         """
-        parameters = (self.id, self.attempt, None if result is None else dumps(result, "result"))
+        parameters = (self.id, self.attempt, None if result is None else _checked(self.action, result))
         if _is_async(conn):
             return self._complete(conn, parameters)
         try:
-            unwrap(conn).execute(_FINISH, parameters)
+            unwrap(conn).execute(_COMPLETE, parameters)
         except psycopg.Error as error:
             raise translated(error) from None
         self.completed = True
@@ -163,13 +169,26 @@ class Execution:
 
     async def _complete(self, conn: object, parameters: tuple[object, ...]) -> None:
         try:
-            await (await unwrap_async(conn)).execute(_FINISH, parameters)
+            await (await unwrap_async(conn)).execute(_COMPLETE, parameters)
         except psycopg.Error as error:
             raise translated(error) from None
         self.completed = True
 
     def __repr__(self) -> str:
         return f"<pgfifo.Execution {self.id} attempt {self.attempt} of {lane(self.action, self.group_text)}>"
+
+
+def _checked(action: str, result: object) -> str:
+    """Return a result as JSON, if it is not too large."""
+    text = dumps(result, "result")
+    size = len(text.encode())
+    if size > RESULT_LIMIT:
+        raise PayloadTooLarge(
+            f"the result has {size} bytes of JSON; the limit is {RESULT_LIMIT}",
+            detail={"action": action, "limit": RESULT_LIMIT, "bytes": size},
+            hint="Keep it where it belongs, and return a reference to it.",
+        )
+    return text
 
 
 def _is_async(connection: object) -> bool:

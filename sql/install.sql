@@ -136,6 +136,7 @@ end $$;
 \ir functions/worker_stop.sql
 \ir functions/work.sql
 \ir functions/claim.sql
+\ir functions/complete.sql
 \ir functions/finish.sql
 \ir functions/release.sql
 \ir functions/heartbeat.sql

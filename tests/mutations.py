@@ -74,6 +74,8 @@ CLOSE_LOCK = "    if not pgfifo._lock('pgfifo.actions'::regclass, v_action_id, i
 CLOSE_LANE_LOCK = (
     "      if not pgfifo._lock('pgfifo._executions'::regclass, pgfifo._key(v_lane_id), interval '1 s') then\n"
 )
+COMPLETION_LOCK = "  v_run := pgfifo._lock_run(p_id, p_attempt, 'complete');\n"
+COMPLETED = "  if p_run.completed then\n"
 
 HOLES = "tests/test_holes_"
 
@@ -125,6 +127,18 @@ MUTATIONS = (
         "fencing",
         ((IS_ITS_OWN, IS_ITS_OWN.replace("r.worker_id = p_worker and ", "")),),
         ("tests/test_fencing.py",),
+    ),
+    Mutation(
+        "lock of a completion",
+        "fencing",
+        ((COMPLETION_LOCK, "  select r.* into v_run from pgfifo.runs r where r.id = p_id;\n"),),
+        ("tests/test_complete.py::test_fencing_nobody_takes_it_away_between_the_call_and_the_commit",),
+    ),
+    Mutation(
+        "outcome of a completion",
+        "durability",
+        ((COMPLETED, "  if false then\n"),),
+        ("tests/test_complete.py::test_durability_a_worker_that_dies_after_the_commit_has_not_lost_it",),
     ),
     Mutation(
         "worker's fence",

@@ -483,64 +483,6 @@ def test_what_succeeds_in_spite_of_a_cancel_succeeded(dsn: str, conn: Connection
     assert look(conn, id_, "cancel_requested_at") is not None
 
 
-# Completing in the handler's own transaction
-
-
-def test_complete_commits_the_handlers_writes_with_the_outcome(
-    dsn: str, conn: Connection, actions: Actions
-) -> None:
-    @actions.action("invoice")
-    def invoice(execution: Execution) -> str:
-        with psycopg.connect(dsn) as own:
-            own.execute("create table if not exists public.invoices (id bigint primary key)")
-            own.execute("insert into public.invoices values (%s)", (execution.id,))
-            execution.complete(own, {"invoice": execution.id})
-        return "not this"
-
-    @actions.action("invoice.async")
-    async def invoice_async(execution: Execution) -> None:
-        async with await psycopg.AsyncConnection.connect(dsn) as own:
-            await execution.complete(own, "there")
-
-    try:
-        first, second = enqueue(conn, "invoice"), enqueue(conn, "invoice.async")
-        drain(dsn, actions)
-        assert look(conn, first, "state", "attempt", "result") == ("succeeded", 1, {"invoice": first})
-        assert look(conn, second, "state", "attempt", "result") == ("succeeded", 1, "there")
-        assert one(conn, "select id from public.invoices") == first
-    finally:
-        conn.execute("drop table if exists public.invoices")
-
-
-def test_complete_that_is_rolled_back_is_no_outcome(dsn: str, conn: Connection, actions: Actions) -> None:
-    """A handler that swallows the rollback is run again: its writes are not there either."""
-
-    @actions.action("invoice")
-    def invoice(execution: Execution) -> None:
-        with psycopg.connect(dsn) as own:
-            execution.complete(own, execution.attempt)
-            if execution.attempt == 1:
-                own.rollback()
-
-    id_ = enqueue(conn, "invoice")
-    drain(dsn, actions)
-    assert look(conn, id_, "state", "attempt", "failures", "result") == ("succeeded", 2, 0, 2)
-
-
-def test_complete_that_was_committed_stays_when_the_handler_fails_afterwards(
-    dsn: str, conn: Connection, actions: Actions
-) -> None:
-    @actions.action("invoice")
-    def invoice(execution: Execution) -> None:
-        with psycopg.connect(dsn) as own:
-            execution.complete(own)
-        raise RuntimeError("too late")
-
-    id_ = enqueue(conn, "invoice")
-    drain(dsn, actions)
-    assert look(conn, id_, "state", "attempt") == ("succeeded", 1)
-
-
 # until_empty
 
 

@@ -1,5 +1,5 @@
--- Finish one execution by hand: from a worker in plain SQL, or in the handler's own transaction, so that its writes and
--- the outcome commit together. The lane's slot lock is then held to that commit: claims pass the lane by meanwhile.
+-- Finish one execution by hand, from a worker in plain SQL. In a transaction with other writes the lane's slot lock is held
+-- to its commit, and from then on the slot is free: a handler that goes on after that calls pgfifo.complete instead.
 -- Returns the outcome, or 'held' when it will be tried again.
 create or replace function pgfifo.finish(
   p_id bigint,

@@ -27,6 +27,9 @@ begin
     perform pgfifo._lock_lane(v_lane_id, 'finish_execution');
     -- Law 1: what it is doing is read under the lock.
     select r.* into v_run from pgfifo.runs r where r.id = p_id;
+    if v_run.completed then
+      p_outcome := 'succeeded';  -- its handler has said so in the transaction of its writes
+    end if;
     if v_run.id is not null then
       -- lost: the attempt was taken from its worker, and what he still says of it does not count.
       perform pgfifo._end_run(v_run, p_outcome, p_result,

@@ -35,6 +35,16 @@ declare
   v_ledger pgfifo.ledger;
   v_cancel pgfifo.cancellations;
 begin
+  if p_run.completed then
+    -- It was committed with the handler's writes, so it is the truth, whoever ends the attempt and whatever he says.
+    p_outcome := 'succeeded';
+    p_result := p_run.result;
+    p_error := null;
+    p_result_error := null;
+    p_failures := null;
+    p_lost := false;
+    p_reason := null;
+  end if;
   delete from pgfifo.runs r where r.id = p_run.id and r.attempt = p_run.attempt and r.state = p_run.state;
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s changed under its lane''s lock', p_run.id);
@@ -55,7 +65,7 @@ begin
     p_run.worker_id, p_run.joined_no, case when p_run.state <> 'returned' then p_run.start_no end,
     case when p_run.state <> 'returned' then p_run.start_limit end, case when p_run.state <> 'returned' then p_run.is_strict end,
     v_ledger.starts, e.enqueued_at, p_run.started_at, pgfifo._now(), v_cancel.requested_at, e.retry_of, e.payload, e.headers, e.tags,
-    p_result, p_result_error, coalesce(p_error, p_run.last_error), coalesce(p_reason, v_cancel.reason), p_run.attempts, p_lost
+    p_result, p_result_error, coalesce(p_error, case when p_outcome <> 'succeeded' then p_run.last_error end), coalesce(p_reason, v_cancel.reason), p_run.attempts, p_lost
   from content e join pgfifo.lanes l on l.id = e.lane_id;
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s has no content', p_run.id);

@@ -40,9 +40,9 @@ begin
     from jsonb_to_recordset(p_items) i(id bigint, attempt integer, outcome text, result jsonb, result_error text)
     where i.outcome = 'succeeded'),
   ended as materialized (
-    select i.id, i.result, i.result_error, r.ctid as run, e.ctid as content, r.lane_id, r.attempt, r.failures, r.ticket, r.joined_no, r.start_no,
-      r.start_limit, r.is_strict, r.started_at, r.attempts, e.enqueued_at, e.retry_of, e.payload, e.headers, e.tags, l.action_id, l.group_text,
-      g.starts, c.requested_at, c.reason
+    select i.id, case when r.completed then r.result else i.result end as result, i.result_error, r.ctid as run, e.ctid as content,
+      r.lane_id, r.attempt, r.failures, r.ticket, r.joined_no, r.start_no, r.start_limit, r.is_strict, r.started_at, r.attempts,
+      e.enqueued_at, e.retry_of, e.payload, e.headers, e.tags, l.action_id, l.group_text, g.starts, c.requested_at, c.reason
     from items i
     cross join lateral (select r.*, r.ctid from pgfifo.runs r where r.id = i.id offset 0) r
     cross join lateral (select e.*, e.ctid from pgfifo._executions e where e.id = i.id offset 0) e

@@ -31,7 +31,7 @@ declare
   v_due timestamptz;
   v_ledger pgfifo.ledger;
 begin
-  if p_outcome = 'succeeded' then
+  if p_outcome = 'succeeded' or p_run.completed then
     perform pgfifo._end_run(p_run, 'succeeded', p_result, null, p_result_error);
     return 'succeeded';
   end if;

@@ -28,6 +28,9 @@ create table if not exists pgfifo.runs (
   last_error text,
   -- Earlier attempts: [{"attempt", "joined_no", "start_no", "end_no", "limit", "is_strict", "worker", "started_at", "ended_at", "outcome", "error"}]
   attempts jsonb,
+  -- What its handler has completed in a transaction of its own: it succeeds with this result however the attempt ends.
+  completed boolean not null default false check (not completed or state = 'running'),
+  result jsonb,
   constraint runs_running_has_a_worker check ((state = 'running') = (worker_id is not null)),
   constraint runs_held_has_a_time check ((state = 'held') = (due_at is not null)),
   constraint runs_started_has_a_number check (state = 'returned' or start_no is not null)
