@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pgfifo import groups as _groups
-from pgfifo.errors import InvalidValue
+from pgfifo.errors import InvalidValue, TooManyLanes
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps, dumps_each
 
@@ -78,6 +78,13 @@ class Batch:
             *(part(keys) for keys in self.keys),
             None if self.run_ats is None else self.run_ats[start:stop],
         ]
+
+
+def smaller(size: int, refused: TooManyLanes) -> int:
+    """Return how many items to try in place of so many, which were in too many lanes."""
+    # A proportional part may fit; as many items as there may be lanes do in any case.
+    most, lanes = refused.limit or 1, refused.lanes or size
+    return max(1, min(size // 2, max(most, size * most // lanes)))
 
 
 def tag_list(tags: Sequence[str] | None) -> list[str] | None:

@@ -129,7 +129,7 @@ class Engine:
             return
         await self._claims.connect()
         if self._plan.direct is not None:
-            self._listener = Listener(self._plan.direct, self._names, self._notified)
+            self._listener = Listener(self._plan.direct, self._names, self._notified, self._called)
             await self._listener.connect()
 
     async def _supervise(self, serving: asyncio.Task[None]) -> None:
@@ -264,6 +264,10 @@ class Engine:
     def _notified(self) -> None:
         self._pace.call()
         self._woken.set()
+
+    def _called(self, worker: str) -> None:
+        if self._registration is not None and worker == str(self._registration.worker):
+            self._heartbeat.beat_now()
 
     # One call
 

@@ -1,4 +1,4 @@
-"""The connection on which a sleeping worker is woken."""
+"""The connection on which a sleeping worker is woken, and any worker hears of cancels."""
 
 from __future__ import annotations
 
@@ -13,6 +13,8 @@ from pgfifo._connections import Pauses, brief
 
 logger = logging.getLogger("pgfifo")
 
+_CANCEL = "cancel "
+
 
 class Listener:
     """Tells others that this worker sleeps, and hears when there is work.
@@ -20,17 +22,25 @@ class Listener:
     It is a help, not a need: while its connection is down, the worker polls.
     """
 
-    def __init__(self, conninfo: str, actions: Iterable[str], woken: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        conninfo: str,
+        actions: Iterable[str],
+        woken: Callable[[], None],
+        called: Callable[[str], None],
+    ) -> None:
         """Prepare it; `connect` opens the connection.
 
         Args:
             conninfo: The database, with no transaction pooler in between.
             actions: What the worker serves; it is not woken for others.
             woken: Called in the event loop when there is work, or may be.
+            called: Called there with a worker's id when something that it runs was cancelled.
         """
         self._conninfo = conninfo
         self._actions = frozenset(actions)
         self._woken = woken
+        self._called = called
         self._conn: psycopg.AsyncConnection[Any] | None = None
         self._watched = -1
         self._asleep: frozenset[str] = frozenset()
@@ -110,9 +120,11 @@ class Listener:
         except psycopg.OperationalError as error:
             self._lose(conn, error)
 
-    def _hear(self, action: str) -> None:
-        if action in self._actions:
+    def _hear(self, payload: str) -> None:
+        if payload in self._actions:
             self._woken()
+        elif payload.startswith(_CANCEL):  # no name of an action has a space
+            self._called(payload.removeprefix(_CANCEL))
 
     def _lose(self, conn: psycopg.AsyncConnection[Any], error: psycopg.Error) -> None:
         self._unwatch()

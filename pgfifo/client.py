@@ -11,8 +11,8 @@ from typing import Any, Literal, Unpack, get_args, overload
 
 import psycopg
 
-from pgfifo import compatibility, groups, schema
-from pgfifo._batch import Batch, aware, tag_list
+from pgfifo import _given, compatibility, groups, schema
+from pgfifo._batch import Batch, aware, smaller, tag_list
 from pgfifo.actions import Actions
 from pgfifo.calls import fetch
 from pgfifo.durations import Duration
@@ -42,6 +42,7 @@ from pgfifo.policies import Policy, checked
 from pgfifo.waiting import Waiting
 
 _EXECUTIONS = "pgfifo.executions"
+_AT_ONCE = 1000
 
 _ENQUEUE = """
     select id, created, group_text
@@ -277,9 +278,7 @@ class Client(Waiting):
             except TooManyLanes as error:
                 if not split or size == 1:
                     raise
-                # A proportional part may fit; as many items as there may be lanes do in any case.
-                most, lanes_in_it = error.limit or 1, error.lanes or size
-                size = max(1, min(size // 2, max(most, size * most // lanes_in_it)))
+                size = smaller(size, error)
             except PgfifoError as error:
                 if start:
                     error.detail["enqueued"] = start
@@ -395,6 +394,49 @@ class Client(Waiting):
         return self._row(
             "select pgfifo.cancel(%s::bigint, %s::text)", (id, reason), _text, connection=connection
         )
+
+    def cancel_many(
+        self, ids: Iterable[int], *, reason: str | None = None, connection: object = None
+    ) -> list[str]:
+        """Cancel many executions, each as `cancel` does.
+
+        They are cancelled in parts of up to 1,000, each in a transaction of its own; with `connection`, or
+        where the client has but one connection, in one part. It does no harm to call it again.
+
+        Args:
+            ids: The executions.
+            reason: Why, for those who look them up.
+            connection: The caller's connection; the cancels commit or roll back with its transaction. Then
+                there may be up to 10,000 ids, in as many lanes as one transaction may touch.
+
+        Returns:
+            An answer for each, in input order: ``cancelled``, ``requested``, the outcome that it already
+            has, ``unknown`` where there is no such execution, or ``busy`` where another transaction holds its
+            lane.
+
+        Raises:
+            InvalidValue: Something in the list is no id; nothing was cancelled.
+            TooManyLanes: With `connection`, the ids are in more lanes than one transaction may touch.
+            IsolationLevel: The caller's transaction is above READ COMMITTED.
+        """
+        given = _given.ids(ids)
+        joined = connection is not None or self._one is not None
+        size = len(given) if joined else _AT_ONCE
+        answers: list[str] = []
+        while len(answers) < len(given):
+            part = given[len(answers) : len(answers) + size]
+            try:
+                answers += self._rows(
+                    "select answer from pgfifo.cancel_many(%s::bigint[], %s::text) order by ordinal",
+                    (part, reason),
+                    _text,
+                    connection=connection,
+                )
+            except TooManyLanes as error:
+                if joined:
+                    raise
+                size = smaller(len(part), error)
+        return answers
 
     def cancel_where(
         self, *, reason: str | None = None, dry_run: bool = False, **where: Unpack[Filter]

@@ -120,7 +120,7 @@ class Heartbeat:
         self._registration: Registration | None = None
         self._link: Link | None = None
         self._woken = threading.Event()
-        self._closing = False
+        self._closing = self._asked = False
         self._complained_of = ""
         self._pauses = Pauses()
         self._lock_gone = False
@@ -135,6 +135,11 @@ class Heartbeat:
     def declared_dead(self, registration: Registration) -> None:
         """Take note that a call of the worker was refused because it was declared dead: it registers anew."""
         self._bury(registration)
+        self._woken.set()
+
+    def beat_now(self) -> None:
+        """Ask at once what to stop, and not only when the next heartbeat is due; from any thread."""
+        self._asked = True
         self._woken.set()
 
     def close(self) -> None:
@@ -195,7 +200,8 @@ class Heartbeat:
                     self._register(link)
                 elif self._lock_gone:
                     self._relock(link, registration)
-                if (now := time.monotonic()) >= next_beat:
+                if (now := time.monotonic()) >= next_beat or self._asked:
+                    self._asked = False  # before it asks: what is cancelled after that calls again
                     next_beat = now + self._identity.interval
                     self._beat(link)
                 if (now := time.monotonic()) >= next_round:

@@ -48,7 +48,7 @@ def supervise(command: Sequence[str], count: int) -> int:
                 _send(processes[-1:], told[-1])  # it may have come between a start and its note
             for left in range(len(processes) - 1, -1, -1):
                 process = ended.get()
-                if process.returncode == 0 or -process.returncode in told:
+                if process.returncode == 0 or {-process.returncode, process.returncode - 128} & {*told}:
                     continue
                 status = status or (process.returncode if process.returncode > 0 else 1)
                 logger.error("worker process %d ended with %s", process.pid, _said(process.returncode))

@@ -80,7 +80,8 @@ class Worker:
             concurrency: How many executions run at once. A mapping caps single actions, and ``"*"`` is the
                 total: ``{"*": 20, "index": 2}``. Defaults to 10.
             poll_interval: Seconds between looks for work while nothing wakes it. Defaults to 1.
-            heartbeat: Seconds between heartbeats; a cancel arrives with one. Defaults to 5.
+            heartbeat: Seconds between heartbeats. A cancel arrives with one; a notification asks for it at
+                once, where the worker can listen. Defaults to 5.
             lease: Seconds without a heartbeat until it counts as dead. Defaults to 30.
             shutdown_timeout: Seconds that what runs has to end in, once it is told to stop. Defaults to 30.
             listen_dsn: The same database without the pooler, where ``dsn`` leads to PgBouncer in transaction

@@ -121,6 +121,7 @@ end $$;
 \ir functions/enqueue.sql
 \ir functions/enqueue_one.sql
 \ir functions/enqueue_many.sql
+\ir functions/cancel_many.sql
 \ir functions/cancel.sql
 \ir functions/cancel_where.sql
 \ir functions/watch.sql

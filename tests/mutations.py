@@ -43,11 +43,9 @@ class Mutation:
 
 # Texts of the script.
 ENQUEUE_LOCK = "      perform pg_advisory_xact_lock(c_class, pgfifo._key(v_lane_id));\n"
-LOOK_AGAIN = """\
-    -- Law 1: only what is read from here on counts.
-    select r.* into v_run from pgfifo.runs r where r.id = p_id;
-    continue when v_run.state = 'running';
-"""
+LOOK_AGAIN = "where r.lane_id = any (v_locked) order by r.id\n"
+NOT_STARTED = "(v_locked) and not exists (select from pgfifo.runs r where r.id = e.id));"
+LANES_SORTED = "group by e.lane_id order by pgfifo._key(e.lane_id));"
 IS_ITS_OWN = "where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running'"
 MARK_ON_COMPLETION = "where l.id <> all (v_refilled) order by f.n;"
 SLOT_LOCK = "where pg_try_advisory_xact_lock(c_lanes, pgfifo._key(l.lane_id)) order by l.n);"
@@ -89,7 +87,7 @@ MUTATIONS = (
     Mutation(
         "read after lock",
         "slots",
-        ((LOOK_AGAIN, ""),),
+        ((LOOK_AGAIN, "where false\n"), (NOT_STARTED, "(v_locked));")),
         ("tests/test_cancel.py::test_cancel_beside_a_claim_in_flight_asks_the_worker",),
     ),
     Mutation(
@@ -169,6 +167,12 @@ MUTATIONS = (
         "progress",
         ((SORTED, UNSORTED),),
         ("tests/test_traps.py::test_trap_11_batches_over_the_same_lanes_in_other_orders_do_not_deadlock",),
+    ),
+    Mutation(
+        "locks of a cancel of many sorted",
+        "progress",
+        ((LANES_SORTED, "group by e.lane_id order by array_position(p_ids, min(i.id)));"),),
+        ("tests/test_cancel.py::test_cancel_many_in_other_orders_do_not_wait_for_each_other_in_a_circle",),
     ),
     Mutation(
         "durable commits",

@@ -226,3 +226,175 @@ def test_cancel_of_everything_leaves_an_empty_line(conn: Connection) -> None:
     assert engine.states(ids) == ["cancelled"] * 30
     assert engine.stats()["queue_length"] == engine.stats()["active_count"] == 0
     engine.assert_promises()
+
+
+# Many at once
+
+
+def keep_lane(conn: Connection, execution: int) -> None:
+    """Hold the slot lock of an execution's lane, to the end of the transaction."""
+    conn.execute(
+        "select pg_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, lane_id::integer)"
+        " from pgfifo.executions where id = %s",
+        [execution],
+    )
+
+
+def test_cancel_many_answers_for_each_as_cancel_does(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.policy(max_concurrent=4, backoff_initial=3600)
+    succeeded, gone, running, held, returned, waiting, behind = engine.fill(7)
+    worker = engine.worker()
+    starts = {start.id: start for start in engine.claim(worker, 2)}
+    engine.finish(starts[succeeded])
+    engine.finish(starts[gone])
+    assert engine.cancel(behind) == "cancelled"
+    starts |= {start.id: start for start in engine.claim(worker, 3)}
+    engine.finish(starts[held], "failed", "boom")
+    engine.release(starts[returned])
+    asked = [waiting, 4711, running, succeeded, returned, behind, held, waiting]
+    answers = ["cancelled", "unknown", "requested", "succeeded", "cancelled", "cancelled", "cancelled"]
+    assert engine.cancel_many(asked, "not needed") == [*answers, "cancelled"], "the order of the answers"
+    assert engine.heartbeat(worker, held=[running]) == {running: "cancel"}
+    assert [engine.show(id_)["reason"] for id_ in (waiting, returned, held)] == ["not needed"] * 3
+    assert engine.show(held)["error"] == "boom"
+    stats = engine.stats()
+    numbers = [stats[name] for name in ("queue_length", "active_count", "total_cancelled", "total_succeeded")]
+    assert numbers == [0, 1, 4, 2]
+    audited = engine.rows(
+        "select detail ->> 'answer', (detail ->> 'id')::bigint from pgfifo.audit"
+        " where detail ->> 'reason' = 'not needed' and action = 'deploy' order by id"
+    )
+    assert sorted(audited) == sorted(
+        [("requested", running), *(("cancelled", id_) for id_ in (held, returned, waiting))]
+    )
+    engine.hand_in(worker, starts[running], outcome="cancelled")
+    engine.assert_promises()
+
+
+def test_cancel_many_over_many_lanes_leaves_each_ledger_right(conn: Connection) -> None:
+    engine = Engine(conn)
+    ids = engine.enqueue_many("deploy", [{}] * 300, [str(n % 60) for n in range(300)])
+    assert engine.cancel_many(ids[:150]) == ["cancelled"] * 150
+    assert engine.states(ids) == ["cancelled"] * 150 + ["waiting"] * 150
+    assert engine.stats()["queue_length"] == 150
+    assert sorted(engine.drain(engine.worker(), limit=60)) == ids[150:]
+    engine.assert_promises()
+
+
+def test_cancel_many_that_rolls_back_leaves_everything_as_it_was(conn: Connection, connect: Connect) -> None:
+    engine = Engine(conn)
+    engine.policy(max_concurrent=2, backoff_initial=0)
+    ids = engine.fill(6)
+    worker = engine.worker()
+    held, running = engine.claim(worker, 2)
+    engine.finish(held, "failed")
+    before = engine.stats()
+    other = Engine(connect(autocommit=False))
+    assert other.cancel_many(ids) == ["cancelled", "requested", *["cancelled"] * 4]
+    other.conn.rollback()
+    assert {n: v for n, v in engine.stats().items() if n != "last_updated"} == {
+        n: v for n, v in before.items() if n != "last_updated"
+    }
+    assert engine.heartbeat(worker, held=[running.id]) == {}
+    engine.hand_in(worker, running)
+    assert engine.drain(worker) == [ids[0], *ids[2:]]
+    engine.assert_promises()
+
+
+def test_cancel_many_beside_a_claim_in_flight_asks_the_worker(conn: Connection, connect: Connect) -> None:
+    engine = Engine(conn)
+    ids = engine.fill(3)
+    worker = engine.worker()
+    claiming, canceller = Engine(connect(autocommit=False)), Engine(connect())
+    (start,) = claiming.claim(worker)
+    cancel = in_background(lambda: canceller.cancel_many(ids[:2]))
+    wait_until_blocked(conn, canceller.pid)
+    claiming.conn.commit()
+    assert cancel.result() == ["requested", "cancelled"], "a slot was given on while its execution ran"
+    assert engine.hand_in(worker, start, outcome="cancelled") == {}
+    assert engine.drain(worker) == ids[2:]
+    engine.assert_promises()
+
+
+@pytest.mark.parametrize(("outcome", "answer"), [("failed", "cancelled"), ("succeeded", "succeeded")])
+def test_cancel_many_of_one_that_ends_while_it_is_asked(
+    conn: Connection, connect: Connect, outcome: str, answer: str
+) -> None:
+    """It waits for another's request for the same execution; until that is over, the attempt has ended."""
+    engine = Engine(conn)
+    engine.policy(backoff_initial=3600)
+    new, behind = engine.fill(2)
+    worker = engine.worker()
+    (start,) = engine.claim(worker)
+    first, second = Engine(connect(autocommit=False)), Engine(connect())
+    assert first.cancel(new) == "requested"
+    cancel = in_background(lambda: second.cancel_many([new]))
+    wait_until_blocked(conn, second.pid)
+    engine.hand_in(worker, start, outcome=outcome)
+    first.conn.rollback()
+    assert cancel.result() == [answer]
+    assert engine.state(new) == answer
+    assert engine.rows("select 1 from pgfifo.cancellations") == [], "a request for nobody was left"
+    assert engine.drain(worker) == [behind]
+    engine.assert_promises()
+
+
+def test_cancel_many_does_what_it_can_beside_a_lane_that_somebody_keeps(
+    conn: Connection, connect: Connect
+) -> None:
+    engine = Engine(conn)
+    kept, *others = engine.enqueue_many("deploy", [{}] * 4, ["a", "b", "c", "d"])
+    holder = Engine(connect(autocommit=False))
+    keep_lane(holder.conn, kept)
+    assert engine.cancel_many([kept, *others]) == ["busy", *["cancelled"] * 3], "one lane held up the others"
+    assert engine.state(kept) == "waiting"
+    holder.conn.rollback()
+    assert engine.cancel_many([kept]) == ["cancelled"]
+    engine.assert_promises()
+
+
+def test_cancel_many_in_other_orders_do_not_wait_for_each_other_in_a_circle(
+    conn: Connection, connect: Connect
+) -> None:
+    engine = Engine(conn)
+    ids = engine.enqueue_many("deploy", [{}] * 20, [str(n) for n in range(20)])
+    holder, one, two = Engine(connect(autocommit=False)), Engine(connect()), Engine(connect())
+    keep_lane(holder.conn, ids[10])
+    racing = [in_background(lambda: one.cancel_many(ids)), in_background(lambda: two.cancel_many(ids[::-1]))]
+    for canceller in (one, two):
+        wait_until_blocked(conn, canceller.pid)
+    holder.conn.rollback()
+    for race in racing:
+        assert race.result() == ["cancelled"] * 20
+    assert engine.stats()["total_cancelled"] == 20, "one cancel was counted twice"
+    engine.assert_promises()
+
+
+def test_cancel_many_refuses_what_is_too_much_for_one_call(conn: Connection) -> None:
+    engine = Engine(conn)
+    assert engine.cancel_many([]) == []
+    with pytest.raises(errors.InvalidValue, match="at most 10000"):
+        engine.cancel_many(range(10_001))
+    with pytest.raises(errors.InvalidValue, match="null is no id"):
+        engine.rows("select * from pgfifo.cancel_many(array[1, null]::bigint[])")
+    most = engine.one("select pgfifo.max_batch_lanes()")
+    ids = engine.enqueue_many("deploy", [{}] * most, [str(n) for n in range(most)])
+    ids.append(engine.enqueue(group="one more"))
+    with pytest.raises(errors.TooManyLanes) as caught:
+        engine.cancel_many(ids)
+    assert (caught.value.lanes, caught.value.limit) == (most + 1, most)
+    assert engine.stats()["queue_length"] == most + 1
+    assert set(engine.cancel_many(ids[1:])) == {"cancelled"}
+    engine.assert_promises()
+
+
+@pytest.mark.parametrize("isolation", ["repeatable read", "serializable"])
+def test_cancel_many_decides_at_read_committed_only(conn: Connection, isolation: str) -> None:
+    engine = Engine(conn)
+    ids = engine.fill(2)
+    with conn.transaction(force_rollback=True):
+        conn.execute(f"set transaction isolation level {isolation}")
+        with pytest.raises(errors.IsolationLevel), conn.transaction():
+            engine.cancel_many(ids)
+    assert engine.states(ids) == ["waiting"] * 2

@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -520,13 +520,76 @@ def test_position(cli: CommandLine) -> None:
 def test_cancel_many_and_from_stdin(cli: CommandLine, conn: Connection) -> None:
     for _ in range(4):
         cli.ok("enqueue", "x")
-    assert "Cancelled execution 1, 2." in cli.ok("cancel", 1, 2, "--reason", "test").err
+    assert "Cancelled executions 1, 2." in cli.ok("cancel", 1, 2, "--reason", "test").err
     cli.ok("cancel", "-", stdin="3\n\n4\n")
     assert cli.ok("list", "--state", "waiting", "--quiet").out == ""
     assert "Nothing to do" in cli.ok("cancel", "-", stdin="").err
     assert cli("cancel", "x").code == 2
     assert cli("cancel").code == 2
     assert cli("cancel", "-", stdin="1\nx\n").code == 2
+
+
+def test_cancel_of_thousands_counts_them_and_names_only_the_first_that_were_refused(
+    cli: CommandLine, conn: Connection
+) -> None:
+    conn.execute("select count(*) from pgfifo.enqueue_many('x', array_fill('{}'::jsonb, array[2500]))")
+    cli.ok("cancel", 1, 2)
+    said = cli.ok("cancel", "-", stdin="\n".join(map(str, range(1, 2401))))
+    assert "Cancelled 2,400 executions." in said.err
+    said = cli("cancel", "-", stdin="\n".join(map(str, range(2401, 2531))))
+    assert said.code == 1
+    assert "Cancelled 100 executions." in said.err
+    assert said.err.count("there is no execution") == 20
+    assert "… 30 refusals in all: 30 unknown." in said.err
+    assert cli.ok("list", "--state", "waiting", "--quiet").out == ""
+
+
+def test_cancel_that_meets_what_is_no_id_says_how_far_it_came(cli: CommandLine, conn: Connection) -> None:
+    conn.execute("select count(*) from pgfifo.enqueue_many('x', array_fill('{}'::jsonb, array[1500]))")
+    said = cli("cancel", "-", stdin="\n".join([*map(str, range(1, 1401)), "x"]))
+    assert said.code == 2
+    assert "'x' is no id of an execution; the first 1,000 ids given are done (1,000 cancelled)" in said.err
+    assert "It does no harm to give the same ids again." in said.err
+    waiting = conn.execute("select count(*) from pgfifo.executions where state = 'waiting'").fetchone()
+    assert waiting == (500,)
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_cancel_that_is_interrupted_says_how_far_it_came(
+    conn: Connection, dsn: str, number: signal.Signals, code: int
+) -> None:
+    query = "select id from pgfifo.enqueue_many('x', array_fill('{}'::jsonb, array[1500]))"
+    ids = [id_ for (id_,) in conn.execute(query)]
+    env, pipe = os.environ | {"PGFIFO_DSN": dsn}, subprocess.PIPE
+    with subprocess.Popen(
+        [program(), "cancel", "-"], env=env, stdin=pipe, stdout=pipe, stderr=pipe, text=True
+    ) as process:
+        assert process.stdin is not None
+        process.stdin.write("".join(f"{id_}\n" for id_ in ids[:1400]))
+        process.stdin.flush()  # it goes on waiting for the end of its input
+        left = "select count(*) from pgfifo.executions where state = 'waiting'"
+        wait_for(lambda: conn.execute(left).fetchone() == (500,), 60, "the first part to be cancelled")
+        process.send_signal(number)
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == code, err
+    assert "the first 1,000 ids given are done (1,000 cancelled)" in err
+    assert "Traceback" not in err
+
+
+def test_cancel_beside_a_lane_that_somebody_keeps_does_the_others(
+    cli: CommandLine, conn: Connection, connect: Callable[..., Connection]
+) -> None:
+    cli.ok("enqueue", "x", "--group", "a")
+    cli.ok("enqueue", "x", "--group", "b")
+    holder = connect(autocommit=False)
+    holder.execute(
+        "select pg_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, lane_id::integer)"
+        " from pgfifo.executions where id = 1"
+    )
+    said = cli("cancel", 1, 2)
+    assert said.code == 1
+    assert "another transaction holds the lane of execution 1" in said.err
+    assert "Cancelled execution 2." in said.err
 
 
 def test_cancel_goes_on_after_one_that_it_cannot_find(cli: CommandLine) -> None:
@@ -1154,6 +1217,25 @@ def test_interrupt_is_130_without_a_traceback(dsn: str) -> None:
             _, err = process.communicate(timeout=60)
         if process.returncode != -signal.SIGINT:  # that came before Python itself was up
             assert process.returncode == 130, err
+            assert "Traceback" not in err
+
+
+def test_interrupt_while_the_program_is_still_being_loaded_is_130_and_silent(tmp_path: Path) -> None:
+    sign = tmp_path / "loading"
+    (tmp_path / "psycopg.py").write_text(
+        f"import pathlib, time\npathlib.Path({str(sign)!r}).touch()\ntime.sleep(60)\n"
+    )
+    with subprocess.Popen(
+        [program(), "stats"],
+        env=os.environ | {"PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    ) as process:
+        wait_for(sign.exists, 60, "the import of psycopg to begin")
+        process.send_signal(signal.SIGINT)
+        said, _ = process.communicate(timeout=60)
+    assert (process.returncode, said) == (130, "")
 
 
 def test_server_that_goes_away_is_3(cli: CommandLine, dsn: str) -> None:

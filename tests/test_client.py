@@ -405,6 +405,48 @@ def test_an_execution_that_is_not_there_is_said_so_by_every_call(fifo: pgfifo.Cl
         assert caught.value.id == 4711
 
 
+def test_many_are_cancelled_in_parts_and_answered_in_their_order(
+    fifo: pgfifo.Client, conn: Connection
+) -> None:
+    jobs = fifo.enqueue_many("deploy", [{}] * 2500)
+    ids = [job.id for job in jobs]
+    (running,) = claim(conn, worker(conn, "deploy"), "deploy")
+    assert running[0] == ids[0]
+    answers = fifo.cancel_many((id_ for id_ in [*ids, 4711, ids[1]]), reason="enough")
+    assert answers == ["requested", *["cancelled"] * 2499, "unknown", "cancelled"]
+    assert fifo.execution(ids[1000]).reason == "enough"
+    assert fifo.cancel_many([]) == []
+
+
+def test_many_in_many_lanes_are_cancelled_in_smaller_parts(fifo: pgfifo.Client, conn: Connection) -> None:
+    [(most,)] = conn.execute("select pgfifo.max_batch_lanes()").fetchall()
+    fifo.set_policy("deliver", group_by=["customer"])
+    jobs = fifo.enqueue_many("deliver", [{"customer": n} for n in range(most + 50)], split=True)
+    with fifo.transaction() as mine, pytest.raises(pgfifo.TooManyLanes):
+        fifo.cancel_many([job.id for job in jobs], connection=mine)
+    assert set(fifo.cancel_many([job.id for job in jobs])) == {"cancelled"}
+
+
+def test_many_cancelled_in_the_callers_transaction_roll_back_with_it(
+    fifo: pgfifo.Client, connect: Connect, conn: Connection
+) -> None:
+    ids = [job.id for job in fifo.enqueue_many("deploy", [{}] * 1100)]
+    mine = connect(autocommit=False)
+    assert fifo.cancel_many(ids, connection=mine) == ["cancelled"] * 1100
+    mine.rollback()
+    assert waiting(conn) == ids
+
+
+@pytest.mark.parametrize("odd", ["12", b"12", {1: 2}, 7, [1, "2"], [True], [2**63], [1.0], [None]])
+def test_what_is_no_list_of_ids_is_refused_before_anything_is_cancelled(
+    fifo: pgfifo.Client, odd: Any
+) -> None:
+    job = fifo.enqueue("deploy")
+    with pytest.raises(pgfifo.InvalidValue, match="ids"):
+        fifo.cancel_many(odd)
+    assert fifo.execution(job.id).state == "waiting"
+
+
 def test_an_unknown_action_is_refused_by_every_call_with_the_nearest(fifo: pgfifo.Client) -> None:
     fifo.enqueue("deploy")
     for call in (

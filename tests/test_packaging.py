@@ -64,9 +64,9 @@ def test_the_wheel_holds_every_sql_file_and_the_type_marker(wheel: Path) -> None
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
-def test_the_wheel_holds_nothing_but_the_package(wheel: Path) -> None:
+def test_the_wheel_holds_nothing_but_the_package_and_its_program(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert tops == {"pgfifo", f"pgfifo-{pgfifo.__version__}.dist-info"}
+    assert tops == {"pgfifo", "_pgfifo.py", f"pgfifo-{pgfifo.__version__}.dist-info"}
 
 
 def test_the_installed_wheel_reads_the_same_sql_as_the_checkout(installed: Path) -> None:
@@ -89,7 +89,7 @@ with psycopg.connect(sys.argv[1], autocommit=True) as conn:
 
 def test_the_installed_wheel_has_the_command(wheel: Path, installed: Path) -> None:
     entry_points = f"pgfifo-{pgfifo.__version__}.dist-info/entry_points.txt"
-    assert "pgfifo = pgfifo.cli:main" in zipfile.ZipFile(wheel).read(entry_points).decode()
+    assert "pgfifo = _pgfifo:main" in zipfile.ZipFile(wheel).read(entry_points).decode()
     run_installed(installed, "from pgfifo.cli import main; assert callable(main)")
 
 

@@ -256,6 +256,32 @@ def test_trap_12_a_transaction_that_shall_be_prepared_can_do_without_notifying(
     assert [start.id for start in worker.drain()] == [key]
 
 
+def test_trap_12_a_cancel_calls_each_worker_that_can_listen_once(conn: Connection, connect: Connect) -> None:
+    policy(conn, "a", max_concurrent=10)
+    ids = [enqueue(conn, "a", "g") for _ in range(12)]
+    numbers = []
+    for locked in (True, True, False):
+        session = connect()
+        start = "select pgfifo.worker_start('w', 'h', 1, array['a'], 10, '30 s', %s)"
+        numbers.append(value(session, start, locked))
+        session.execute("select count(*) from pgfifo.claim(%s, array['a'], 3)", [numbers[-1]])
+    listener = connect()
+    listener.execute("listen pgfifo")
+    with conn.transaction():
+        conn.execute("set local pgfifo.notify = off")
+        conn.execute("select pgfifo.cancel(%s)", [ids[0]])
+    with conn.transaction():
+        conn.execute("select count(*) from pgfifo.cancel_many(%s)", [ids[:11]])
+        conn.execute("select pgfifo.cancel(%s)", [ids[1]])
+    conn.execute("select pgfifo.cancel(%s)", [ids[11]])
+    conn.execute("notify pgfifo, 'end'")
+    called = [n.payload for n in listener.notifies(timeout=5, stop_after=3)]
+    assert sorted(called) == sorted([*(f"cancel {number}" for number in numbers[:2]), "end"])
+    conn.execute("""select * from pgfifo.cancel_where('{"action": "a"}')""")
+    called = [n.payload for n in listener.notifies(timeout=5, stop_after=2)]
+    assert sorted(called) == [f"cancel {number}" for number in numbers[:2]]
+
+
 # 14. A slot held while waiting for something else
 
 

@@ -450,6 +450,46 @@ def test_cancel_ends_an_async_handler(dsn: str, conn: Connection, actions: Actio
         wait_for_state(conn, id_, "cancelled")
 
 
+def test_cancel_calls_a_busy_worker_that_would_not_ask_for_an_hour(
+    dsn: str, conn: Connection, actions: Actions
+) -> None:
+    begun = threading.Semaphore(0)
+
+    @actions.action("slow", max_concurrent=3)
+    async def slow(execution: Execution) -> None:
+        begun.release()
+        await asyncio.sleep(600)
+
+    ids = [enqueue(conn, "slow") for _ in range(3)]
+    with working(dsn, actions, heartbeat=3600, lease=7200, poll_interval=60, concurrency=3):
+        for _ in ids:
+            assert begun.acquire(timeout=15)
+        assert one(conn, "select pgfifo.cancel(%s)", ids[0]) == "requested"
+        wait_for_state(conn, ids[0], "cancelled")
+        conn.execute("select pgfifo.cancel_many(%s)", (ids[1:],))
+        for id_ in ids[1:]:
+            wait_for_state(conn, id_, "cancelled")
+
+
+def test_cancel_reaches_a_worker_that_cannot_be_called_with_its_heartbeat(
+    dsn: str, conn: Connection, actions: Actions
+) -> None:
+    begun = threading.Event()
+
+    @actions.action("slow")
+    async def slow(execution: Execution) -> None:
+        begun.set()
+        await asyncio.sleep(600)
+
+    id_ = enqueue(conn, "slow")
+    with working(dsn, actions, poll_only=True):
+        assert begun.wait(15)
+        with conn.transaction():
+            conn.execute("set local pgfifo.notify = off")
+            conn.execute("select pgfifo.cancel(%s)", (id_,))
+        wait_for_state(conn, id_, "cancelled")
+
+
 def test_cancel_is_seen_by_a_sync_handler(dsn: str, conn: Connection, actions: Actions) -> None:
     begun = threading.Event()
 

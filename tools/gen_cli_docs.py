@@ -46,8 +46,8 @@ def page() -> str:
     """Return the page."""
     cli.load()
     root = typer.main.get_command(cli.app)
-    codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in MEANINGS.items())
-    codes += "| 141 | whoever read the output has gone, as in `pgfifo list \\| head` |\n"
+    meanings = {code: meaning.replace("|", "\\|") for code, meaning in MEANINGS.items()}
+    codes = "".join(f"| {code} | {meaning} |\n" for code, meaning in meanings.items())
     parts = [_HEAD, codes]
     commands: dict[str, Any] = root.commands  # type: ignore[attr-defined]  # it is a group
     for family in FAMILIES:

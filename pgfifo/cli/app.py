@@ -9,7 +9,7 @@ import typer
 from typer.core import TyperGroup
 
 import pgfifo
-from pgfifo.cli.exits import INTERRUPTED, USAGE, told
+from pgfifo.cli.exits import INTERRUPTED, USAGE, explained, terminable, told
 from pgfifo.cli.options import FAMILIES
 from pgfifo.cli.output import error, out
 
@@ -65,16 +65,18 @@ def main(words: Sequence[str] | None = None) -> None:
     Args:
         words: what stands behind the program's name. Defaults to the process's own.
     """
-    load()
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-    _words[:] = sys.argv[1:] if words is None else words
     try:
+        load()
+        for stream in (sys.stdout, sys.stderr):
+            if isinstance(stream, io.TextIOWrapper):
+                stream.reconfigure(errors="backslashreplace")
+        _words[:] = sys.argv[1:] if words is None else words
         _refuse_bytes(_words)
-        app(args=list(_words), prog_name="pgfifo")
-    except KeyboardInterrupt:  # before or after the command itself
-        sys.exit(INTERRUPTED)
+        with terminable():
+            app(args=list(_words), prog_name="pgfifo")
+    except KeyboardInterrupt as caught:  # before or after the command itself
+        refused = explained(caught)
+        sys.exit(refused.code if refused else INTERRUPTED)
 
 
 def load() -> None:

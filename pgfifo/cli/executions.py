@@ -1,15 +1,14 @@
 """Single executions: look at them, cancel them, give them back."""
 
-import sys
-from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pgfifo.cli.app import app
+from pgfifo.cli.cancelling import cancel_ids
 from pgfifo.cli.database import command, connected, rows
-from pgfifo.cli.exits import REFUSED, Refused, usage
+from pgfifo.cli.exits import Refused, usage
 from pgfifo.cli.filtering import (
     Before,
     ByAction,
@@ -37,7 +36,6 @@ from pgfifo.cli.options import (
 from pgfifo.cli.output import (
     count,
     did,
-    error,
     note,
     out,
     print_fields,
@@ -146,7 +144,7 @@ def cancel(
     """Cancel executions: those that wait at once; of those that run, the worker is asked to stop them.
 
     Name them by their ids, or say which: with --action, --group, --state, --tag, --ids, and --since and
-    --before for when they were enqueued.
+    --before for when they were enqueued. Many are cancelled in parts, each in a transaction of its own.
     """
     times = {"enqueued_since": since, "enqueued_before": before}
     where = filter_of(action, group, state, tag, range_, times)
@@ -159,7 +157,7 @@ def cancel(
     elif ids is None:
         raise usage("which executions?", "Give ids, or options such as --action; pgfifo cancel --help.")
     else:
-        _cancel_ids(ids, reason, dsn)
+        cancel_ids(ids, reason, dsn)
 
 
 def _cancel_where(where: "Filter", reason: str | None, *, dry_run: bool, dsn: str | None) -> None:
@@ -186,38 +184,6 @@ def _cancel_where(where: "Filter", reason: str | None, *, dry_run: bool, dsn: st
             f"{count(done.busy, 'lane')} had to be passed by: somebody's open transaction keeps them",
             "Run the same command again.",
         )
-
-
-def _cancel_ids(ids: Iterable[str], reason: str | None, dsn: str | None) -> None:
-    """Cancel what is named."""
-    from pgfifo.errors import UnknownExecution
-
-    done: list[int] = []
-    asked: list[int] = []
-    refused = False
-    with connected(dsn) as fifo:
-        for id_ in _ids(ids):
-            try:
-                answer = fifo.cancel(id_, reason=reason)
-            except UnknownExecution as unknown:
-                error(unknown.message, unknown.hint)
-                refused = True
-                continue
-            if answer == "cancelled":
-                done.append(id_)
-            elif answer == "requested":
-                asked.append(id_)
-            else:
-                error(f"execution {id_} has {answer} already")
-                refused = True
-    if done:
-        did(f"Cancelled {_named(done)}.", "there is none; what it was stays: pgfifo show ID")
-    if asked:
-        note(f"Asked the worker to stop {_named(asked)}; what succeeds all the same has succeeded.")
-    if refused:
-        raise typer.Exit(REFUSED)
-    if not done and not asked:
-        note("Nothing to do: no ids.")
 
 
 @app.command(rich_help_panel=OPERATE)
@@ -306,18 +272,3 @@ def _short(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of the list as a table shows it."""
     payload, finished, started = row.pop("payload"), row.pop("finished_at"), row.pop("started_at")
     return row | {"last_change": finished or started or row["enqueued_at"], "payload": payload}
-
-
-def _ids(words: Iterable[str]) -> Iterator[int]:
-    """Read ids, from stdin where a word is a dash."""
-    for word in words:
-        for text in (line.strip() for line in sys.stdin) if word == "-" else [word]:
-            if text.isascii() and text.isdigit() and len(text) < 19:
-                yield int(text)
-            elif text:
-                raise usage(f"{text!r} is no id of an execution")
-
-
-def _named(ids: list[int]) -> str:
-    """Name executions, or count them where they are many."""
-    return f"execution {', '.join(map(str, ids))}" if len(ids) <= 10 else count(len(ids), "execution")

@@ -1,7 +1,9 @@
 """Exit codes, and how what goes wrong is told: in words, on stderr, with what to do; never as a traceback."""
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
@@ -15,6 +17,7 @@ if TYPE_CHECKING:
 
 DONE, REFUSED, USAGE, UNREACHABLE, SCHEMA, TIMED_OUT, INTERRUPTED = 0, 1, 2, 3, 4, 5, 130
 _CLOSED_PIPE = 141  # what a shell reports for a program that SIGPIPE has ended
+_TERMINATED = 143  # and for one that SIGTERM has ended
 
 MEANINGS = {
     DONE: "done",
@@ -24,8 +27,14 @@ MEANINGS = {
     SCHEMA: "pgfifo is not installed there, or in a version that does not fit",
     TIMED_OUT: "what was waited for did not happen in time",
     INTERRUPTED: "interrupted with Ctrl-C",
+    _CLOSED_PIPE: "whoever read the output has gone, as in `pgfifo list | head`",
+    _TERMINATED: "ended with SIGTERM; a worker that has stopped for it ends with 0",
 }
 """What each exit code means."""
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM: a command ends for it as for Ctrl-C, with all that it has to give back and to say."""
 
 
 class Refused(Exception):  # noqa: N818 - it is one
@@ -50,6 +59,25 @@ def usage(message: str, hint: str | None = None) -> Refused:
 
 
 @contextmanager
+def terminable() -> Iterator[None]:
+    """Have SIGTERM raise `Terminated` in the block, where nobody else has seen to it."""
+    if threading.current_thread() is not threading.main_thread() or (
+        signal.getsignal(signal.SIGTERM) is not signal.SIG_DFL
+    ):
+        yield
+        return
+
+    def end(_number: int, _frame: object) -> None:
+        raise Terminated
+
+    signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+@contextmanager
 def told() -> Iterator[None]:
     """Tell in words what goes wrong in the block, and exit with the code for it."""
     try:
@@ -71,6 +99,8 @@ def explained(caught: BaseException) -> Refused | None:
     """Return in words what comes from outside; None for the parser's own errors and this program's."""
     if isinstance(caught, Refused):
         return caught
+    if isinstance(caught, Terminated):
+        return Refused("terminated", code=_TERMINATED)
     if isinstance(caught, KeyboardInterrupt):
         return Refused("interrupted", code=INTERRUPTED)
     if "psycopg" in sys.modules:

@@ -1,4 +1,4 @@
-"""A bar that shows how far a file has come, on a terminal; elsewhere, nothing."""
+"""A bar that shows how far it has come, on a terminal; elsewhere, nothing."""
 
 import sys
 from collections.abc import Iterator
@@ -19,11 +19,15 @@ class Shower:
 
         Args:
             stage: what is done in it.
-            size: how many bytes there are; None if nobody knows.
+            size: how much there is to do; None if nobody knows.
         """
 
+    def count(self, done: int, text: str) -> None:
+        """Show how much is done, and say it in a text."""
+
     def step(self, lines: "Lines") -> None:
-        """Show how far it has come."""
+        """Show how far a file has come, of so many bytes."""
+        self.count(lines.offset, f"{lines.number:,} lines")
 
 
 class _Bar(Shower):
@@ -35,12 +39,12 @@ class _Bar(Shower):
 
     def next(self, stage: str, size: int | None) -> None:
         """Begin a stage with a bar of its own."""
-        self._task = self._progress.add_task(stage, total=size, lines="0")
+        self._task = self._progress.add_task(stage, total=size, text="")
 
-    def step(self, lines: "Lines") -> None:
+    def count(self, done: int, text: str) -> None:
         """Move the bar."""
         if self._task is not None:
-            self._progress.update(self._task, completed=lines.offset, lines=f"{lines.number:,}")
+            self._progress.update(self._task, completed=done, text=text)
 
 
 @contextmanager
@@ -63,7 +67,7 @@ def shown() -> Iterator[Shower]:
         TextColumn("{task.description:<10}"),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[lines]} lines"),
+        TextColumn("{task.fields[text]}"),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
     )

@@ -84,7 +84,9 @@ begin
         for v_run in select r.* from unnest(v_found.o_parked) i(id) join pgfifo.runs r on r.id = i.id loop
           perform pgfifo._end_run(v_run, 'cancelled');
         end loop;
-        v_rows := case when v_found.o_fresh <> '{}' then pgfifo._end_waiting(v_found.o_fresh, v_lane, 'cancelled', p_reason) else 0 end;
+        v_rows := case when v_found.o_fresh <> '{}'
+          then (select cardinality(w.o_ids) from pgfifo._end_waiting(v_found.o_fresh, 'cancelled', p_reason) w) else 0 end;
+        perform pgfifo._call_workers(v_found.o_running);
         if v_rows <> cardinality(v_found.o_fresh) then
           raise exception using errcode = 'XX000', message = format('cancel_where found %s that waited and ended %s', cardinality(v_found.o_fresh), v_rows);
         end if;

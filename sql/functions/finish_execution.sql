@@ -37,7 +37,7 @@ begin
         p_failures => v_run.failures + (p_outcome = 'failed' and v_run.state = 'running')::integer,
         p_lost => v_run.state = 'running', p_reason => v_reason);
       perform pgfifo._mark_if_waiting(v_lane_id);
-    elsif pgfifo._end_waiting(array[p_id], v_lane_id, p_outcome, v_reason, p_result) = 0 then
+    elsif (select w.o_ids = '{}' from pgfifo._end_waiting(array[p_id], p_outcome, v_reason, p_result) w) then
       return false;  -- it ended while we waited for its lane
     end if;
     perform pgfifo._audit('finish', null, p_id, jsonb_strip_nulls(jsonb_build_object('id', p_id, 'outcome', p_outcome, 'reason', v_reason,

@@ -23,3 +23,19 @@ begin
     and not case when pg_try_advisory_lock('pgfifo.marks'::regclass::oid::integer, p_action_id)
             then pg_advisory_unlock('pgfifo.marks'::regclass::oid::integer, p_action_id) else false end;
 end $$;
+
+-- Have the workers of these executions ask at once what to stop, and not with their next heartbeat: payload 'cancel' and the worker,
+-- with a space, which no action's name has. They listen while they are busy too, so nobody is asked whether somebody sleeps; it is
+-- one notification per worker, however many are cancelled. Who polls behind a pooler listens to nothing.
+create or replace function pgfifo._call_workers(p_ids bigint[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_ids <> '{}' and current_setting('pgfifo.notify', true) is distinct from 'off' then
+    perform pg_notify('pgfifo', 'cancel ' || w.id)
+    from (select distinct r.worker_id as id from unnest(p_ids) i(id)
+          cross join lateral (select r.worker_id from pgfifo.runs r where r.id = i.id offset 0) r) w
+    where exists (select from pgfifo._workers o where o.id = w.id and o.locked);
+  end if;
+end $$;

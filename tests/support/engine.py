@@ -88,6 +88,10 @@ class Engine:
     def cancel(self, execution: int, reason: str | None = None) -> str:
         return str(self.one("select pgfifo.cancel(%s, %s)", execution, reason))
 
+    def cancel_many(self, executions: Sequence[int], reason: str | None = None) -> list[str]:
+        query = "select answer from pgfifo.cancel_many(%s::bigint[], %s) order by ordinal"
+        return [answer for (answer,) in self.rows(query, list(executions), reason)]
+
     # -- operating -------------------------------------------------------------------------------------------
 
     def policy(
