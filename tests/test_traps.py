@@ -277,6 +277,7 @@ def test_trap_12_a_cancel_calls_each_worker_that_can_listen_once(conn: Connectio
     conn.execute("notify pgfifo, 'end'")
     called = [n.payload for n in listener.notifies(timeout=5, stop_after=3)]
     assert sorted(called) == sorted([*(f"cancel {number}" for number in numbers[:2]), "end"])
+    conn.execute("delete from pgfifo.cancellations")
     conn.execute("""select * from pgfifo.cancel_where('{"action": "a"}')""")
     called = [n.payload for n in listener.notifies(timeout=5, stop_after=2)]
     assert sorted(called) == [f"cancel {number}" for number in numbers[:2]]
