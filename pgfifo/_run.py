@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from pgfifo.actions import Action
-    from pgfifo.execution import Execution, Reason
+    from pgfifo.execution import Execution, Progress, Reason
     from pgfifo.heartbeat import Registration
 
 logger = logging.getLogger("pgfifo")
@@ -40,9 +40,20 @@ class Run:
         outcome: How it ended; None while it runs.
         error: What the handler raised, where a hook asks for it.
         refused: How often its outcome could not be taken yet.
+        told: The progress that was passed on last.
     """
 
-    __slots__ = ("action", "error", "execution", "outcome", "refused", "registration", "started", "task")
+    __slots__ = (
+        "action",
+        "error",
+        "execution",
+        "outcome",
+        "refused",
+        "registration",
+        "started",
+        "task",
+        "told",
+    )
 
     def __init__(self, execution: Execution, action: Action, registration: Registration) -> None:
         self.execution = execution
@@ -53,6 +64,7 @@ class Run:
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
         self.refused = 0
+        self.told: Progress | None = None
 
     @property
     def key(self) -> tuple[int, int]:
@@ -73,6 +85,13 @@ class Run:
         """Raise CancelledError in an async handler; one that has not begun sees for itself."""
         if self.task is not None and self.started and self.outcome is None:
             self.task.cancel()
+
+    def progress(self) -> tuple[int, float | None, str | None] | None:
+        """Return the attempt and its progress, if that was not passed on yet; from any thread."""
+        last = self.execution.last_progress
+        if last is None or last == self.told or self.outcome is not None:
+            return None
+        return self.execution.attempt, *last
 
     def call(self) -> Outcome:
         """Run a sync handler; raises nothing."""

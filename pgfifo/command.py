@@ -9,6 +9,9 @@ is the outcome:
     75      failed, to be tried again (EX_TEMPFAIL)
     other   failed, to be tried again; so is an end by a signal
 
+It may say how far it is, a line each time, on the descriptor that PGFIFO_PROGRESS_FD names: a number from 0
+to 1 or a percentage, a message, or both, as ``echo 40% uploading >&$PGFIFO_PROGRESS_FD``.
+
 Each runs in a session and process group of its own. When its main process ends, whatever is left of the group
 is killed before the outcome is handed in; a program that is to stay leaves the group (setsid). Cancelled, the
 group gets SIGTERM, and SIGKILL when it takes longer than ``kill_after``. It does not outlive its worker: see
@@ -102,15 +105,19 @@ class Command:
         """Run the program for one execution."""
         with contextlib.ExitStack() as files:
             stderr = files.enter_context(_Reader(STDERR_LIMIT, keep_end=True, forward_to=2))
+            progress = files.enter_context(_Progress(execution))
             stdout = files.enter_context(_Reader(RESULT_LIMIT)) if self.result else None
             out = stdout.writing if stdout else _standard_output()
             env = self._environment(execution)
             with _input(execution.payload_text) as stdin:
-                child = _link().start(self.argv, env, self.cwd, (stdin, out, stderr.writing))
-            for reader in filter(None, (stdout, stderr)):
+                child = _link().start(
+                    self.argv, env, self.cwd, (stdin, out, stderr.writing, progress.writing)
+                )
+            readers = [reader for reader in (stdout, stderr, progress) if reader is not None]
+            for reader in readers:
                 reader.start()
             cancelled, status = await self._ended(child)
-            for reader in filter(None, (stdout, stderr)):
+            for reader in readers:
                 reader.finish()
             if cancelled and status != 0:
                 raise asyncio.CancelledError
@@ -153,6 +160,7 @@ class Command:
             "PGFIFO_TOKEN": execution.token,
             "PGFIFO_ACTION": execution.action,
             "PGFIFO_GROUP": execution.group_text,
+            "PGFIFO_PROGRESS_FD": "3",
         }
 
     def __repr__(self) -> str:
@@ -312,6 +320,34 @@ class _Reader:
         return True
 
 
+class _Progress(_Reader):
+    """A pipe with lines that say how far the program is."""
+
+    def __init__(self, execution: Execution) -> None:
+        super().__init__(STDERR_LIMIT, keep_end=True)
+        self._execution = execution
+
+    def _read(self) -> bool:
+        if not super()._read():
+            return False
+        *lines, rest = self.taken.split(b"\n")
+        self.taken = rest
+        for line in lines:
+            self._tell(line.decode(errors="replace").strip())
+        return True
+
+    def _tell(self, line: str) -> None:
+        first, _, rest = line.partition(" ")
+        try:
+            fraction = float(first.removesuffix("%")) / (100 if first.endswith("%") else 1)
+        except ValueError:
+            fraction = -1.0
+        if 0 <= fraction <= 1:
+            self._execution.progress(fraction, rest.strip() or None)
+        elif line:
+            self._execution.progress(message=line)
+
+
 class _Child:
     """A program that was started, or is about to be."""
 
@@ -359,9 +395,9 @@ class _Link:
         loop.add_reader(self._socket, self._receive)
 
     def start(
-        self, argv: list[str], env: dict[str, str], cwd: str | None, files: tuple[int, int, int]
+        self, argv: list[str], env: dict[str, str], cwd: str | None, files: tuple[int, int, int, int]
     ) -> _Child:
-        """Have a program started; it gets copies of these three files."""
+        """Have a program started; it gets copies of these files, as descriptors 0 to 3."""
         self._last += 1
         child = self._children[self._last] = _Child(self, self._last, argv[0])
         self.send({"key": child.key, "argv": argv, "env": env, "cwd": cwd}, files)

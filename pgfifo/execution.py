@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal, overload
 import psycopg
 
 from pgfifo._unwrap import unwrap, unwrap_async
-from pgfifo.errors import PayloadTooLarge, translated
+from pgfifo.errors import InvalidValue, PayloadTooLarge, translated
 from pgfifo.groups import lane, parse
 from pgfifo.jsontext import dumps
 from pgfifo.outcome import RESULT_LIMIT
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
 
 Reason = Literal["cancel", "lost", "shutdown"]
 """Why to stop: somebody cancelled the execution, it is no longer this worker's, or the worker ends."""
+
+Progress = tuple[float | None, str | None]
+"""A fraction from 0 to 1, and a message."""
 
 _UNREAD = object()
 _COMPLETE = "select pgfifo.complete(%s, %s, %s::jsonb)"
@@ -48,6 +51,7 @@ class Execution:
         wait_seconds: How long it waited for this start.
         cancel_reason: None, or why it should stop: ``cancel``, ``lost`` or ``shutdown``.
         completed: Whether `complete` was called; not whether its transaction was committed.
+        last_progress: What `progress` was told last: the fraction and the message.
     """
 
     __slots__ = (
@@ -62,6 +66,7 @@ class Execution:
         "enqueued_at",
         "group_text",
         "id",
+        "last_progress",
         "payload_text",
         "tags",
         "token",
@@ -95,6 +100,7 @@ class Execution:
         self.wait_seconds = wait_seconds
         self.cancel_reason: Reason | None = None
         self.completed = False
+        self.last_progress: Progress | None = None
 
     @property
     def payload(self) -> Any:  # noqa: ANN401 - any JSON value
@@ -130,6 +136,32 @@ class Execution:
         """
         if self.cancel_reason is not None:
             raise ExecutionCancelled(self.cancel_reason)
+
+    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
+        """Say how far the handler is, for whoever looks: ``pgfifo show``, `Client.execution`.
+
+        It may be called as often as one likes, from any thread: it waits for nothing, and the worker passes
+        on what was said last, about once a second.
+
+        Args:
+            fraction: From 0 to 1. Without it, what was said before stays.
+            message: What is going on, up to 1,000 characters. Without it, what was said before stays.
+
+        Raises:
+            InvalidValue: The fraction is not a number from 0 to 1, or there is neither.
+        """
+        if fraction is None and message is None:
+            raise InvalidValue(
+                "progress is a number from 0 to 1, a message, or both", detail={"name": "fraction"}
+            )
+        if fraction is not None and (type(fraction) not in (int, float) or not 0 <= fraction <= 1):
+            raise InvalidValue(
+                f"progress is a number from 0 to 1, not {fraction!r}",
+                detail={"name": "fraction", "value": repr(fraction)},
+            )
+        before = self.last_progress or (None, None)
+        text = before[1] if message is None else str(message).replace("\0", "")[:1000]
+        self.last_progress = (before[0] if fraction is None else float(fraction), text)
 
     @overload
     def complete(self, conn: psycopg.Connection[Any], result: object = None) -> None: ...

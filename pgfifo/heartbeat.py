@@ -24,12 +24,16 @@ from pgfifo.compatibility import SCHEMA_INFO, check
 from pgfifo.errors import LeaseLost, translated
 
 if TYPE_CHECKING:
-    from pgfifo.execution import Reason
+    from pgfifo.execution import Progress, Reason
 
 logger = logging.getLogger("pgfifo")
 
 _START = "select pgfifo.worker_start(%s, %s, %s, %s, %s, make_interval(secs => %s), %s)"
 _BEAT = "select id, signal from pgfifo.heartbeat(%s, %s, %s)"
+_PROGRESS = """
+    select count(pgfifo.progress(told.id, told.attempt, told.fraction, told.message))
+    from unnest(%s::bigint[], %s::integer[], %s::float8[], %s::text[]) as told(id, attempt, fraction, message)
+"""
 _MAINTAIN = "select (pgfifo.maintain() ->> 'more')::boolean"
 _MAINTAIN_EVERY = 1.0
 _MAINTAIN_AT_ONCE = 20
@@ -43,6 +47,12 @@ class Held(Protocol):
 
     def cancel_task(self) -> None:
         """Make that felt, in the event loop."""
+
+    told: Progress | None
+    """The progress that was passed on last."""
+
+    def progress(self) -> tuple[int, float | None, str | None] | None:
+        """Return the attempt and its progress, if that was not passed on yet."""
 
 
 class Registration:
@@ -206,6 +216,7 @@ class Heartbeat:
                     self._beat(link)
                 if (now := time.monotonic()) >= next_round:
                     next_round = now + _MAINTAIN_EVERY * random.uniform(0.9, 1.1)  # noqa: S311 - nobody's secret
+                    self._tell_progress(link)
                     self._maintain(link, until=next_beat)
             except psycopg.Error as error:
                 self._get_over(error)
@@ -239,6 +250,20 @@ class Heartbeat:
         ]
         if stopped:
             self._stopping(stopped)
+
+    def _tell_progress(self, link: Link) -> None:
+        """Pass on what handlers have said since the last time."""
+        registration = self._registration
+        if registration is None or registration.dead:
+            return
+        with registration.lock:
+            held = list(registration.held.items())
+        news = [(one, id_, *said) for id_, one in held if (said := one.progress()) is not None]
+        if news:
+            runs, *columns = zip(*news, strict=True)
+            link.rows(_PROGRESS, tuple(map(list, columns)))
+            for one, (fraction, message) in zip(runs, zip(*columns[2:], strict=True), strict=True):
+                one.told = (fraction, message)
 
     def _maintain(self, link: Link, until: float) -> None:
         for _ in range(_MAINTAIN_AT_ONCE):

@@ -14,7 +14,7 @@ the groups.
 It is a process of its own, with one thread, because there fork and prctl are safe: a worker has threads.
 
 Frames are a length of four bytes (big-endian) and that much JSON. To the keeper:
-    {"key": 1, "argv": […], "env": {…}, "cwd": null}   and three descriptors: stdin, stdout, stderr
+    {"key": 1, "argv": […], "env": {…}, "cwd": null}   and descriptors for 0 to 3
     {"key": 1, "signal": 15}                           to the whole group
 From the keeper:
     {"key": 1, "pid": 4711}
@@ -135,7 +135,7 @@ class Keeper:
         return True
 
     def _start(self, message: dict[str, Any]) -> None:
-        fds, self._descriptors = self._descriptors[:3], self._descriptors[3:]
+        fds, self._descriptors = self._descriptors[:4], self._descriptors[4:]
         reading, writing = os.pipe()
         try:
             pid = os.fork()
@@ -162,7 +162,11 @@ class Keeper:
                 self._prctl(_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
                 if os.getppid() != self._me:
                     os._exit(_NOT_STARTED)
-            for number, fd in enumerate(fds):
+            import fcntl  # not there on Windows, where this module is imported, too
+
+            # One of ours may have a number that the command is to have: out of its way first.
+            errors = fcntl.fcntl(errors, fcntl.F_DUPFD_CLOEXEC, 16)
+            for number, fd in enumerate([fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 16) for fd in fds]):
                 os.dup2(fd, number)
             if message["cwd"] is not None:
                 os.chdir(message["cwd"])

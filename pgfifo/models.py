@@ -183,6 +183,9 @@ class ExecutionInfo:
         due_at: When a held one is tried again.
         reason: Why it was cancelled, or finished by hand.
         attempts: What is on record of its earlier attempts.
+        progress: How far a running one is, from 0 to 1, if its handler says so.
+        progress_message: What its handler says it is doing.
+        progress_at: When it said so.
     """
 
     id: int
@@ -209,6 +212,9 @@ class ExecutionInfo:
     due_at: datetime | None
     reason: str | None
     attempts: list[dict[str, Any]] | None
+    progress: float | None
+    progress_message: str | None
+    progress_at: datetime | None
 
     @property
     def lane(self) -> Lane:

@@ -141,6 +141,7 @@ end $$;
 \ir functions/finish.sql
 \ir functions/release.sql
 \ir functions/heartbeat.sql
+\ir functions/progress.sql
 \ir functions/sleeping.sql
 \ir functions/awake.sql
 

@@ -618,6 +618,16 @@ def claim(conn: Connection) -> None:
     conn.execute("select from pgfifo.work(1, array['x'], 1, 1)")
 
 
+def test_show_says_how_far_it_is(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("enqueue", "x")
+    claim(conn)
+    assert "progress" not in cli.ok("show", 1).out
+    conn.execute("select pgfifo.progress(1, 1, 0.425, 'uploading')")
+    assert re.search(r"^progress +42%$", cli.ok("show", 1).out, re.MULTILINE)
+    assert re.search(r"^progress message +uploading$", cli.ok("show", 1).out, re.MULTILINE)
+    assert json.loads(cli.ok("show", 1, "--json").out)["progress"] == 0.425
+
+
 def test_release_gives_back_but_not_from_under_a_living_worker(cli: CommandLine, conn: Connection) -> None:
     cli.ok("enqueue", "x")
     assert "only running ones" in cli("release", 1).err

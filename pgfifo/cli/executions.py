@@ -71,6 +71,8 @@ def show(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 -
         return
     if place.position is not None and not place.exact:
         fields["position"] = f"{place.position:,} or more"
+    if found.progress is not None:
+        fields["progress"] = f"{found.progress:.0%}"
     fields["group"] = found.lane.group
     del fields["group_text"], fields["lane_id"]
     print_fields(

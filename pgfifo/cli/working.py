@@ -117,7 +117,7 @@ def worker(
 
     A command gets the payload on stdin, and PGFIFO_ID, PGFIFO_ATTEMPT, PGFIFO_TOKEN, PGFIFO_ACTION and
     PGFIFO_GROUP in its environment. Exit status 0 is success, 65 failure without another attempt, 75 and all
-    others failure.
+    others failure. It may say how far it is: echo 40% uploading >&$PGFIFO_PROGRESS_FD
 
     SIGTERM and Ctrl-C stop it: it claims nothing more and finishes what runs. A second Ctrl-C ends it at
     once.

@@ -38,6 +38,7 @@ begin
     if v_prune then
       select * into v_retain from pgfifo._retain();
       delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo.runs r where r.id = c.id);
+      delete from pgfifo.reports p where not exists (select from pgfifo.runs r where r.id = p.id and r.attempt = p.attempt and r.state = 'running');
       delete from pgfifo._workers w where w.state <> 'alive' and w.ended_at < v_now - interval '1 day'
         and not exists (select from pgfifo.runs r where r.worker_id = w.id);
       v_out := v_out || jsonb_build_object('partitions_dropped', v_retain.o_dropped, 'history_deleted', v_retain.o_deleted);

@@ -50,3 +50,14 @@ create table if not exists pgfifo.cancellations (
   reason text
 );
 comment on table pgfifo.cancellations is 'Requests to cancel what runs.';
+
+-- How far a running attempt is, as its handler has said last. Beside runs, which claims and finishes read and write: a
+-- report meets neither. What is left when the attempt ends is nobody's to read, and maintenance clears it away.
+create table if not exists pgfifo.reports (
+  id bigint primary key,
+  attempt integer not null,
+  fraction double precision check (fraction between 0 and 1),
+  message text,
+  at timestamptz not null
+) with (fillfactor = 50);
+comment on table pgfifo.reports is 'How far running executions are.';

@@ -5,15 +5,18 @@ select e.id, a.name as action, l.group_text,
        when r.state = 'returned' then 'waiting' else r.state end as state,
   coalesce(r.attempt, 0) as attempt, coalesce(r.failures, 0) as failures, e.payload, e.headers, e.tags, e.ticket, e.enqueued_at,
   r.started_at, null::timestamptz as finished_at, r.worker_id, null::jsonb as result, null::text as result_error, r.last_error as error,
-  c.requested_at as cancel_requested_at, e.retry_of, r.start_no, e.lane_id, r.due_at, r.attempts, c.reason
+  c.requested_at as cancel_requested_at, e.retry_of, r.start_no, e.lane_id, r.due_at, r.attempts, c.reason,
+  p.fraction as progress, p.message as progress_message, p.at as progress_at
 from pgfifo._executions e
 join pgfifo.lanes l on l.id = e.lane_id
 join pgfifo.actions a on a.id = l.action_id
 left join pgfifo.runs r on r.id = e.id
 left join pgfifo.cancellations c on c.id = e.id
+left join pgfifo.reports p on p.id = r.id and p.attempt = r.attempt and r.state = 'running'
 union all
 select h.id, a.name, h.group_text, h.outcome, h.attempt, h.failures, h.payload, h.headers, h.tags, h.ticket, h.enqueued_at, h.started_at,
-  h.finished_at, h.worker_id, h.result, h.result_error, h.error, h.cancel_requested_at, h.retry_of, h.start_no, h.lane_id, null, h.attempts, h.reason
+  h.finished_at, h.worker_id, h.result, h.result_error, h.error, h.cancel_requested_at, h.retry_of, h.start_no, h.lane_id, null, h.attempts, h.reason,
+  null, null, null
 from pgfifo.history h
 join pgfifo.actions a on a.id = h.action_id;
 comment on view pgfifo.executions is 'Every execution in every state, history included.';
@@ -41,3 +44,6 @@ comment on column pgfifo.executions.lane_id is 'Internal number of its lane.';
 comment on column pgfifo.executions.due_at is 'When a held one may start again.';
 comment on column pgfifo.executions.attempts is 'Earlier attempts, at most the last 100.';
 comment on column pgfifo.executions.reason is 'Why it was cancelled or finished by hand, as whoever did it said.';
+comment on column pgfifo.executions.progress is 'How far a running one is, from 0 to 1, as its handler said last; null where it said nothing.';
+comment on column pgfifo.executions.progress_message is 'What its handler said it is doing.';
+comment on column pgfifo.executions.progress_at is 'When it said so.';
