@@ -81,6 +81,7 @@ end $$;
 \ir internal/filter.sql
 \ir internal/end_run.sql
 \ir internal/end_waiting.sql
+\ir internal/admit.sql
 \ir internal/finish_one.sql
 \ir internal/finish_batch.sql
 \ir internal/fence_worker.sql
@@ -113,6 +114,7 @@ end $$;
 \ir functions/position.sql
 \ir functions/effective_policy.sql
 \ir functions/schema_info.sql
+\ir views/_counts.sql
 \ir functions/check.sql
 
 -- Producing
@@ -126,6 +128,7 @@ end $$;
 \ir functions/cancel_where.sql
 \ir functions/watch.sql
 \ir functions/unwatch.sql
+\ir functions/reschedule.sql
 \ir functions/import_start.sql
 \ir functions/import_commit.sql
 \ir functions/import_status.sql

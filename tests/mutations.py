@@ -57,10 +57,12 @@ READ_COMMITTED = (
     "  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then\n"
 )
 STILL_THERE = """\
-      select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id;
+      from pgfifo.lanes l where l.id = v_lane_id;
     end if;
     exit when found;
 """
+DUE_ONES_FIRST = "  if v_due then\n"
+BOUND_LOOKED_AT_AGAIN = "then least(f.upto, o.first) end"
 SORTED = "i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;\n"
 UNSORTED = """\
 with ordinality i(lane_id, max_length, n)
@@ -159,8 +161,20 @@ MUTATIONS = (
     Mutation(
         "lane read again by an enqueue",
         "durability",
-        ((STILL_THERE, "      null;\n    end if;\n    exit;\n"),),
+        ((STILL_THERE, "      from (select null::timestamptz as closed_at) l;\n    end if;\n    exit;\n"),),
         (f"{HOLES}enqueue.py::test_e16_an_enqueue_that_meets_the_removal_of_its_lane_is_not_swallowed",),
+    ),
+    Mutation(
+        "due ones join before an enqueue",
+        "order",
+        ((DUE_ONES_FIRST, NOTHING),),
+        ("tests/test_delayed.py::test_delayed_one_that_is_due_joins_before_a_younger_enqueue",),
+    ),
+    Mutation(
+        "bound of delayed ones looked at again",
+        "progress",
+        ((BOUND_LOOKED_AT_AGAIN, "then f.upto end"),),
+        ("tests/test_delayed.py::test_delayed_reschedule_beside_an_enqueue_that_moves_the_bound",),
     ),
     Mutation(
         "locks of a batch sorted",

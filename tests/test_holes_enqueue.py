@@ -32,14 +32,13 @@ Connect = Callable[..., Connection]
 # E9: who else gives out places in the line
 
 
-def test_e9_only_enqueues_give_out_places_in_a_line(conn: Connection) -> None:
-    # A delayed execution that is due and a retry at the end will need the enqueue lock; as long as nobody but
-    # an enqueue draws a ticket, nobody starves for that lock.
+def test_e9_places_in_a_line_are_given_out_under_its_enqueue_lock_only(conn: Connection) -> None:
+    # Whoever draws from the sequence. _admit is called by enqueues, by claims and by maintenance.
     drawing = conn.execute(
         "select proname from pg_proc where pronamespace = 'pgfifo'::regnamespace"
         " and prosrc like '%nextval(''pgfifo.execution_ids'')%' order by 1"
     ).fetchall()
-    assert [name for (name,) in drawing] == ["_enqueue", "_enqueue_batch"]
+    assert [name for (name,) in drawing] == ["_admit", "_enqueue", "_enqueue_batch"]
 
 
 def test_e9_producers_that_never_pause_do_not_keep_a_retry_from_its_place(

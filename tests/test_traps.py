@@ -311,9 +311,17 @@ def test_trap_15_workers_with_other_settings_have_the_same_limit(conn: Connectio
 # 16. A delayed job that stalls its key
 
 
+def test_trap_16_a_delayed_execution_stalls_nobody_and_is_seen_as_what_it_is(conn: Connection) -> None:
+    delayed = value(conn, "select pgfifo.enqueue('a', p_delay => '1 hour')")
+    keys = [enqueue(conn, "a", "") for _ in range(3)]
+    worker = SqlWorker(conn, "a")
+    assert [start.id for start in worker.drain()] == keys, "a delayed one stalled its lane"
+    assert value(conn, "select state from pgfifo.executions where id = %s", delayed) == "delayed"
+    assert value(conn, "select delayed_count from pgfifo.queue_stats") == 1
+
+
 def test_trap_16_what_is_not_supported_yet_is_refused_by_name_and_never_ignored(conn: Connection) -> None:
     for argument, given in {
-        "p_run_at": "now() + interval '1 hour'",
         "p_dedup_key": "'x'",
         "p_item_key": "'x'",
     }.items():

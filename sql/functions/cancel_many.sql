@@ -2,7 +2,8 @@
 -- before, 'unknown' where there is no such execution, and 'busy' where its lane's slot lock could not be had: the call waits 5 s, in
 -- all. At most 10,000 ids, in at most max_batch_lanes() lanes.
 -- What runs gets a request row and nothing is locked, so a caller's open transaction holds up no finish. For the others the slot locks
--- of their lanes are held to the caller's commit; claims pass these lanes by meanwhile.
+-- of their lanes are held to the caller's commit; claims pass these lanes by meanwhile. One that has yet to join its line may be
+-- joining in somebody's open transaction: its row is waited for first, with no lock of a lane in hand, and is 'busy' after the 5 s.
 create or replace function pgfifo.cancel_many(p_ids bigint[], p_reason text default null)
 returns table (ordinal integer, id bigint, answer text)
 language plpgsql volatile security definer
@@ -72,6 +73,8 @@ begin
       detail = json_build_object('lanes', cardinality(v_lanes), 'limit', pgfifo.max_batch_lanes())::text,
       hint = 'Cancel fewer at once: each lane''s lock is held until the commit, in a table that the whole cluster shares.';
   end if;
+  perform pgfifo._lock_delayed(v_rest, v_until - clock_timestamp())
+  where exists (select from unnest(v_rest) i(id) cross join lateral (select e.ticket from pgfifo._executions e where e.id = i.id offset 0) e where e.ticket is null);
   foreach v_lane_id in array v_lanes loop
     if pg_try_advisory_xact_lock(c_lanes, pgfifo._key(v_lane_id))
       or (clock_timestamp() < v_until and pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(v_lane_id), v_until - clock_timestamp()))

@@ -11,7 +11,8 @@ as $$
 #variable_conflict use_column
 declare
   v_lane record;
-  v_true record;
+  v_wrong record;
+  v_said constant text := '%s waiting, %s running, %s held, %s returned, %s yielded, %s to join';
   v_state pgfifo.ledger;
 begin
   if p_repair then
@@ -20,24 +21,26 @@ begin
   end if;
   return query
   with counted as (
-    select l.id, a.name || coalesce(nullif(' ' || pgfifo.format_group(l.group_text), ' '), '') as name, g.running, g.held, g.returned,
-      g.waiting + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0) as waiting,
-      g.enqueued + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0) as enqueued,
-      g.succeeded + g.failed + g.cancelled + g.expired as completed, g.delayed
-    from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id join pgfifo.ledger g on g.lane_id = l.id),
-  entries as (
-    select e.lane_id, count(*) filter (where r.id is null or r.state = 'returned') as waiting,
-      count(*) filter (where r.state = 'running') as running, count(*) filter (where r.state = 'held') as held,
-      count(*) filter (where r.state = 'returned') as returned
-    from pgfifo._executions e left join pgfifo.runs r on r.id = e.id group by e.lane_id)
-  select 'violation', 'ledger', c.name, format('the ledger says %s waiting, %s running, %s held, %s returned; the rows say %s, %s, %s, %s',
-    c.waiting, c.running, c.held, c.returned, coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0))
-  from counted c left join entries e on e.lane_id = c.id
-  where (c.waiting, c.running, c.held, c.returned) is distinct from
-    (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0))
+    select l.id, a.name || coalesce(nullif(' ' || pgfifo.format_group(l.group_text), ' '), '') as name, g.running, g.held, g.yielded, g.returned,
+      g.waiting + n.waiting as waiting, g.enqueued + n.waiting + n.delayed as enqueued, g.delayed + n.delayed as delayed,
+      g.succeeded + g.failed + g.cancelled + g.expired as completed, g.held_from, g.returned_from, g.delayed_from
+    from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id join pgfifo.ledger g on g.lane_id = l.id
+    cross join lateral (
+      select coalesce(sum(x.n), 0) as waiting, coalesce(sum(x.delayed), 0) as delayed from pgfifo.arrivals x where x.lane_id = l.id) n)
+  select 'violation', 'ledger', c.name, format('the ledger says %s; the rows say %s',
+    format(v_said, c.waiting, c.running, c.held, c.returned, c.yielded, c.delayed),
+    format(v_said, coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0)))
+  from counted c left join pgfifo._counts e on e.lane_id = c.id
+  where (c.waiting, c.running, c.held, c.returned, c.yielded, c.delayed) is distinct from
+    (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0))
   union all
-  select 'violation', 'totals', c.name, format('enqueued %s is not completed %s + waiting %s + active %s + delayed %s', c.enqueued, c.completed, c.waiting, c.running + c.held, c.delayed)
-  from counted c where c.enqueued <> c.completed + c.waiting + c.running + c.held + c.delayed
+  select 'violation', 'ledger', c.name, 'something that is held, delayed or returned lies before the bound from which it is looked for'
+  from counted c join pgfifo._counts e on e.lane_id = c.id
+  where e.first_held < c.held_from or e.first_returned < c.returned_from or e.first_delayed < c.delayed_from
+  union all
+  select 'violation', 'totals', c.name, format('enqueued %s is not completed %s + waiting %s + active %s + delayed %s', c.enqueued, c.completed, c.waiting, c.running + c.held,
+    c.delayed + c.yielded)
+  from counted c where c.enqueued <> c.completed + c.waiting + c.running + c.held + c.delayed + c.yielded
   union all
   select 'violation', 'orphan', null, format('%s %s has no lane', 'execution', e.id)
   from pgfifo._executions e where not exists (select from pgfifo.lanes l where l.id = e.lane_id)
@@ -78,7 +81,12 @@ begin
   where (w.state <> 'alive' or w.last_seen < pgfifo._now() - w.lease) and exists (select from pgfifo.runs r where r.worker_id = w.id)
   union all
   select 'overdue', 'held', null, format('execution %s was due again at %s', r.id, r.due_at)
-  from pgfifo.runs r where r.state = 'held' and r.due_at < pgfifo._now() - interval '5 s';
+  from pgfifo.runs r where r.state = 'held' and r.due_at < pgfifo._now() - interval '5 s'
+  union all
+  select 'overdue', 'delayed', null, format('execution %s was due to join its line at %s', d.id, d.due_at)
+  from (select e.id, e.run_at from pgfifo._executions e where e.ticket is null
+        union all select r.id, r.due_at from pgfifo.runs r where r.state = 'yielded') d(id, due_at)
+  where d.due_at < pgfifo._now() - interval '5 s';
   if not p_repair then
     return;
   end if;
@@ -91,23 +99,27 @@ begin
     select l.id
     from pgfifo.lanes l
     join pgfifo.ledger g on g.lane_id = l.id
-    left join (
-      select e.lane_id, count(*) filter (where r.id is null or r.state = 'returned') as waiting, count(*) filter (where r.state = 'running') as running,
-        count(*) filter (where r.state = 'held') as held, count(*) filter (where r.state = 'returned') as returned
-      from pgfifo._executions e left join pgfifo.runs r on r.id = e.id group by e.lane_id) e on e.lane_id = l.id
-    where (g.waiting + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0), g.running, g.held, g.returned) is distinct from
-      (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0))
+    left join pgfifo._counts e on e.lane_id = l.id
+    where (g.waiting + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0), g.running, g.held, g.returned, g.yielded,
+        g.delayed + coalesce((select sum(x.delayed) from pgfifo.arrivals x where x.lane_id = l.id), 0)) is distinct from
+      (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0))
+      or e.first_held < g.held_from or e.first_returned < g.returned_from or e.first_delayed < g.delayed_from
     order by pgfifo._key(l.id) limit pgfifo.max_batch_lanes()
   loop
     continue when not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane.id));
     select g.* into v_state from pgfifo.ledger g where g.lane_id = v_lane.id order by g.lane_id desc, g.version desc limit 1;
     continue when not found;
-    select count(*) filter (where r.id is null or r.state = 'returned') - coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = v_lane.id), 0) as waiting,
-        count(*) filter (where r.state = 'running') as running, count(*) filter (where r.state = 'held') as held, count(*) filter (where r.state = 'returned') as returned
-      into v_true from pgfifo._executions e left join pgfifo.runs r on r.id = e.id where e.lane_id = v_lane.id;
-    if (v_true.waiting, v_true.running, v_true.held, v_true.returned) is distinct from (v_state.waiting, v_state.running::bigint, v_state.held::bigint, v_state.returned::bigint) then
-      perform pgfifo._append(v_lane.id, p_waiting => (v_true.waiting - v_state.waiting)::integer, p_running => (v_true.running - v_state.running)::integer,
-        p_held => (v_true.held - v_state.held)::integer, p_returned => (v_true.returned - v_state.returned)::integer, p_held_from => '-infinity', p_returned_from => 0);
+    select coalesce(max(e.waiting), 0) - coalesce(max(n.waiting), 0) - v_state.waiting as waiting, coalesce(max(e.running), 0) - v_state.running as running,
+        coalesce(max(e.held), 0) - v_state.held as held, coalesce(max(e.returned), 0) - v_state.returned as returned,
+        coalesce(max(e.yielded), 0) - v_state.yielded as yielded, coalesce(max(e.delayed), 0) - coalesce(max(n.delayed), 0) - v_state.delayed as delayed,
+        coalesce(bool_or(e.first_held < v_state.held_from or e.first_returned < v_state.returned_from or e.first_delayed < v_state.delayed_from), false) as bounds
+      into v_wrong
+    from (select sum(x.n) as waiting, sum(x.delayed) as delayed from pgfifo.arrivals x where x.lane_id = v_lane.id) n
+    left join pgfifo._counts e on e.lane_id = v_lane.id;
+    if v_wrong.bounds or (v_wrong.waiting, v_wrong.running, v_wrong.held, v_wrong.returned, v_wrong.yielded, v_wrong.delayed) is distinct from (0, 0, 0, 0, 0, 0) then
+      perform pgfifo._append(v_lane.id, p_waiting => v_wrong.waiting::integer, p_running => v_wrong.running::integer, p_held => v_wrong.held::integer,
+        p_returned => v_wrong.returned::integer, p_yielded => v_wrong.yielded::integer, p_delayed => v_wrong.delayed::integer,
+        p_held_from => '-infinity', p_returned_from => 0, p_delayed_from => 'epoch');
       return query select 'repaired', 'ledger', null::text, format('lane %s was counted again', v_lane.id);
     end if;
   end loop;

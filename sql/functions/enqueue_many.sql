@@ -1,4 +1,5 @@
 -- Put many executions of one action at the ends of their lanes, in the caller's transaction: all or nothing, in input order.
+-- p_run_ats: when each is to join its line, or null for now; p_delay: how long after now all of them are.
 -- How, and under which locks, stands with pgfifo._enqueue_batch. Plans are made for the values at hand: batches differ.
 create or replace function pgfifo.enqueue_many(
   p_action text,
@@ -9,7 +10,8 @@ create or replace function pgfifo.enqueue_many(
   p_request_ids text[] default null,
   p_dedup_keys text[] default null,
   p_item_keys text[] default null,
-  p_run_ats timestamptz[] default null
+  p_run_ats timestamptz[] default null,
+  p_delay interval default null
 ) returns table (ordinal integer, id bigint, created boolean, group_text text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -19,6 +21,6 @@ set plan_cache_mode = force_custom_plan
 as $$
 begin
   return query select * from pgfifo._enqueue_batch(p_action, p_payloads, p_groups, p_headers, p_tags, p_request_ids, p_dedup_keys, p_item_keys,
-    p_run_ats, false);
+    pgfifo._run_ats(p_run_ats, p_delay, cardinality(p_payloads)), false);
 end $$;
-comment on function pgfifo.enqueue_many is 'Put many executions of one action at the ends of their lanes, all or nothing; returns ids in input order.';
+comment on function pgfifo.enqueue_many is 'Put many executions of one action at the ends of their lanes, now or when their p_run_ats have come, all or nothing; returns ids in input order.';

@@ -10,6 +10,7 @@ set jit = off
 as $$
 declare
   v_lane_id bigint;
+  v_delayed boolean;
   v_run pgfifo.runs;
   v_reason text := left(p_reason, 1000);
 begin
@@ -22,8 +23,11 @@ begin
       detail = json_build_object('name', 'p_outcome', 'value', p_outcome)::text,
       hint = 'To give it back to its place, call pgfifo.release.';
   end if;
-  select e.lane_id into v_lane_id from pgfifo._executions e where e.id = p_id;
+  select e.lane_id, e.ticket is null into v_lane_id, v_delayed from pgfifo._executions e where e.id = p_id;
   if found then
+    if v_delayed and not pgfifo._lock_delayed(array[p_id], interval '5 s') then
+      perform pgfifo._joining(p_id, v_lane_id, 'finish_execution');
+    end if;
     perform pgfifo._lock_lane(v_lane_id, 'finish_execution');
     -- Law 1: what it is doing is read under the lock.
     select r.* into v_run from pgfifo.runs r where r.id = p_id;
@@ -38,6 +42,9 @@ begin
         p_lost => v_run.state = 'running', p_reason => v_reason);
       perform pgfifo._mark_if_waiting(v_lane_id);
     elsif (select w.o_ids = '{}' from pgfifo._end_waiting(array[p_id], p_outcome, v_reason, p_result) w) then
+      if exists (select from pgfifo._executions e where e.id = p_id) then
+        perform pgfifo._joining(p_id, v_lane_id, 'finish_execution');
+      end if;
       return false;  -- it ended while we waited for its lane
     end if;
     perform pgfifo._audit('finish', null, p_id, jsonb_strip_nulls(jsonb_build_object('id', p_id, 'outcome', p_outcome, 'reason', v_reason,

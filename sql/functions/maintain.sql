@@ -1,6 +1,7 @@
 -- One bounded round of upkeep: at most one a second counts as a tick, by election; the others return at once. Declares
--- lost workers dead and takes back what they held, marks lanes whose limits changed, sweeps a slice of lanes, removes idle
--- lanes, forgets old requests, makes and drops history partitions. Waits for no lock. Call it about once a second, again at once while "more".
+-- lost workers dead and takes back what they held, marks lanes whose limits changed, sweeps a slice of lanes, lets what is
+-- long due join its line, removes idle lanes, forgets old requests, makes and drops history partitions. Waits for no lock
+-- longer than 50 ms. Call it about once a second, again at once while "more".
 create or replace function pgfifo.maintain() returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -17,6 +18,7 @@ declare
   v_out jsonb;
   v_action_id integer;
   v_prune boolean;
+  v_admitted integer;
 begin
   perform pgfifo._require_read_committed('maintain');
   if not pg_try_advisory_xact_lock('pgfifo.ticks'::regclass::oid::integer, 0) then
@@ -33,11 +35,12 @@ begin
       perform pgfifo._remark(v_action_id);
     end loop;
     select * into v_sweep from pgfifo._sweep(v_tick.swept_to, 1000);
+    v_admitted := pgfifo._admit_late(v_sweep.o_late, v_rescue.o_taken = 0 and v_sweep.o_removed = 0);
     perform pgfifo._forget_requests();
     v_prune := v_now - v_tick.pruned_at not between interval '0' and interval '10 s';
     if v_prune then
       select * into v_retain from pgfifo._retain();
-      delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo.runs r where r.id = c.id);
+      delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo._executions e where e.id = c.id);
       delete from pgfifo.reports p where not exists (select from pgfifo.runs r where r.id = p.id and r.attempt = p.attempt and r.state = 'running');
       delete from pgfifo._workers w where w.state <> 'alive' and w.ended_at < v_now - interval '1 day'
         and not exists (select from pgfifo.runs r where r.worker_id = w.id);
@@ -46,7 +49,7 @@ begin
     insert into pgfifo.ticks (tick, at, swept_to, sweep_found, pruned_at)
     values (v_tick.tick + 1, v_now, v_sweep.o_to, v_tick.sweep_found + v_sweep.o_found, case when v_prune then v_now else v_tick.pruned_at end);
     delete from pgfifo.ticks t where t.tick = v_tick.tick;
-    v_out := v_out || jsonb_build_object('sweep_found', v_sweep.o_found, 'lanes_removed', v_sweep.o_removed);
+    v_out := v_out || jsonb_build_object('sweep_found', v_sweep.o_found, 'lanes_removed', v_sweep.o_removed, 'admitted', v_admitted);
   end if;
   return v_out;
 end $$;

@@ -20,7 +20,7 @@ begin
     end if;
     return;
   end if;
-  if v_at.ticket is null or v_at.state in ('running', 'held') then
+  if v_at.ticket is null or v_at.state <> 'returned' then
     return;
   end if;
   select count(*) into pos from (

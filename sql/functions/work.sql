@@ -69,7 +69,7 @@ begin
     v_again := array(select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call order by r.id);
     if v_again <> '{}' then
       return query select 'start'::text, e.id, r.attempt, i.epoch || '-' || e.id || '-' || r.attempt, n.name, l.group_text, e.payload,
-        e.headers, e.tags, e.enqueued_at, greatest(0, extract(epoch from r.started_at - e.enqueued_at))::double precision, r.lane_id,
+        e.headers, e.tags, e.enqueued_at, greatest(0, extract(epoch from r.started_at - greatest(e.enqueued_at, e.run_at)))::double precision, r.lane_id,
         r.start_no, null::text, null::jsonb
       from pgfifo.installation i, unnest(v_again) with ordinality a(id, n)
       join pgfifo.runs r on r.id = a.id

@@ -46,6 +46,10 @@ declare
   f_top bigint[];
   f_rows bigint[];
   f_first bigint[];
+  f_delayed bigint[];
+  f_from timestamptz[];
+  v_joining bigint[];
+  v_past boolean;
   v_special bigint[];
   v_arrived bigint[];
   v_pinned bigint[];
@@ -90,9 +94,10 @@ begin
             select t.ctid from pgfifo.timers t
             where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now
             order by t.action_id, t.due_at, t.id limit 256 for update skip locked) d))
-        returning t.action_id, t.lane_id, t.tries)
+        returning t.action_id, t.lane_id, t.tries, t.due_at)
       insert into pgfifo.marks (action_id, id, lane_id, tries)
-      select f.action_id, nextval('pgfifo.mark_ids'), f.lane_id, f.tries from fired f;
+      select f.action_id, nextval('pgfifo.mark_ids'), f.lane_id, f.tries
+      from (select f.action_id, f.lane_id, max(f.tries) as tries from fired f group by f.action_id, f.lane_id order by min(f.due_at)) f;
     end if;
   end if;
 
@@ -175,10 +180,13 @@ begin
     f_top := '{}';
     f_rows := '{}';
     f_first := '{}';
+    f_delayed := '{}';
+    f_from := '{}';
     select array_agg(l.lane_id) filter (where exists (select from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor)),
-        array_agg(l.lane_id) filter (where g.held > 0 or g.returned > 0),
+        array_agg(l.lane_id) filter (where g.held > 0 or g.returned > 0 or (g.yielded > 0 and g.held_from <= v_now)),
+        array_agg(l.lane_id) filter (where g.delayed > 0),
         array_agg(l.lane_id) filter (where g.pending_xid > v_xmin and v_last - g.mark_floor > 500)
-      into v_arrived, v_special, v_pinned
+      into v_arrived, v_special, v_joining, v_pinned
     from unnest(v_locked) l(lane_id)
     cross join lateral (select * from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g;
     v_quiet := '{}';
@@ -197,14 +205,23 @@ begin
           cross join lateral (select g.mark_floor from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g
           cross join lateral (
             select a.ctid from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor order by a.lane_id, a.id limit 1000) k))
-        returning a.lane_id, a.id, a.n, a.first_ticket),
+        returning a.lane_id, a.id, a.n, a.delayed, a.first_ticket, a.delayed_from),
       folded as (
-        select g.lane_id, sum(g.n)::bigint as n, max(g.id) as top, count(*) as rows, min(g.first_ticket) as first_ticket from gone g group by g.lane_id)
-      select array_agg(f.lane_id), array_agg(f.n), array_agg(f.top), array_agg(f.rows), array_agg(f.first_ticket),
+        select g.lane_id, sum(g.n)::bigint as n, sum(g.delayed)::bigint as delayed, max(g.id) as top, count(*) as rows,
+          min(g.first_ticket) as first_ticket, max(g.delayed_from) as delayed_from
+        from gone g group by g.lane_id)
+      select array_agg(f.lane_id), array_agg(f.n), array_agg(f.delayed), array_agg(f.top), array_agg(f.rows), array_agg(f.first_ticket),
+          array_agg(f.delayed_from),
+          v_joining || array_agg(f.lane_id) filter (where f.delayed > 0 and f.lane_id <> all (coalesce(v_joining, '{}'))),
           coalesce(v_special, '{}') || coalesce(array_agg(f.lane_id) filter (where f.lane_id <> all (coalesce(v_special, '{}')) and f.first_ticket <=
             (select g.consumed from pgfifo.ledger g where g.lane_id = f.lane_id order by g.lane_id desc, g.version desc limit 1)), '{}')
-        into f_lane, f_n, f_top, f_rows, f_first, v_special
+        into f_lane, f_n, f_delayed, f_top, f_rows, f_first, f_from, v_joining, v_special
       from folded f;
+    end if;
+
+    -- What is due to join the line gets its tickets now, and the lane another mark, which this claim comes to yet.
+    if v_joining is not null or array_remove(f_from, null) <> '{}' then
+      f_from := pgfifo._join_due(v_joining, f_lane, f_from);
     end if;
 
     -- 4a. What comes before the line, lane by lane: there are few.
@@ -229,7 +246,8 @@ begin
     -- 4b. The line: the next tickets up to the free slots, for all locked lanes at once. A lane gets its mark back when
     -- it may have more waiting and a slot left; a full one gets it from its next finish.
     with state as materialized (
-      select t.n as turn, l.action_id, a.cap, a.is_strict, a.max, g.*, g.ctid as row, coalesce(f.n, 0) as folded, f.top, f.rows, o.ids, o.tickets,
+      select t.n as turn, l.action_id, a.cap, a.is_strict, a.max, g.*, g.ctid as row, coalesce(f.n, 0) as folded, coalesce(f.delayed, 0) as folded_delayed,
+        f.top, f.rows, f.delayed_from as joined_from, o.ids, o.tickets, o.past,
         lp.paused_at is not null as paused, coalesce(cardinality(o.ids), 0) as seen, x.free
       from unnest(v_locked) with ordinality t(lane_id, n)
       cross join lateral (select l.action_id from pgfifo.lanes l where l.id = t.lane_id offset 0) l
@@ -238,12 +256,12 @@ begin
         select a.cap, a.is_strict, coalesce(lp.max_concurrent, a.max) as max
         from unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) where a.action_id = l.action_id) a
       cross join lateral (select g.*, g.ctid from pgfifo.ledger g where g.lane_id = t.lane_id order by g.lane_id desc, g.version desc limit 1) g
-      left join unnest(f_lane, f_n, f_top, f_rows) f(lane_id, n, top, rows) on f.lane_id = t.lane_id
+      left join unnest(f_lane, f_n, f_delayed, f_top, f_rows, f_from) f(lane_id, n, delayed, top, rows, delayed_from) on f.lane_id = t.lane_id
       -- What has returned comes before the line; if some is still there, this call's limit is used up.
       cross join lateral (select case when lp.paused_at is not null then 0 else greatest(0, a.max - g.running - g.held) end as free) x
       cross join lateral (
-        select array_agg(e.id) as ids, array_agg(e.ticket) as tickets
-        from (select e.id, e.ticket from pgfifo._executions e where e.lane_id = t.lane_id and e.ticket > g.consumed
+        select array_agg(e.id) as ids, array_agg(e.ticket) as tickets, bool_or(e.past is not null) as past
+        from (select e.id, e.ticket, e.past from pgfifo._executions e where e.lane_id = t.lane_id and e.ticket > g.consumed
               order by e.lane_id, e.ticket limit case when g.returned = 0 then least(x.free, a.cap, v_left) else 0 end) e) o),
     counted as materialized (
       -- How many of each lane fit under the limits of this call, lanes in their turn.
@@ -257,11 +275,11 @@ begin
       from counted c cross join lateral unnest(c.ids[1:c.n], c.tickets[1:c.n]) with ordinality u(id, ticket, nth)
       returning 1),
     pruned as (
-      delete from pgfifo.ledger g where g.ctid = any (array(select c.row from counted c where c.n > 0 or c.folded > 0 or c.lane_id = any (v_quiet)))),
+      delete from pgfifo.ledger g where g.ctid = any (array(select c.row from counted c where c.n > 0 or c.rows > 0 or c.lane_id = any (v_quiet)))),
     appended as (
-      insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
-        pending_xid, held_from, returned_from, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
-      select c.lane_id, c.version + 1, c.running + c.n, c.held, c.returned, c.waiting + c.folded - c.n, c.delayed,
+      insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+        pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
+      select c.lane_id, c.version + 1, c.running + c.n, c.held, c.yielded, c.returned, c.waiting + c.folded - c.n, c.delayed + c.folded_delayed,
         case when c.n > 0 then c.tickets[c.n] else c.consumed end,
         case when c.is_strict then greatest(c.mark_floor, c.top)
              -- Not past what this round had to leave for the next one.
@@ -271,22 +289,29 @@ begin
         case when c.is_strict then null when c.pending_xid is null or c.pending_xid <= v_xmin then p_drawn else c.pending_mark end,
         case when c.is_strict then null when c.pending_xid is null or c.pending_xid <= v_xmin
              then case when p_drawn is not null then pg_current_xact_id() end else c.pending_xid end,
-        c.held_from, c.returned_from, c.starts + c.n, c.enqueued + c.folded, c.succeeded, c.failed, c.cancelled, c.expired, v_now
-      from counted c where c.n > 0 or c.folded > 0 or c.lane_id = any (v_quiet)),
+        c.held_from, c.returned_from, greatest(c.delayed_from, c.joined_from), c.starts + c.n, c.enqueued + c.folded + c.folded_delayed,
+        c.joined + c.folded, c.succeeded, c.failed, c.cancelled, c.expired, v_now
+      from counted c where c.n > 0 or c.rows > 0 or c.lane_id = any (v_quiet)),
     put_back as (
       insert into pgfifo.marks (action_id, id, lane_id)
       select c.action_id, nextval('pgfifo.mark_ids'), c.lane_id
       from counted c
       where c.free > c.n and (c.returned > 0 or c.seen > c.n or c.seen >= least(c.cap, v_left)) or c.rows >= 1000
-        -- A held one has its slot; if it is due and was not started, this call's limit is used up.
+        -- A held one has its slot; if it is due and was not started, this call's limit is used up. Yielded ones that are
+        -- due still were too many for one call.
         -- Lane by lane: without the offset the planner hashes what is held in all lanes, dead entries included.
-        or (c.held > 0 and not c.paused and exists (
-          select from pgfifo.runs r where r.lane_id = c.lane_id and r.state = 'held' and r.due_at >= c.held_from and r.due_at <= v_now offset 0)))
-    select array_agg(u.id order by c.turn, u.nth), (select count(*) from started)
-      into v_ids, v_rows
+        or (c.held + c.yielded > 0 and exists (
+          select from pgfifo.runs r where r.lane_id = c.lane_id and r.state in ('held', 'yielded') and (r.state = 'yielded' or not c.paused)
+            and r.due_at >= c.held_from and r.due_at <= v_now offset 0)))
+    select array_agg(u.id order by c.turn, u.nth), (select count(*) from started), (select bool_or(c.past) from counted c where c.n > 0)
+      into v_ids, v_rows, v_past
     from counted c cross join lateral unnest(c.ids[1:c.n]) with ordinality u(id, nth);
     if v_rows <> coalesce(cardinality(v_ids), 0) then
       raise exception using errcode = 'XX000', message = format('a claim picked %s executions and started %s', cardinality(v_ids), v_rows);
+    end if;
+    if v_past then
+      v_ids := pgfifo._go_on(v_ids);
+      v_rows := cardinality(v_ids);
     end if;
     if v_rows > 0 then
       v_started := v_started || v_ids;
@@ -323,10 +348,10 @@ begin
   if v_started <> '{}' then
     return query
     select 'start'::text, s.id, r.attempt, v_epoch || '-' || s.id || '-' || r.attempt, n.name, l.group_text, e.payload, e.headers, e.tags,
-      e.enqueued_at, greatest(0, extract(epoch from v_now - e.enqueued_at))::double precision, r.lane_id, r.start_no, null::text, null::jsonb
+      e.enqueued_at, greatest(0, extract(epoch from v_now - greatest(e.enqueued_at, e.run_at)))::double precision, r.lane_id, r.start_no, null::text, null::jsonb
     from unnest(v_started) with ordinality s(id, place)
     cross join lateral (select r.attempt, r.lane_id, r.start_no from pgfifo.runs r where r.id = s.id offset 0) r
-    cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at from pgfifo._executions e where e.id = s.id offset 0) e
+    cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at, e.run_at from pgfifo._executions e where e.id = s.id offset 0) e
     cross join lateral (select l.group_text, l.action_id from pgfifo.lanes l where l.id = r.lane_id offset 0) l
     cross join lateral (select n.name from pgfifo.actions n where n.id = l.action_id offset 0) n
     order by s.place;

@@ -1,9 +1,10 @@
 -- The part of a claim that looks at what is ahead of the consumed mark of one lane: late arrivals of a relaxed lane,
--- held ones whose backoff is over, returned ones. They come before the line. The caller holds the lane's slot lock since
+-- held and yielded ones whose backoff is over, returned ones. They come before the line. The caller holds the lane's slot lock since
 -- an earlier statement; so each statement here sees the lane as it is.
 -- A held one starts again only while no more are active than the limit, and before nobody older; when the limit has been
 -- lowered below what is active, or an older one waits for a slot that it keeps, those that are due give their slots back,
 -- the youngest first, and wait at their place.
+-- Yielded ones that are due come back to their places, up to 1,000 in a call, also in a paused lane: they wait there.
 -- p_late: the oldest ticket among the arrivals of a relaxed lane that this claim has folded. Not a question of what the
 -- lane is now: it may have become strict since these were enqueued.
 create or replace function pgfifo._claim_returned(p_lane_id bigint, p_limit integer, p_worker bigint, p_call bigint,
@@ -16,6 +17,8 @@ declare
   v_state pgfifo.ledger;
   v_run pgfifo.runs;
   v_late integer;
+  v_yielded integer;
+  v_first bigint;
   v_ahead bigint;
   v_held_floor timestamptz;
   v_returned_floor bigint;
@@ -23,8 +26,10 @@ declare
 begin
   select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
   if p_late <= v_state.consumed then
-    insert into pgfifo.runs (id, lane_id, ticket, state, attempt, is_strict)
-    select e.id, e.lane_id, e.ticket, 'returned', 0, false from pgfifo._executions e
+    insert into pgfifo.runs (id, lane_id, ticket, state, attempt, failures, last_error, started_at, attempts, is_strict)
+    select e.id, e.lane_id, e.ticket, 'returned', coalesce(p.attempt, 0), coalesce(p.failures, 0), p.last_error, p.started_at, p.attempts, false
+    from pgfifo._executions e
+    left join lateral jsonb_populate_record(null::pgfifo.runs, e.past) p on e.past is not null
     where e.lane_id = p_lane_id and e.ticket between p_late and v_state.consumed and not exists (select from pgfifo.runs r where r.id = e.id);
     get diagnostics v_late = row_count;
     if v_late > 0 then
@@ -34,20 +39,37 @@ begin
   -- Both parts are read from their first living row on; it goes into the ledger with the next version, so each dead
   -- entry before it is passed over once.
   select min(r.due_at) into v_held_floor from pgfifo.runs r
-  where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_state.held_from;
+  where r.lane_id = p_lane_id and r.state in ('held', 'yielded') and r.due_at >= v_state.held_from;
   select min(r.ticket) into v_returned_floor from pgfifo.runs r
   where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= v_state.returned_from;
   -- Asked to stop while it ran, by somebody whose commit came after the end of that attempt: it is not started again.
   if exists (select from pgfifo.cancellations) then
     for v_run in
       select r.* from (
-        select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_held_floor
+        select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state in ('held', 'yielded') and r.due_at >= v_held_floor
         union all
         select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= v_returned_floor) r
       where exists (select from pgfifo.cancellations c where c.id = r.id)
     loop
       perform pgfifo._end_run(v_run, 'cancelled');
     end loop;
+  end if;
+  if v_state.yielded > 0 and v_held_floor <= v_now then
+    with due as (
+      select r.ctid from pgfifo.runs r
+      where r.lane_id = p_lane_id and r.state = 'yielded' and r.due_at >= v_held_floor and r.due_at <= v_now
+      order by r.lane_id, r.due_at limit 1000),
+    back as (
+      update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts
+      where r.ctid = any (array(select d.ctid from due d)) returning r.ticket)
+    select count(*), min(b.ticket) into v_yielded, v_first from back b;
+    if v_yielded > 0 then
+      select min(r.due_at) into v_held_floor from pgfifo.runs r
+      where r.lane_id = p_lane_id and r.state in ('held', 'yielded') and r.due_at >= v_held_floor;
+      perform pgfifo._append(p_lane_id, p_yielded => -v_yielded, p_returned => v_yielded, p_waiting => v_yielded, p_returned_from => v_first,
+        p_held_floor => v_held_floor, p_returned_floor => v_returned_floor);
+      v_returned_floor := least(v_returned_floor, v_first);
+    end if;
   end if;
   if not p_paused then
     for v_run in

@@ -52,7 +52,7 @@ begin
   delete from pgfifo.cancellations c where c.id = p_run.id returning * into v_cancel;
   v_ledger := pgfifo._append(p_run.lane_id,
     p_running => -(p_run.state = 'running')::integer, p_held => -(p_run.state = 'held')::integer,
-    p_returned => -(p_run.state = 'returned')::integer, p_waiting => -(p_run.state = 'returned')::integer,
+    p_yielded => -(p_run.state = 'yielded')::integer, p_returned => -(p_run.state = 'returned')::integer, p_waiting => -(p_run.state = 'returned')::integer,
     p_succeeded => (p_outcome = 'succeeded')::integer, p_failed => (p_outcome = 'failed')::integer,
     p_cancelled => (p_outcome = 'cancelled')::integer);
   with content as (
@@ -60,10 +60,10 @@ begin
   insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
     start_limit, is_strict, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
     result_error, error, reason, attempts, lost)
-  -- A returned one's last attempt is in its log already: its own columns describe a stay in the line, not a start.
+  -- A yielded or returned one's last attempt is in its log already: its own columns describe no stay in a slot.
   select e.id, l.action_id, e.lane_id, l.group_text, p_outcome, p_run.attempt, coalesce(p_failures, p_run.failures), p_run.ticket,
-    p_run.worker_id, p_run.joined_no, case when p_run.state <> 'returned' then p_run.start_no end,
-    case when p_run.state <> 'returned' then p_run.start_limit end, case when p_run.state <> 'returned' then p_run.is_strict end,
+    p_run.worker_id, p_run.joined_no, case when p_run.state in ('running', 'held') then p_run.start_no end,
+    case when p_run.state in ('running', 'held') then p_run.start_limit end, case when p_run.state in ('running', 'held') then p_run.is_strict end,
     v_ledger.starts, e.enqueued_at, p_run.started_at, pgfifo._now(), v_cancel.requested_at, e.retry_of, e.payload, e.headers, e.tags,
     p_result, p_result_error, coalesce(p_error, case when p_outcome <> 'succeeded' then p_run.last_error end), coalesce(p_reason, v_cancel.reason), p_run.attempts, p_lost
   from content e join pgfifo.lanes l on l.id = e.lane_id;

@@ -2,7 +2,9 @@
 -- Touches: lanes (insert when new), executions, arrivals, marks; never the ledger, which would hold up claims until the commit.
 -- The order is made here: in a strict lane the enqueue lock is taken before the id is drawn and held to the commit, so
 -- ids are in commit order within the lane. Nothing between the lock and the insert may be moved before the lock.
--- This is the short way for what most enqueues are. One with a key goes the way of batches, as a batch of one.
+-- Delayed ones that are due join first, by the hand of whoever has that lock: a claim that only tries would never get it
+-- where producers never pause.
+-- This is the short way for what most enqueues are. One with a key or a time goes the way of batches, as a batch of one.
 create or replace function pgfifo._enqueue(
   p_action text,
   p_payload jsonb,
@@ -13,6 +15,7 @@ create or replace function pgfifo._enqueue(
   p_dedup_key text,
   p_item_key text,
   p_run_at timestamptz,
+  p_delay interval,
   out o_id bigint,
   out o_created boolean,
   out o_group text
@@ -32,12 +35,14 @@ declare
   v_snapshot boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
   v_length bigint;
   v_total bigint;
+  v_now timestamptz;
+  v_due boolean;
   v_mark bigint;
 begin
-  if p_request_id is not null or p_dedup_key is not null or p_item_key is not null or p_run_at is not null then
+  if p_request_id is not null or p_dedup_key is not null or p_item_key is not null or p_run_at is not null or p_delay is not null then
     select b.id, b.created, b.group_text into strict o_id, o_created, o_group
     from pgfifo._enqueue_batch(p_action, array[p_payload], array[p_group], array[p_headers], p_tags, array[p_request_id], array[p_dedup_key],
-      array[p_item_key], array[p_run_at], true) b;
+      array[p_item_key], case when p_run_at is not null or p_delay is not null then array[pgfifo._run_at(p_run_at, p_delay, null)] end, true) b;
     return;
   end if;
   -- Here and below, asked first and called only then: an `if` is evaluated in place, a `perform` is a query.
@@ -79,13 +84,22 @@ begin
     -- An old snapshot would still show it; a row lock sees through that (40001).
     if v_snapshot then
       select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id for share;
+      v_now := pgfifo._now();
     else
-      select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id;
+      v_now := pgfifo._now();
+      select l.closed_at, exists (
+          select from pgfifo._executions e where e.lane_id = v_lane_id and e.ticket is null and e.run_at <= v_now and e.run_at >=
+            (select g.delayed_from from pgfifo.ledger g where g.lane_id = v_lane_id order by g.lane_id desc, g.version desc limit 1))
+        into v_closed_at, v_due
+      from pgfifo.lanes l where l.id = v_lane_id;
     end if;
     exit when found;
   end loop;
   if v_closed_at is not null then
     perform pgfifo._refuse_closed(v_action_id, v_lane_id, null);
+  end if;
+  if v_due then
+    perform pgfifo._admit(v_lane_id, 100, v_exclusive);
   end if;
   if v_max_length < 'infinity' then
     if v_snapshot then
@@ -99,7 +113,7 @@ begin
   -- Whoever draws a mark id owns an xid before it: a scan that waits for pg_snapshot_xmin relies on that. The row of
   -- executions comes first, so it does.
   insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
-  select n.id, v_lane_id, n.id, pgfifo._now(), p_payload, p_headers, p_tags
+  select n.id, v_lane_id, n.id, v_now, p_payload, p_headers, p_tags
   from (select nextval('pgfifo.execution_ids') as id) n
   returning id into strict o_id;
   insert into pgfifo.arrivals (lane_id, id, n, first_ticket, total)

@@ -1,7 +1,7 @@
 -- Put executions of one action at the ends of their lanes: all or nothing, in input order, set-based. What enqueue_many does,
--- and what _enqueue does where a key is given (p_one: its caller knows of no batch, so errors name no index).
+-- and what _enqueue does where a key or a time is given (p_one: its caller knows of no batch, so errors name no index).
 -- The same order of things as in _enqueue: action lock, policy, lanes, enqueue locks in the order of their keys, lanes
--- read again, ids drawn, keys settled, rows, one mark per lane. Errors name the first offending index (from 0) in their detail.
+-- read again, due delayed ones joined, ids drawn, keys settled, rows, one mark per lane. Errors name the first offending index (from 0) in their detail.
 create or replace function pgfifo._enqueue_batch(
   p_action text,
   p_payloads jsonb[],
@@ -23,7 +23,8 @@ declare
   c_index constant integer := case when not p_one then 0 end;
   v_count integer := coalesce(cardinality(p_payloads), 0);
   v_requests boolean := coalesce(array_remove(p_request_ids, null) <> '{}', false);
-  v_keyed boolean := v_requests;
+  v_later boolean := coalesce(array_remove(p_run_ats, null) <> '{}', false);
+  v_keyed boolean := v_requests or v_later;
   v_action_id integer;
   v_policy record;
   v_snapshot boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
@@ -33,6 +34,8 @@ declare
   v_lane_groups text[];
   v_lanes bigint[];
   v_counts integer[];
+  v_run_ats timestamptz[];
+  v_delays integer[];
   v_limits double precision[];
   v_totals bigint[];
   v_now timestamptz;
@@ -44,7 +47,7 @@ declare
   v_row record;
 begin
   perform pgfifo._reserved('p_dedup_keys', array_remove(p_dedup_keys, null) <> '{}'),
-    pgfifo._reserved('p_item_keys', array_remove(p_item_keys, null) <> '{}'), pgfifo._reserved('p_run_ats', array_remove(p_run_ats, null) <> '{}');
+    pgfifo._reserved('p_item_keys', array_remove(p_item_keys, null) <> '{}');
   for v_row in
     select a.name, a.size
     from (values ('p_groups', cardinality(p_groups)), ('p_headers', cardinality(p_headers)), ('p_request_ids', cardinality(p_request_ids)),
@@ -137,6 +140,15 @@ begin
   end if;
 
   v_now := pgfifo._now();
+  if not v_snapshot then
+    perform pgfifo._admit(i.lane_id, 100, v_strict or i.max_length < 'infinity')
+    from (
+      select i.lane_id, i.max_length
+      from unnest(v_lanes, v_limits) i(lane_id, max_length)
+      cross join lateral (select g.delayed_from from pgfifo.ledger g where g.lane_id = i.lane_id order by g.lane_id desc, g.version desc limit 1) g
+      where exists (select from pgfifo._executions e where e.lane_id = i.lane_id and e.ticket is null and e.run_at >= g.delayed_from and e.run_at <= v_now)
+      offset 0) i;
+  end if;
   v_places := v_groups;
   v_expected := v_count;
   if v_keyed then
@@ -148,12 +160,25 @@ begin
     end if;
     v_places := array(select case when i.id = i.drawn then i.grp end from unnest(v_ids, v_drawn, v_groups) with ordinality i(id, drawn, grp, n) order by i.n);
     v_expected := cardinality(array_remove(v_places, null));
-    v_counts := array(
-      select coalesce(p.n, 0) from unnest(v_lane_groups) with ordinality l(grp, n)
-      left join (select grp, count(*)::integer as n from unnest(v_places) grp group by grp) p on p.grp = l.grp order by l.n);
+    if v_later then
+      -- An xid before the time is read by which they are called delayed: safe timers rely on that, see _scan_from. What is
+      -- not in the future joins now; and wherever the clock has gone, no time is below the bound from which they are read.
+      perform pg_current_xact_id();
+      v_now := pgfifo._now();
+      select array_agg(case when i.run_at > v_now then greatest(i.run_at, g.delayed_from) end order by i.n) into v_run_ats
+      from unnest(p_run_ats, v_places) with ordinality i(run_at, grp, n)
+      left join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp
+      left join lateral (select g.delayed_from from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g on true;
+    end if;
+    select array_agg(coalesce(p.now, 0) order by l.n), array_agg(coalesce(p.later, 0) order by l.n) into v_counts, v_delays
+    from unnest(v_lane_groups) with ordinality l(grp, n)
+    left join (
+      select i.grp, count(*) filter (where i.run_at is null)::integer as now, count(i.run_at)::integer as later
+      from unnest(v_places, v_run_ats) i(grp, run_at) group by i.grp) p on p.grp = l.grp;
   end if;
 
-  if exists (select from unnest(v_limits) m where m < 'infinity') then
+  -- Only what waits counts, so delayed ones are let in; and in time they join, however long the line is then.
+  if exists (select from unnest(v_limits, v_counts) l(most, n) where l.most < 'infinity' and not (v_snapshot and l.n = 0)) then
     if v_snapshot then
       perform pgfifo._require_read_committed('enqueue (max_queue_length is set)');
     end if;
@@ -163,7 +188,8 @@ begin
     -- The first item that does not fit: the one after the places that are left in its lane.
     select i.grp, i.max_length, i.asked, c.o_length as current,
         case when v_places is null then greatest(0, i.max_length - c.o_length)
-             else (select p.n - 1 from (select u.n, row_number() over (order by u.n) as r from unnest(v_places) with ordinality u(grp, n) where u.grp = i.grp) p
+             else (select p.n - 1 from (select u.n, row_number() over (order by u.n) as r from unnest(v_places, v_run_ats) with ordinality u(grp, run_at, n)
+                         where u.grp = i.grp and u.run_at is null) p
                    where p.r > i.max_length - c.o_length order by p.r limit 1) end as at
       into v_full
     from unnest(v_lanes, v_lane_groups, v_limits, v_counts) i(lane_id, grp, max_length, asked)
@@ -183,9 +209,9 @@ begin
     select i.id, v_lanes[1], i.id, v_now, i.payload, i.headers, p_tags
     from unnest(v_ids, p_payloads, p_headers) i(id, payload, headers);
   elsif v_keyed then
-    insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags, request_id)
-    select i.id, l.lane_id, i.id, v_now, i.payload, i.headers, p_tags, i.request_id
-    from unnest(v_ids, p_payloads, p_headers, v_places, p_request_ids) i(id, payload, headers, grp, request_id)
+    insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags, request_id, run_at)
+    select i.id, l.lane_id, case when i.run_at is null then i.id end, v_now, i.payload, i.headers, p_tags, i.request_id, i.run_at
+    from unnest(v_ids, p_payloads, p_headers, v_places, p_request_ids, v_run_ats) i(id, payload, headers, grp, request_id, run_at)
     join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp;
   else
     insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
@@ -198,11 +224,16 @@ begin
     raise exception using errcode = 'XX000', message = format('enqueue_many wrote %s of %s rows', v_inserted, v_expected);
   end if;
   with arrived as (
-    insert into pgfifo.arrivals (lane_id, id, n, first_ticket, total)
-    select l.lane_id, nextval('pgfifo.mark_ids'), l.n, case when not v_strict then coalesce(v_drawn[1], v_ids[1]) end, l.total
-    from unnest(v_lanes, v_counts, v_totals) l(lane_id, n, total) where l.n > 0
-    returning lane_id, id)
-  insert into pgfifo.marks (action_id, id, lane_id) select v_action_id, a.id, a.lane_id from arrived a;
+    insert into pgfifo.arrivals (lane_id, id, n, delayed, first_ticket, total)
+    select l.lane_id, nextval('pgfifo.mark_ids'), l.n, coalesce(l.delayed, 0), case when not v_strict and l.n > 0 then coalesce(v_drawn[1], v_ids[1]) end, l.total
+    from unnest(v_lanes, v_counts, v_delays, v_totals) l(lane_id, n, delayed, total) where l.n + coalesce(l.delayed, 0) > 0
+    returning lane_id, id, n)
+  insert into pgfifo.marks (action_id, id, lane_id) select v_action_id, a.id, a.lane_id from arrived a where a.n > 0;
+  if v_later then
+    perform pgfifo._timer(d.lane_id, d.run_at)
+    from (select distinct l.lane_id, i.run_at from unnest(v_run_ats, v_places) i(run_at, grp) join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp
+          where i.run_at is not null) d;
+  end if;
   if v_expected > 0 then
     perform pgfifo._wake(v_action_id, p_action);
   end if;

@@ -69,10 +69,11 @@ begin
   pruned as (
     delete from pgfifo.ledger g where g.ctid = any (array(select o.row from newest o))),
   appended as (
-    insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
-      pending_xid, held_from, returned_from, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
-    select o.lane_id, o.version + 1, o.running - o.n, o.held, o.returned, o.waiting, o.delayed, o.consumed, o.mark_floor,
-      o.pending_mark, o.pending_xid, o.held_from, o.returned_from, o.starts, o.enqueued, o.succeeded + o.n, o.failed, o.cancelled, o.expired, v_now
+    insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+      pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
+    select o.lane_id, o.version + 1, o.running - o.n, o.held, o.yielded, o.returned, o.waiting, o.delayed, o.consumed, o.mark_floor,
+      o.pending_mark, o.pending_xid, o.held_from, o.returned_from, o.delayed_from, o.starts, o.enqueued, o.joined, o.succeeded + o.n, o.failed, o.cancelled,
+      o.expired, v_now
     from newest o)
   select (select array_agg(w.id) from ended w), (select array_agg(o.lane_id) from newest o where o.waiting > 0),
       exists (select from ended w where w.requested_at is not null), (select count(*) from runs_gone), (select count(*) from content_gone)

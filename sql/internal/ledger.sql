@@ -1,7 +1,7 @@
 -- Append one version to a lane's ledger. The caller holds the lane's slot lock since an earlier statement; that makes the
 -- newest version that this statement sees the newest there is. For single steps; claim and finish have set-based twins.
--- p_held_from, p_returned_from: where the held or returned one that is added stands. p_held_floor, p_returned_floor: what the
--- caller has found to be the first of those that were there.
+-- p_held_from, p_returned_from: where the held (yielded) or returned one that is added stands. p_held_floor, p_returned_floor: what the
+-- caller has found to be the first of those that were there. p_delayed_from: the new bound of those that have yet to join.
 create or replace function pgfifo._append(
   p_lane_id bigint,
   p_running integer default 0,
@@ -15,7 +15,10 @@ create or replace function pgfifo._append(
   p_held_from timestamptz default null,
   p_returned_from bigint default null,
   p_held_floor timestamptz default null,
-  p_returned_floor bigint default null
+  p_returned_floor bigint default null,
+  p_yielded integer default 0,
+  p_delayed integer default 0,
+  p_delayed_from timestamptz default null
 ) returns pgfifo.ledger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -27,14 +30,15 @@ begin
     select g.* from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1),
   pruned as (
     delete from pgfifo.ledger g using newest o where g.lane_id = o.lane_id and g.version = o.version)
-  insert into pgfifo.ledger (lane_id, version, running, held, returned, waiting, delayed, consumed, mark_floor, pending_mark,
-    pending_xid, held_from, returned_from, starts, enqueued, succeeded, failed, cancelled, expired, changed_at)
-  select o.lane_id, o.version + 1, o.running + p_running, o.held + p_held, o.returned + p_returned, o.waiting + p_waiting, o.delayed,
-    o.consumed, o.mark_floor, o.pending_mark, o.pending_xid,
+  insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+    pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
+  select o.lane_id, o.version + 1, o.running + p_running, o.held + p_held, o.yielded + p_yielded, o.returned + p_returned, o.waiting + p_waiting,
+    o.delayed + p_delayed, o.consumed, o.mark_floor, o.pending_mark, o.pending_xid,
     -- greatest and least pass over nulls: without one before, the bound is where the new one stands.
-    case when o.held + p_held > 0 then least(case when o.held > 0 then greatest(o.held_from, p_held_floor) end, p_held_from) end,
+    case when o.held + o.yielded + p_held + p_yielded > 0
+         then least(case when o.held + o.yielded > 0 then greatest(o.held_from, p_held_floor) end, p_held_from) end,
     case when o.returned + p_returned > 0 then least(case when o.returned > 0 then greatest(o.returned_from, p_returned_floor) end, p_returned_from) end,
-    o.starts + p_starts, o.enqueued, o.succeeded + p_succeeded,
+    coalesce(p_delayed_from, o.delayed_from), o.starts + p_starts, o.enqueued, o.joined, o.succeeded + p_succeeded,
     o.failed + p_failed, o.cancelled + p_cancelled, o.expired, pgfifo._now()
   from newest o
   returning * into strict v_new;

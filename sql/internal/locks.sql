@@ -69,3 +69,32 @@ begin
       'pgfifo.lanes'::regclass, pgfifo._key(p_lane_id), jsonb_build_object('lane_id', p_lane_id));
   end if;
 end $$;
+
+-- The rows of those executions that have yet to join their lines, to the end of the transaction; false where that takes
+-- longer than p_wait: an enqueue that lets one join has not committed. The caller holds no slot lock yet: whoever has one
+-- never waits for such a row. In the order of ids: another call may be at the same ones.
+create or replace function pgfifo._lock_delayed(p_ids bigint[], p_wait interval) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_before text := current_setting('lock_timeout');
+begin
+  -- In a block of its own, as in _lock. A row that has gone meanwhile, or has joined, is the caller's to notice.
+  perform set_config('lock_timeout', greatest(1, extract(epoch from p_wait) * 1000)::integer::text, true);
+  perform from pgfifo._executions e where e.id = any (p_ids) and e.ticket is null order by e.id for update;
+  perform set_config('lock_timeout', v_before, true);
+  return true;
+exception when lock_not_available then
+  return false;
+end $$;
+
+-- Raise Busy for such a row, naming the enqueue that is under way.
+create or replace function pgfifo._joining(p_id bigint, p_lane_id bigint, p_call text) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  perform pgfifo._busy(format('pgfifo.%s gave up: execution %s is joining its line in an open transaction', p_call, p_id),
+    'pgfifo._executions'::regclass, pgfifo._key(p_lane_id), jsonb_build_object('id', p_id, 'lane_id', p_lane_id));
+end $$;

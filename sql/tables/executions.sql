@@ -6,7 +6,7 @@ create sequence if not exists pgfifo.execution_ids as bigint cache 1;
 create table if not exists pgfifo._executions (
   id bigint primary key,
   lane_id bigint not null,
-  -- The place in the line; null while delayed (not in the line yet).
+  -- The place in the line; null while delayed, that is until it joins the line.
   ticket bigint,
   enqueued_at timestamptz not null,
   payload jsonb not null,
@@ -15,8 +15,14 @@ create table if not exists pgfifo._executions (
   request_id text,
   dedup_key text,
   item_key text,
+  -- When a delayed one is due to join; stays when it has joined.
   run_at timestamptz,
-  retry_of bigint
+  retry_of bigint,
+  -- What it takes along to the end of the line after a failed attempt: {"attempt", "failures", "last_error", "started_at", "attempts"}
+  past jsonb,
+  constraint executions_delayed_has_a_time check (ticket is not null or run_at is not null)
 );
 create index if not exists executions_line on pgfifo._executions (lane_id, ticket);
+-- Read from a bound in the lane's ledger on, so that dead entries stay behind it.
+create index if not exists executions_delayed on pgfifo._executions (lane_id, run_at, id) where ticket is null;
 comment on table pgfifo._executions is 'Content of executions that are not finished.';

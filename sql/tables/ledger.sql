@@ -7,12 +7,15 @@ create table if not exists pgfifo.ledger (
   version bigint not null,
   running integer not null default 0 check (running >= 0),
   held integer not null default 0 check (held >= 0),
+  -- Delayed by a backoff that keeps the place and not the slot; in pgfifo.runs, below the consumed mark.
+  yielded integer not null default 0 check (yielded >= 0),
   -- How many of the waiting are in pgfifo.runs, below the consumed mark.
   returned integer not null default 0 check (returned >= 0),
   -- Waiting as far as arrivals have been folded in. Below zero for a moment when a claim took what was not yet folded;
   -- waiting + unfolded arrivals is the length, at every instant.
   waiting bigint not null default 0,
-  delayed integer not null default 0 check (delayed >= 0),
+  -- Those that have yet to join the line, as far as arrivals have been folded in: below zero for a moment, as above.
+  delayed bigint not null default 0,
   -- Tickets up to here have left the line. Never moves back: dead entries of the line's index stay behind it.
   consumed bigint not null default 0,
   -- Arrivals of this lane up to here are folded. In relaxed lanes it follows only where nothing older can still commit:
@@ -20,11 +23,15 @@ create table if not exists pgfifo.ledger (
   mark_floor bigint not null default 0,
   pending_mark bigint,
   pending_xid xid8,
-  -- Nothing that is held is due before, nothing that is returned has a smaller ticket; null where there is none.
+  -- Nothing that is held or yielded is due before, nothing that is returned has a smaller ticket; null where there is none.
   held_from timestamptz,
   returned_from bigint,
+  -- No living execution that has yet to join is due before; never later than the clock was.
+  delayed_from timestamptz not null default 'epoch',
   starts bigint not null default 0,
   enqueued bigint not null default 0,
+  -- How many have joined the line through arrivals that are folded.
+  joined bigint not null default 0,
   succeeded bigint not null default 0,
   failed bigint not null default 0,
   cancelled bigint not null default 0,

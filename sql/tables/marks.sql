@@ -1,14 +1,20 @@
--- Arrivals: how many an enqueue added to a lane, written in its own transaction. Folded into the ledger, that is counted
--- and deleted, only by the holder of the lane's slot lock. Readers add the ledger and what is here, in one snapshot.
+-- Arrivals: how many an enqueue added to a lane, or an admission took from the delayed ones to the end of the line, written
+-- in the same transaction. Folded into the ledger, that is counted and deleted, only by the holder of the lane's slot lock.
+-- Readers add the ledger and what is here, in one snapshot. What has been enqueued is n + delayed.
 create sequence if not exists pgfifo.mark_ids as bigint cache 1;
 create table if not exists pgfifo.arrivals (
   lane_id bigint not null,
   id bigint not null,
-  n integer not null check (n > 0),
+  -- How many joined the line.
+  n integer not null check (n >= 0),
+  -- By how many more are delayed; below zero where delayed ones have joined.
+  delayed integer not null default 0,
   -- Only where ids need not be in commit order (relaxed lanes): the oldest ticket it announces.
   first_ticket bigint,
-  -- Only where a length limit was in force: the lane's total of enqueued ones including these.
+  -- Only where a length limit was in force: how many have ever joined the lane's line, including these.
   total bigint,
+  -- Only of admissions under an exclusive enqueue lock: none of those they saw is due before.
+  delayed_from timestamptz,
   primary key (lane_id, id)
 );
 comment on table pgfifo.arrivals is 'What has been enqueued and not yet counted in the ledger.';

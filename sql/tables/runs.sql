@@ -1,29 +1,29 @@
--- Executions that have left the line at least once: running, held (slot kept through a backoff) or returned to their
--- place. Small rows that come and go; the content stays untouched in pgfifo._executions.
+-- Executions that have left the line at least once: running, held (slot kept through a backoff), yielded (place kept, and no
+-- slot) or returned to their place. Small rows that come and go; the content stays untouched in pgfifo._executions.
 -- The oid of this table is the class of the worker fence: (runs, worker), shared by claim and heartbeat, exclusive for
 -- whoever declares the worker dead.
 create table if not exists pgfifo.runs (
   id bigint primary key,
   lane_id bigint not null,
   ticket bigint not null,
-  state text not null check (state in ('running', 'held', 'returned')),
+  state text not null check (state in ('running', 'held', 'yielded', 'returned')),
   attempt integer not null check (attempt >= 0),
   failures integer not null default 0 check (failures >= 0),
   worker_id bigint,
   -- The worker's number of the claim that started it: the same number again returns the same rows.
   call_no bigint,
-  -- The lane's count of starts when it came back to the line (0: it came with its enqueue).
+  -- The lane's count of starts when it came back to the line (0: it came with its ticket).
   joined_no bigint not null default 0,
   -- The lane's number of this start, the limit it was admitted under, and whether the lane was strict then.
   start_no bigint,
   start_limit integer,
   is_strict boolean not null,
   started_at timestamptz,
-  -- When a held one may start again.
+  -- When a held or yielded one may start again.
   due_at timestamptz,
   -- How the attempt that is being held ended; it joins `attempts` when the next one starts.
   held_by bigint,
-  held_outcome text check (held_outcome in ('failed', 'lost')),
+  held_outcome text check (held_outcome in ('failed', 'snoozed', 'lost')),
   ended_at timestamptz,
   last_error text,
   -- Earlier attempts: [{"attempt", "joined_no", "start_no", "end_no", "limit", "is_strict", "worker", "started_at", "ended_at", "outcome", "error"}]
@@ -32,15 +32,15 @@ create table if not exists pgfifo.runs (
   completed boolean not null default false check (not completed or state = 'running'),
   result jsonb,
   constraint runs_running_has_a_worker check ((state = 'running') = (worker_id is not null)),
-  constraint runs_held_has_a_time check ((state = 'held') = (due_at is not null)),
+  constraint runs_backoff_has_a_time check ((state in ('held', 'yielded')) = (due_at is not null)),
   constraint runs_started_has_a_number check (state = 'returned' or start_no is not null)
 ) with (fillfactor = 80);
 -- Both are read from a bound in the lane's ledger on, so that dead entries stay behind it.
-create index if not exists runs_held on pgfifo.runs (lane_id, due_at) where state = 'held';
+create index if not exists runs_due on pgfifo.runs (lane_id, due_at) where state in ('held', 'yielded');
 create index if not exists runs_returned on pgfifo.runs (lane_id, ticket) where state = 'returned';
 -- With the call, so that asking for one call's rows meets no dead entries of the worker's other calls.
 create index if not exists runs_worker on pgfifo.runs (worker_id, call_no) where worker_id is not null;
-comment on table pgfifo.runs is 'Executions that are running, held, or returned to their place.';
+comment on table pgfifo.runs is 'Executions that are running, held, yielded, or returned to their place.';
 
 -- "Please stop": asked for while it runs. Inserted, never updated, so that a caller's open transaction blocks no finish.
 create table if not exists pgfifo.cancellations (

@@ -2,15 +2,17 @@
 create or replace view pgfifo.executions as
 select e.id, a.name as action, l.group_text,
   case when r.id is null then case when e.ticket is null then 'delayed' else 'waiting' end
-       when r.state = 'returned' then 'waiting' else r.state end as state,
-  coalesce(r.attempt, 0) as attempt, coalesce(r.failures, 0) as failures, e.payload, e.headers, e.tags, e.ticket, e.enqueued_at,
-  r.started_at, null::timestamptz as finished_at, r.worker_id, null::jsonb as result, null::text as result_error, r.last_error as error,
-  c.requested_at as cancel_requested_at, e.retry_of, r.start_no, e.lane_id, r.due_at, r.attempts, c.reason,
+       when r.state = 'returned' then 'waiting' when r.state = 'yielded' then 'delayed' else r.state end as state,
+  coalesce(r.attempt, w.attempt, 0) as attempt, coalesce(r.failures, w.failures, 0) as failures, e.payload, e.headers, e.tags, e.ticket, e.enqueued_at,
+  coalesce(r.started_at, w.started_at) as started_at, null::timestamptz as finished_at, r.worker_id, null::jsonb as result, null::text as result_error,
+  coalesce(r.last_error, w.last_error) as error, c.requested_at as cancel_requested_at, e.retry_of, r.start_no, e.lane_id,
+  coalesce(r.due_at, case when e.ticket is null then e.run_at end) as due_at, coalesce(r.attempts, w.attempts) as attempts, c.reason,
   p.fraction as progress, p.message as progress_message, p.at as progress_at
 from pgfifo._executions e
 join pgfifo.lanes l on l.id = e.lane_id
 join pgfifo.actions a on a.id = l.action_id
 left join pgfifo.runs r on r.id = e.id
+left join lateral jsonb_populate_record(null::pgfifo.runs, e.past) w on e.past is not null and r.id is null
 left join pgfifo.cancellations c on c.id = e.id
 left join pgfifo.reports p on p.id = r.id and p.attempt = r.attempt and r.state = 'running'
 union all
@@ -41,7 +43,7 @@ comment on column pgfifo.executions.cancel_requested_at is 'When somebody asked 
 comment on column pgfifo.executions.retry_of is 'The finished execution that this one puts back.';
 comment on column pgfifo.executions.start_no is 'The number of its last start, counted in its lane.';
 comment on column pgfifo.executions.lane_id is 'Internal number of its lane.';
-comment on column pgfifo.executions.due_at is 'When a held one may start again.';
+comment on column pgfifo.executions.due_at is 'When a delayed one joins the line, or a held one may start again.';
 comment on column pgfifo.executions.attempts is 'Earlier attempts, at most the last 100.';
 comment on column pgfifo.executions.reason is 'Why it was cancelled or finished by hand, as whoever did it said.';
 comment on column pgfifo.executions.progress is 'How far a running one is, from 0 to 1, as its handler said last; null where it said nothing.';

@@ -10,12 +10,12 @@ select a.name as action,
     case when g.returned > 0 then
       (select min(e.enqueued_at) from pgfifo.runs r join pgfifo._executions e on e.id = r.id where r.lane_id = l.id and r.state = 'returned') end)
   end as oldest_enqueued_at,
-  (g.enqueued + coalesce(n.n, 0))::bigint as total_enqueued,
+  (g.enqueued + coalesce(n.n + n.delayed, 0))::bigint as total_enqueued,
   (g.succeeded + g.failed + g.cancelled + g.expired)::bigint as total_completed,
   g.changed_at as last_updated,
   g.running::bigint as running_count,
   g.held::bigint as held_count,
-  g.delayed::bigint as delayed_count,
+  (g.delayed + g.yielded + coalesce(n.delayed, 0))::bigint as delayed_count,
   g.succeeded as total_succeeded,
   g.failed as total_failed,
   g.cancelled as total_cancelled,
@@ -28,7 +28,7 @@ join pgfifo.actions a on a.id = l.action_id
 join pgfifo._action_policies p on p.action_id = l.action_id
 join pgfifo.ledger g on g.lane_id = l.id
 left join pgfifo._lane_policies lp on lp.lane_id = l.id
-left join lateral (select sum(r.n)::bigint as n from pgfifo.arrivals r where r.lane_id = l.id) n on true;
+left join lateral (select sum(r.n)::bigint as n, sum(r.delayed)::bigint as delayed from pgfifo.arrivals r where r.lane_id = l.id) n on true;
 comment on view pgfifo.lane_stats is 'State and totals of each lane, true at every instant.';
 comment on column pgfifo.lane_stats.action is 'The action.';
 comment on column pgfifo.lane_stats.group_text is 'The group as canonical JSON; empty where the action has none.';

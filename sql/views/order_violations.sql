@@ -1,11 +1,11 @@
 -- Starts that broke the order: while `overtaken` was in the line and startable, the younger `id` of its lane was started.
 -- Computed from the recorded starts and from what still waits, not from what the claims believed. An execution that came
--- with its enqueue was in the line before every younger ticket (strict lanes); one that came back, from joined_no on.
+-- with its ticket was in the line before every younger ticket (strict lanes); one that came back, from joined_no on.
 create or replace view pgfifo.order_violations as
 with stays as (
   select s.lane_id, s.id, s.attempt, s.ticket, s.joined_no, s.start_no, s.is_strict from pgfifo.starts s
   union all
-  select e.lane_id, e.id, coalesce(r.attempt, 0) + 1, e.ticket, coalesce(r.joined_no, 0), 9223372036854775807, true
+  select e.lane_id, e.id, coalesce(r.attempt, (e.past ->> 'attempt')::integer, 0) + 1, e.ticket, coalesce(r.joined_no, 0), 9223372036854775807, true
   from pgfifo._executions e left join pgfifo.runs r on r.id = e.id
   where e.ticket is not null and (r.id is null or r.state = 'returned')),
 first_stays as (

@@ -1,13 +1,18 @@
 -- Every start that is on record, with its stay in the line before and its stay in a slot after, on the lane's own clock:
--- its count of starts. joined_no: the count when it came (back) to the line, 0 for its enqueue. end_no: the count when it
--- left its slot, null while it has one. A held execution keeps its slot, so its stays touch.
+-- its count of starts. joined_no: the count when it came back to its place in the line, 0 where it came with its ticket.
+-- end_no: the count when it left its slot, null while it has one. A held execution keeps its slot, so its stays touch.
 create or replace view pgfifo.starts as
 with on_record as (
   select r.lane_id, r.id, r.attempt, r.ticket, r.joined_no, r.start_no, r.start_limit, r.is_strict, null::bigint as end_no, r.started_at, r.attempts
   from pgfifo.runs r
   union all
   select h.lane_id, h.id, h.attempt, h.ticket, h.joined_no, h.start_no, h.start_limit, h.is_strict, h.end_no, h.started_at, h.attempts
-  from pgfifo.history h)
+  from pgfifo.history h
+  union all
+  -- At the end of the line again after a failed attempt, or on the way there: only its log tells of starts.
+  select e.lane_id, e.id, p.attempt, e.ticket, 0, null, null, null, null, null, p.attempts
+  from pgfifo._executions e cross join lateral jsonb_populate_record(null::pgfifo.runs, e.past) p
+  where e.past is not null and not exists (select from pgfifo.runs r where r.id = e.id))
 select o.lane_id, o.id, o.attempt, o.ticket, o.joined_no, o.start_no, o.start_limit, o.is_strict, o.end_no, o.started_at
 from on_record o
 where o.start_no is not null and not exists (
@@ -24,7 +29,7 @@ comment on column pgfifo.starts.lane_id is 'The lane.';
 comment on column pgfifo.starts.id is 'The execution.';
 comment on column pgfifo.starts.attempt is 'Which start of it this was.';
 comment on column pgfifo.starts.ticket is 'Its place in the line.';
-comment on column pgfifo.starts.joined_no is 'The lane''s count of starts when it came back to the line; 0: it came with its enqueue.';
+comment on column pgfifo.starts.joined_no is 'The lane''s count of starts when it came back to its place in the line; 0: it came with its ticket.';
 comment on column pgfifo.starts.start_no is 'The number of this start in its lane.';
 comment on column pgfifo.starts.start_limit is 'The limit it was admitted under.';
 comment on column pgfifo.starts.is_strict is 'Whether the lane was strict then.';

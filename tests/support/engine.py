@@ -70,14 +70,28 @@ class Engine:
     def enqueue(self, action: str = "deploy", payload: object = None, group: str | None = None) -> int:
         return int(self.one("select pgfifo.enqueue(%s, %s, %s)", action, Jsonb(payload or {}), group))
 
+    def enqueue_later(self, delay: str, action: str = "deploy", group: str | None = None) -> int:
+        """Enqueue one that joins its line only after so long."""
+        query = "select pgfifo.enqueue(%s, '{}', %s, p_delay => %s)"
+        return int(self.one(query, action, group, delay))
+
     def enqueue_many(
-        self, action: str, payloads: Sequence[object], groups: Sequence[str | None] | None = None
+        self,
+        action: str,
+        payloads: Sequence[object],
+        groups: Sequence[str | None] | None = None,
+        delays: Sequence[str | None] | None = None,
     ) -> list[int]:
         rows = self.rows(
-            "select id from pgfifo.enqueue_many(%s, %s::jsonb[], %s::text[]) order by ordinal",
+            "select id from pgfifo.enqueue_many(%s, %s::jsonb[], %s::text[], p_run_ats => array("
+            " select pgfifo._now() + d from unnest(%s::interval[]) with ordinality d(d, n) order by n))"
+            " order by ordinal"
+            if delays
+            else "select id from pgfifo.enqueue_many(%s, %s::jsonb[], %s::text[]) order by ordinal",
             action,
             [Jsonb(payload) for payload in payloads],
             None if groups is None else list(groups),
+            *([list(delays)] if delays else []),
         )
         return [new for (new,) in rows]
 
@@ -91,6 +105,9 @@ class Engine:
     def cancel_many(self, executions: Sequence[int], reason: str | None = None) -> list[str]:
         query = "select answer from pgfifo.cancel_many(%s::bigint[], %s) order by ordinal"
         return [answer for (answer,) in self.rows(query, list(executions), reason)]
+
+    def reschedule(self, execution: int, delay: str | None = None) -> Any:
+        return self.one("select pgfifo.reschedule(%s, p_delay => %s)", execution, delay)
 
     # -- operating -------------------------------------------------------------------------------------------
 
