@@ -20,7 +20,8 @@ logger = logging.getLogger("pgfifo")
 
 _WORK = """
     select kind, id, attempt, token, action, group_text, payload::text, headers::text, tags, enqueued_at,
-      wait_seconds, status, (detail ->> 'seconds')::float8
+      wait_seconds, status, (detail ->> 'seconds')::float8, (detail ->> 'timeout')::float8,
+      (detail ->> 'kill_after')::float8
     from pgfifo.work(%s, %s, %s, %s, %s::jsonb, %s)
 """
 _LEFT = """
@@ -48,12 +49,14 @@ class Answer:
 
     Attributes:
         starts: What to start, in this order.
+        limits: How long some of those may run, and how long after that they are to be killed; by id.
         refused: What was handed in and not taken: ``lost``, or ``retry`` because its lane was locked.
         status: When to call again: ``now``, ``soon``, ``later``, or empty for when there is a reason.
         seconds: In how many seconds, for ``later``.
     """
 
     starts: list[Run] = field(default_factory=list)
+    limits: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
     refused: dict[Key, str] = field(default_factory=dict)
     status: str = ""
     seconds: float = 0.0
@@ -149,14 +152,21 @@ class Claims:
             waited,
             status,
             seconds,
+            timeout,
+            kill_after,
         ) in rows:
             if kind == "start":
                 execution = Execution(id_, attempt, token, action, group, payload, headers, tags, at, waited)
                 answer.starts.append(Run(execution, actions[action], registration))
+            elif kind == "limit":
+                answer.limits[id_] = (timeout, kill_after)
             elif kind == "finish":
                 answer.refused[id_, attempt] = status
             else:
                 answer.status, answer.seconds = status, seconds or 0.0
+        if answer.limits:
+            for execution in (run.execution for run in answer.starts):
+                execution.timeout, execution.kill_after = answer.limits.get(execution.id, (None, None))
         return answer
 
     async def is_empty(self) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import math
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
@@ -22,7 +23,7 @@ from pgfifo._pace import LONGEST_SOON, SOON, Pace
 from pgfifo._plan import Plan
 from pgfifo._run import ROLLED_BACK, Run
 from pgfifo._threads import Threads
-from pgfifo.command import kept
+from pgfifo.command import Command, kept
 from pgfifo.errors import LeaseLost
 from pgfifo.execution import Execution
 from pgfifo.heartbeat import Heartbeat, Held, Registration
@@ -34,6 +35,8 @@ CANCEL_GRACE = 5.0
 """Seconds that handlers have to end in when they were interrupted at the end of ``shutdown_timeout``."""
 KILL_GRACE = 1.0
 """Seconds after that, for commands that were killed then."""
+KILL_AFTER = 10.0
+"""Seconds that handlers have to end in when their time is up, where the policy does not say."""
 
 _BATCH = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
@@ -44,7 +47,12 @@ class Engine:
     """One run of a worker, in one event loop."""
 
     def __init__(
-        self, plan: Plan, *, ready: Callable[[int], None], overdue: Callable[[list[Run]], None]
+        self,
+        plan: Plan,
+        *,
+        ready: Callable[[int], None],
+        overdue: Callable[[list[Run]], None],
+        deadly: bool,
     ) -> None:
         """Prepare it.
 
@@ -52,10 +60,12 @@ class Engine:
             plan: What to do.
             ready: Called with the worker's id when it is registered, and again when it had to register anew.
             overdue: Called when executions still run after all that could be done to end them.
+            deadly: Whether that ends the process, and so is a way to end what overran its time.
         """
         self._plan = plan
         self._ready = ready
         self._overdue = overdue
+        self._deadly = deadly
         self._names = list(plan.actions)
         self._heartbeat = Heartbeat(
             plan.identity(),
@@ -83,6 +93,8 @@ class Engine:
         self._stop = asyncio.Event()
         self._signed_off = asyncio.Event()
         self._closed = False
+        self._doomed: set[Run] = set()  # that only the end of the process can end
+        self._only_doomed = asyncio.Event()
 
         self._check_at = 0.0  # when to look whether all is done
 
@@ -139,21 +151,25 @@ class Engine:
             await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
+        only_doomed = asyncio.create_task(self._only_doomed.wait())
+        ends = {serving, only_doomed}
         for patience in (self._plan.shutdown_timeout, CANCEL_GRACE):
             if not serving.done():
-                await asyncio.wait({serving}, timeout=patience)
+                await asyncio.wait(ends, timeout=patience, return_when=asyncio.FIRST_COMPLETED)
             if not serving.done():
                 self._interrupt(self._runs)
         if not serving.done():
-            await asyncio.wait({serving}, timeout=KILL_GRACE)
+            await asyncio.wait(ends, timeout=KILL_GRACE, return_when=asyncio.FIRST_COMPLETED)
+        only_doomed.cancel()
         if not serving.done() and self._runs:
-            logger.error(
-                "%d executions still run %g s after worker %s was to stop: %s",
-                len(self._runs),
-                self._plan.shutdown_timeout,
-                self._plan.name,
-                ", ".join(str(run.execution.id) for run in self._runs),
-            )
+            if not self._only_doomed.is_set():
+                logger.error(
+                    "%d executions still run %g s after worker %s was to stop: %s",
+                    len(self._runs),
+                    self._plan.shutdown_timeout,
+                    self._plan.name,
+                    ", ".join(str(run.execution.id) for run in self._runs),
+                )
             self._overdue(list(self._runs))
         while not serving.done() and self._runs:
             await asyncio.wait({serving}, timeout=1.0)
@@ -222,6 +238,8 @@ class Engine:
             if to_hand_in or (free > 0 and self._pace.due):
                 await self._call(registration, free)
             elif self._refused or self._runs:
+                if self._doomed and not self._refused and self._runs <= self._doomed:
+                    self._only_doomed.set()
                 await self._rest(free)
             elif self._stop.is_set():
                 return
@@ -340,6 +358,9 @@ class Engine:
         size = 0
         while self._finished and len(batch) < _BATCH and size < _BATCH_BYTES:
             run = self._finished.popleft()
+            if run.registration.held.get(run.execution.id) is not run:
+                _log_lost(run)  # it was taken from us, and has come back as a new attempt
+                continue
             batch.append(run)
             if run.outcome is not None and run.outcome.result is not None:
                 size += len(run.outcome.result)
@@ -363,10 +384,35 @@ class Engine:
             run.outcome = RELEASED  # claimed while we were told to stop
             self._done.append(run)
             self._woken.set()
-        elif run.action.is_async:
+            return
+        if run.execution.timeout is not None:
+            run.timer = self._loop.call_later(run.execution.timeout, self._overrun, run)
+        if run.action.is_async:
             run.task = self._loop.create_task(self._run_async(run))
         else:
             self._threads.submit(partial(self._run_sync, run))
+
+    def _overrun(self, run: Run) -> None:
+        """Tell a run whose time is up to stop; it keeps its slot until it has."""
+        if run.outcome is not None:
+            return
+        run.overran = True
+        run.stop("timeout")
+        run.cancel_task()
+        logger.warning("%s is over its %g s and told to stop", run, run.execution.timeout, extra=run.ids())
+        patience = KILL_AFTER if run.execution.kill_after is None else run.execution.kill_after
+        if patience < math.inf and not isinstance(run.action.handler, Command):  # which kills by itself
+            run.timer = self._loop.call_later(patience, self._doom, run, patience)
+
+    def _doom(self, run: Run, patience: float) -> None:
+        """Have the process end, where we may, because a run does not."""
+        if run.outcome is not None:
+            return
+        so = "; the worker stops, and then the process ends" if self._deadly else ""
+        logger.error("%s still runs %g s after its time was up%s", run, patience, so, extra=run.ids())
+        if self._deadly:
+            self._doomed.add(run)
+            self.stop()
 
     async def _run_async(self, run: Run) -> None:
         run.outcome = await run.call_async()
@@ -394,6 +440,8 @@ class Engine:
             run = self._done.popleft()
             self._runs.discard(run)
             self._running[run.execution.action] -= 1
+            if run.timer is not None:
+                run.timer.cancel()
             if run.registration.dead or run.execution.cancel_reason == "lost":
                 _log_lost(run)
                 self._let_go(run)

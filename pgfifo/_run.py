@@ -37,6 +37,8 @@ class Run:
         registration: The worker's life in which it was claimed.
         task: The task of an async handler.
         started: Whether the handler was called.
+        timer: What ends its time, or comes after that.
+        overran: Whether its time is up.
         outcome: How it ended; None while it runs.
         error: What the handler raised, where a hook asks for it.
         refused: How often its outcome could not be taken yet.
@@ -48,10 +50,12 @@ class Run:
         "error",
         "execution",
         "outcome",
+        "overran",
         "refused",
         "registration",
         "started",
         "task",
+        "timer",
         "told",
     )
 
@@ -61,6 +65,8 @@ class Run:
         self.registration = registration
         self.task: asyncio.Task[None] | None = None
         self.started = False
+        self.timer: asyncio.TimerHandle | None = None
+        self.overran = False
         self.outcome: Outcome | None = None
         self.error: BaseException | None = None
         self.refused = 0
@@ -131,6 +137,8 @@ class Run:
         if self.execution.completed:
             # If that was committed, it has succeeded whatever is handed in now. If not, nothing was done.
             return ROLLED_BACK
+        if self.overran:
+            return self._timed_out()
         outcome = succeeded(result)
         return self._told(outcome) if outcome.kind == "failed" else outcome
 
@@ -140,7 +148,14 @@ class Run:
         return self._stopped()
 
     def _stopped(self) -> Outcome:
+        if self.overran and self.execution.cancel_reason in ("timeout", "cancel"):
+            return self._timed_out()
         return CANCELLED if self.execution.cancel_reason == "cancel" else RELEASED
+
+    def _timed_out(self) -> Outcome:
+        said = f"it ran for longer than its time limit of {self.execution.timeout:g} s"
+        self.error = TimeoutError(said)
+        return failed(f"TimeoutError: {said}")
 
     def _raised(self, error: BaseException) -> Outcome:
         error.__traceback__ = _without_ours(error.__traceback__)

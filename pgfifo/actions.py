@@ -197,6 +197,19 @@ class Actions:
         self._layer.on_exhausted.append(hook)
         return hook
 
+    def subset(self, names: Iterable[str]) -> Actions:
+        """Return a registry with some of the actions, each with its middleware and hooks.
+
+        Args:
+            names: Which.
+
+        Raises:
+            UnknownAction: One is not registered.
+        """
+        some = Actions()
+        some._actions = {name: self[name] for name in names}
+        return some
+
     def _add(self, name: str, handler: Handler, values: Mapping[str, object]) -> Action:
         if not _NAME.fullmatch(name):
             raise InvalidValue(

@@ -70,7 +70,8 @@ class Command:
             command: The program and its arguments, run without a shell; or text, a line for ``/bin/sh``.
             result: ``"json"``: what it writes to its standard output is the result, up to 1 MiB. Defaults to
                 none, and its standard output is the worker's.
-            kill_after: Seconds from SIGTERM to SIGKILL, when it is cancelled. Defaults to 10.
+            kill_after: Seconds from SIGTERM to SIGKILL, when it is cancelled or its time is up. A
+                ``kill_after`` of the policy wins. Defaults to 10.
             env: Variables to set beside those of the worker's environment.
             cwd: The folder to run it in. Defaults to the worker's.
 
@@ -116,33 +117,13 @@ class Command:
             readers = [reader for reader in (stdout, stderr, progress) if reader is not None]
             for reader in readers:
                 reader.start()
-            cancelled, status = await self._ended(child)
+            kill_after = self.kill_after if execution.kill_after is None else execution.kill_after
+            cancelled, status = await _ended(child, kill_after)
             for reader in readers:
                 reader.finish()
             if cancelled and status != 0:
                 raise asyncio.CancelledError
             return self._outcome(status, stdout, stderr)
-
-    async def _ended(self, child: _Child) -> tuple[bool, int | str]:
-        """Wait for the end; a first cancellation sends SIGTERM, a second one SIGKILL at once."""
-        cancelled = False
-        patience: asyncio.TimerHandle | None = None
-        try:
-            while True:
-                try:
-                    status = await asyncio.shield(child.ended)
-                    if status is _DISCONNECTED and child.pid is not None:
-                        await _until_gone(child.pid)
-                    return cancelled, status
-                except asyncio.CancelledError:
-                    child.signal(signal.SIGKILL if cancelled else signal.SIGTERM)
-                    if not cancelled:
-                        loop = asyncio.get_running_loop()
-                        patience = loop.call_later(self.kill_after, child.signal, signal.SIGKILL)
-                    cancelled = True
-        finally:
-            if patience:
-                patience.cancel()
 
     def _outcome(self, status: int | str, stdout: _Reader | None, stderr: _Reader) -> Outcome:
         if status == 0:
@@ -363,6 +344,28 @@ class _Child:
         """Send a signal to its whole group; nothing happens when it has ended."""
         if not self.ended.done():
             self._link.send({"key": self.key, "signal": int(number)})
+
+
+async def _ended(child: _Child, kill_after: float) -> tuple[bool, int | str]:
+    """Wait for the end; a first cancellation sends SIGTERM, a second one SIGKILL at once."""
+    cancelled = False
+    patience: asyncio.TimerHandle | None = None
+    try:
+        while True:
+            try:
+                status = await asyncio.shield(child.ended)
+                if status is _DISCONNECTED and child.pid is not None:
+                    await _until_gone(child.pid)
+                return cancelled, status
+            except asyncio.CancelledError:
+                child.signal(signal.SIGKILL if cancelled else signal.SIGTERM)
+                if not cancelled:
+                    loop = asyncio.get_running_loop()
+                    patience = loop.call_later(kill_after, child.signal, signal.SIGKILL)
+                cancelled = True
+    finally:
+        if patience:
+            patience.cancel()
 
 
 async def _until_gone(group: int) -> None:

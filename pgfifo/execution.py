@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
     from datetime import datetime
 
-Reason = Literal["cancel", "lost", "shutdown"]
-"""Why to stop: somebody cancelled the execution, it is no longer this worker's, or the worker ends."""
+Reason = Literal["cancel", "lost", "shutdown", "timeout"]
+"""Why to stop: somebody cancelled it, it is no longer this worker's, the worker ends, or its time is up."""
 
 Progress = tuple[float | None, str | None]
 """A fraction from 0 to 1, and a message."""
@@ -49,7 +49,9 @@ class Execution:
         tags: The execution's tags.
         enqueued_at: When it was enqueued, by the server's clock.
         wait_seconds: How long it waited for this start.
-        cancel_reason: None, or why it should stop: ``cancel``, ``lost`` or ``shutdown``.
+        timeout: How long this attempt may run, in seconds; None for no limit.
+        kill_after: How long after that it is killed, in seconds, where the policy says so; else None.
+        cancel_reason: None, or why it should stop: ``cancel``, ``lost``, ``shutdown`` or ``timeout``.
         completed: Whether `complete` was called; not whether its transaction was committed.
         last_progress: What `progress` was told last: the fraction and the message.
     """
@@ -66,9 +68,11 @@ class Execution:
         "enqueued_at",
         "group_text",
         "id",
+        "kill_after",
         "last_progress",
         "payload_text",
         "tags",
+        "timeout",
         "token",
         "wait_seconds",
     )
@@ -98,6 +102,8 @@ class Execution:
         self.tags: tuple[str, ...] = tuple(tags) if tags else ()
         self.enqueued_at = enqueued_at
         self.wait_seconds = wait_seconds
+        self.timeout: float | None = None
+        self.kill_after: float | None = None
         self.cancel_reason: Reason | None = None
         self.completed = False
         self.last_progress: Progress | None = None

@@ -62,7 +62,7 @@ class Policy(TypedDict, total=False):
     timeout: Duration | Unlimited | None
     """How long an attempt may run. Defaults to unlimited."""
     kill_after: Duration | Unlimited | None
-    """How long after its timeout, or after it was asked to stop, a command is killed. Defaults to 10 s."""
+    """How long after its timeout a command is killed, or a handler ends its worker. Defaults to 10 s."""
     max_attempts: int | None
     """How many attempts may fail before the execution has failed. Defaults to 5."""
     failure_mode: Literal["hold", "yield", "tail"] | None

@@ -296,7 +296,9 @@ class Worker:
         with self._lock:
             if self._engine is not None:
                 raise RuntimeError("this worker works already")
-            engine = self._engine = Engine(self._plan, ready=self._registered, overdue=overdue)
+            engine = self._engine = Engine(
+                self._plan, ready=self._registered, overdue=overdue, deadly=overdue is _end_process
+            )
         try:
             self._loop = asyncio.get_running_loop()
             if self._stop_asked:

@@ -91,6 +91,7 @@ end $$;
 \ir internal/claim_returned.sql
 \ir internal/claim_batch.sql
 \ir internal/policy.sql
+\ir internal/time_limits.sql
 \ir internal/set_paused.sql
 \ir internal/set_closed.sql
 \ir internal/take_back.sql

@@ -11,7 +11,9 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgfifo import Actions, Command, Execution, ExecutionFailed, InvalidValue
+from pgfifo import Actions, Command, Execution, ExecutionFailed, InvalidValue, UnknownAction
+from pgfifo._connections import AsyncLink, Row
+from tests.support.database import wait_for
 from tests.test_worker import drain, enqueue, look
 
 Connection = psycopg.Connection[Any]
@@ -262,6 +264,29 @@ def test_a_registry_that_is_included_keeps_its_middleware_inside(
     assert actions["ours"].on_failed == []
 
 
+def test_a_subset_keeps_its_middleware_and_hooks(
+    dsn: str, conn: Connection, actions: Actions, told: list[object]
+) -> None:
+    """As the command line makes one: pgfifo worker app:actions --action NAME."""
+    actions.add("one", lambda _: 1 / 0, max_attempts=1)
+    actions.add("two", lambda _: None)
+    actions.on_failed(lambda execution, _: told.append(f"{execution.action} failed"))
+
+    @actions.middleware
+    def around(execution: Execution) -> Iterator[None]:
+        told.append(execution.action)
+        yield
+
+    some = actions.subset(["one"])
+    assert some.names == ["one"]
+    assert some["one"].values == {"max_attempts": 1}
+    enqueue(conn, "one")
+    drain(dsn, some)
+    assert told == ["one", "one failed"]
+    with pytest.raises(UnknownAction):
+        actions.subset(["tow"])
+
+
 def test_middleware_that_cannot_be_right_is_refused(actions: Actions) -> None:
     @contextmanager
     def decorated(execution: Execution) -> Iterator[None]:
@@ -360,6 +385,42 @@ def test_hooks_are_not_called_for_what_did_not_fail(
     drain(dsn, actions)
     assert [look(conn, id_, "state") for id_ in ids] == ["succeeded", "succeeded", "failed"]
     assert told == ["failed", "failed"]
+
+
+def test_hooks_are_not_called_for_an_attempt_that_has_come_back_as_another(
+    dsn: str,
+    conn: Connection,
+    actions: Actions,
+    told: list[object],
+    caplog: pytest.LogCaptureFixture,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The first attempt fails while the claim that starts the second is on its way back."""
+    begun = threading.Event()
+    rows = AsyncLink.rows
+
+    async def late(self: AsyncLink, query: str, parameters: tuple[object, ...] = ()) -> list[Row]:
+        found = await rows(self, query, parameters)
+        if any(row[:1] == ("start",) and row[2] == 2 for row in found):
+            begun.set()
+            await asyncio.to_thread(wait_for, lambda: "attempt 1, failed" in caplog.text)
+        return found
+
+    monkeypatch.setattr(AsyncLink, "rows", late)
+    actions.on_failed(lambda execution, _: told.append(execution.attempt))
+
+    @actions.action("work")
+    def work(execution: Execution) -> None:
+        if execution.attempt == 1:
+            conn.execute("select pgfifo.release(%s, 1)", (execution.id,))
+            assert begun.wait(15)
+            raise RuntimeError("too late")
+
+    id_ = enqueue(conn, "work")
+    drain(dsn, actions, poll_interval=0.01)
+    assert look(conn, id_, "state", "attempt", "failures") == ("succeeded", 2, 0)
+    assert told == []
+    assert "attempt 1, was lost" in caplog.text
 
 
 @pytest.mark.parametrize("error", [RuntimeError("the mail server"), SystemExit(3)])

@@ -66,6 +66,7 @@ actions.action("wrong", max_concurrent="many")  # type: ignore[arg-type]
 actions.action("wrong", no_such=1)  # type: ignore[call-arg]
 actions.add("plain", deploy, max_concurrent=None)
 actions.include(pgfifo.Actions())
+assert_type(actions.subset(["deploy"]), pgfifo.Actions)
 handler: Callable[[pgfifo.Execution], dict[str, object]] = deploy
 assert_type(actions.names, list[str])
 assert_type(actions["deploy"], pgfifo.Action)
@@ -214,7 +215,7 @@ def works(dsn: str, own: psycopg.Connection[Any], execution: pgfifo.Execution) -
     assert_type(worker.stop(timeout="5s"), bool)
     assert_type(worker.running, list[pgfifo.Execution])
     assert_type(worker.id, int | None)
-    assert_type(execution.cancel_reason, Literal["cancel", "lost", "shutdown"] | None)
+    assert_type(execution.cancel_reason, Literal["cancel", "lost", "shutdown", "timeout"] | None)
     execution.raise_if_cancelled()
     execution.complete(own, {"done": True})
 

@@ -7,7 +7,7 @@ import sys
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, cast
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from pgfifo.actions import Actions
-    from pgfifo.policies import Policy
 
 _APPLICATION = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?")
 
@@ -84,7 +83,10 @@ def worker(
     ] = None,
     kill_after: Annotated[
         float | None,
-        duration("--kill-after", "From SIGTERM to SIGKILL for a cancelled command. [default: 10s]"),
+        duration(
+            "--kill-after",
+            "From SIGTERM to SIGKILL for a command that is to stop; a policy's wins. [default: 10s]",
+        ),
     ] = None,
     poll: Annotated[
         float | None, duration("--poll", "How often to look for work while nothing wakes it. [default: 1s]")
@@ -223,8 +225,6 @@ def _command(
 
 def _application(words: "Sequence[str]", only: "Sequence[str] | None") -> "Actions":
     """Return the actions of an application, all or some."""
-    from pgfifo.actions import Actions
-
     if not words:
         raise usage(
             "nothing to run",
@@ -239,13 +239,7 @@ def _application(words: "Sequence[str]", only: "Sequence[str] | None") -> "Actio
     # Processes that this one starts find the application in the same place.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
     actions = load_actions(words[0])
-    if not only:
-        return actions
-    some = Actions()
-    for name in dict.fromkeys(only):
-        chosen = actions[name]
-        some.add(name, chosen.handler, **cast("Policy", chosen.values))
-    return some
+    return actions.subset(only) if only else actions
 
 
 def _concurrency(given: "Sequence[str] | None", actions: "Actions") -> "int | Mapping[str, int]":

@@ -1,4 +1,5 @@
--- One row of what pgfifo.work answers. kind 'start': run this now. 'finish': an item handed in that was not accepted,
+-- One row of what pgfifo.work answers. kind 'start': run this now. 'limit': one of those that start may run for so long only
+-- (detail: {"timeout": …, "kill_after": …}, seconds; only to who numbers his calls). 'finish': an item handed in that was not accepted,
 -- status 'lost' or 'retry'. 'more': when to call again, status 'now', 'soon' or 'later' (detail: {"seconds": …}).
 do $$ begin
   if to_regtype('pgfifo.work_row') is null then
@@ -8,7 +9,7 @@ do $$ begin
   end if;
 end $$;
 comment on type pgfifo.work_row is 'A row of the answer of pgfifo.work.';
-comment on column pgfifo.work_row.kind is 'start: run this; finish: an item that was not accepted; more: when to call again.';
+comment on column pgfifo.work_row.kind is 'start: run this; limit: how long; finish: an item that was not accepted; more: when to call again.';
 comment on column pgfifo.work_row.id is 'The execution.';
 comment on column pgfifo.work_row.attempt is 'Which start of it this is; with the id, the fence.';
 comment on column pgfifo.work_row.token is 'epoch-id-attempt, for writes elsewhere that shall reject a zombie.';
@@ -22,7 +23,7 @@ comment on column pgfifo.work_row.wait_seconds is 'How long it has waited.';
 comment on column pgfifo.work_row.lane_id is 'Internal number of its lane.';
 comment on column pgfifo.work_row.start_no is 'The number of this start in its lane.';
 comment on column pgfifo.work_row.status is 'Of a finish: lost or retry; of more: now, soon or later.';
-comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer.';
+comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer. Of limit: {"timeout": …, "kill_after": …}.';
 
 -- Which executions a bulk change is about; what is null says nothing. Made by _selection of what a caller gives.
 do $$ begin

@@ -60,6 +60,8 @@ create unique index if not exists policies_pack on pgfifo.policies (pack) where 
 create unique index if not exists policies_declared on pgfifo.policies (action_id) where scope = 'declared';
 create unique index if not exists policies_action on pgfifo.policies (action_id) where scope = 'action';
 create unique index if not exists policies_lane on pgfifo.policies (lane_id) where scope = 'lane';
+-- Whether any policy limits how long attempts run: each claim asks.
+create index if not exists policies_timeout on pgfifo.policies (id) where timeout is not null or kill_after is not null;
 comment on table pgfifo.policies is 'Limits and rules per scope; null inherits.';
 
 -- "Limits of this scope changed: look at its lanes again." Written with the change, acted on by whoever sees it committed.
