@@ -30,7 +30,7 @@ class Batch:
     ) -> None:
         self.action = action
         self.payloads = dumps_each(({} if item is None else item for item in items), "payload")
-        self.tags = tag_list(tags)
+        self.tags = None if tags is None else list(tags)
         if group is not None and groups is not None:
             raise InvalidValue("group and groups cannot both be given", detail={"name": "groups"})
         self.groups: list[str | None] | None = None
@@ -44,7 +44,7 @@ class Batch:
                 None if each is None else dumps(each, "header", index) for index, each in enumerate(headers)
             ]
         self.keys = (request_ids, dedup_keys, item_keys)
-        self.run_ats = None if run_ats is None else [aware(each, index) for index, each in enumerate(run_ats)]
+        self.run_ats = run_ats
         for name, values in (
             ("groups", self.groups),
             ("headers", self.headers),
@@ -85,25 +85,3 @@ def smaller(size: int, refused: TooManyLanes) -> int:
     # A proportional part may fit; as many items as there may be lanes do in any case.
     most, lanes = refused.limit or 1, refused.lanes or size
     return max(1, min(size // 2, max(most, size * most // lanes)))
-
-
-def tag_list(tags: Sequence[str] | None) -> list[str] | None:
-    """Return tags as a list; a lone text is one that was meant to be in a list."""
-    if isinstance(tags, str):
-        raise InvalidValue(
-            f"tags is a list of texts, not the text {tags!r}",
-            detail={"name": "tags", "value": tags},
-            hint=f"Write tags=[{tags!r}].",
-        )
-    return None if tags is None else list(tags)
-
-
-def aware(time: datetime | None, index: int | None = None) -> datetime | None:
-    """Return a time that says in which zone it is, or refuse it."""
-    if time is not None and time.utcoffset() is None:
-        raise InvalidValue(
-            f"run_at {time} does not say in which time zone",
-            detail={"name": "run_at", "value": str(time)} | ({} if index is None else {"index": index}),
-            hint="Use datetime.now(timezone.utc) + timedelta(…), or .astimezone().",
-        )
-    return time

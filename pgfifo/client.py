@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from typing import Any, Literal, Unpack, get_args, overload
+from typing import Any, Literal, Unpack, overload
 
 import psycopg
 
-from pgfifo import _given, compatibility, groups, schema
-from pgfifo._batch import Batch, aware, smaller, tag_list
+from pgfifo import compatibility, groups, schema
+from pgfifo._batch import Batch, smaller
+from pgfifo._given import wrong
+from pgfifo._looking import looked_at
 from pgfifo.actions import Actions
 from pgfifo.calls import fetch
 from pgfifo.durations import Duration
@@ -57,6 +59,7 @@ _ENQUEUE_MANY = """
 """
 
 
+@looked_at
 class Client(Waiting):
     """Enqueue, look, and operate.
 
@@ -126,6 +129,8 @@ class Client(Waiting):
         Raises:
             Busy: A change of ``group_by`` or ``ordering`` has to wait for somebody's open enqueue.
         """
+        if not isinstance(actions, Actions):
+            raise wrong("actions", actions, "is no registry of actions", "Give a pgfifo.Actions.")
         declared = [(action.name, dumps(dict(action.values), "policy")) for action in actions]
         if declared:
             self._rows(
@@ -188,11 +193,11 @@ class Client(Waiting):
                 "{}" if payload is None else dumps(payload),
                 groups.to_text(group),
                 None if headers is None else dumps(headers, "header"),
-                tag_list(tags),
+                None if tags is None else list(tags),
                 request_id,
                 dedup_key,
                 item_key,
-                aware(run_at),
+                run_at,
             ),
             lambda id, created, group_text: Enqueued(id, created, Lane(action, group_text)),  # noqa: A006
             connection=connection,
@@ -419,7 +424,7 @@ class Client(Waiting):
             TooManyLanes: With `connection`, the ids are in more lanes than one transaction may touch.
             IsolationLevel: The caller's transaction is above READ COMMITTED.
         """
-        given = _given.ids(ids)
+        given = list(ids)
         joined = connection is not None or self._one is not None
         size = len(given) if joined else _AT_ONCE
         answers: list[str] = []
@@ -615,16 +620,8 @@ class Client(Waiting):
         """
         conditions, arguments = self._lanes_condition(action, group)
         if state is not None:
-            states = [state] if isinstance(state, str) else list(state)
-            for each in states:
-                if each not in get_args(State):
-                    raise InvalidValue(
-                        f"{each!r} is no state",
-                        detail={"name": "state", "value": str(each)},
-                        hint=f"There are: {', '.join(get_args(State))}.",
-                    )
             conditions.append("state = any (%s::text[])")
-            arguments.append(states)
+            arguments.append([state] if isinstance(state, str) else list(state))
         if before is not None:
             conditions.append("id < %s::bigint")
             arguments.append(before)

@@ -6,6 +6,7 @@ import math
 import re
 from datetime import timedelta
 
+from pgfifo._given import brief
 from pgfifo.errors import InvalidValue
 
 Duration = float | timedelta | str
@@ -31,7 +32,10 @@ def seconds(value: Duration, name: str = "duration") -> float:
     elif isinstance(value, str):
         result = _from_text(value, name)
     elif type(value) in (int, float):
-        result = float(value)
+        try:
+            result = float(value)
+        except OverflowError:
+            result = math.inf
     else:
         raise _wrong(value, name, "is not a duration")
     if not math.isfinite(result):
@@ -58,7 +62,8 @@ def _from_text(text: str, name: str) -> float:
 
 
 def _wrong(value: object, name: str, what: str) -> InvalidValue:
-    return InvalidValue(f"{name} {value!r} {what}", detail={"name": name, "value": str(value)}, hint=_HINT)
+    shown = brief(value)
+    return InvalidValue(f"{name} {shown} {what}", detail={"name": name, "value": shown}, hint=_HINT)
 
 
 def text(value: float) -> str:

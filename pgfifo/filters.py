@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from datetime import datetime
-from typing import TypedDict
+from typing import TypedDict, get_args
 
 from pgfifo import groups
-from pgfifo._batch import tag_list
+from pgfifo._given import brief, id_, listed, text, texts
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import InvalidValue
 from pgfifo.groups import Group
@@ -66,9 +66,14 @@ def filter_json(given: Filter) -> str:
     if "group" in values:
         values["group"] = groups.to_text(given["group"])
     if "tags" in values:
-        values["tags"] = tag_list(given["tags"])
-    if not isinstance(values.get("state", ""), str):
-        values["state"] = list(given["state"])
+        values["tags"] = texts(given["tags"], "tags")
+    if "state" in values:
+        values["state"] = states(given["state"])
+    if "action" in values:
+        text(given["action"], "action")
+    for name in ("from_id", "to_id"):
+        if name in values:
+            values[name] = id_(values[name], name)
     return dumps(values, "filter")
 
 
@@ -83,3 +88,16 @@ def _moment(name: str, value: object) -> object:
             hint="Use datetime.now(timezone.utc) - timedelta(…), or .astimezone().",
         )
     return value.isoformat()
+
+
+def states(value: object, name: str = "state") -> list[State]:
+    """Return one state or several as a list."""
+    found = [value] if isinstance(value, str) else listed(value, name, "states")  # type: ignore[arg-type]
+    for each in found:
+        if each not in get_args(State):
+            raise InvalidValue(
+                f"{brief(each)} is no state",
+                detail={"name": name, "value": brief(each)},
+                hint=f"There are: {', '.join(get_args(State))}.",
+            )
+    return found  # type: ignore[return-value]  # as was just looked

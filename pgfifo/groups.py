@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Mapping
 
+from pgfifo._given import brief, text
 from pgfifo.errors import InvalidValue
 from pgfifo.jsontext import dumps
 
@@ -27,12 +28,14 @@ def to_text(group: Group | None, index: int | None = None) -> str | None:
     Raises:
         InvalidValue: It is neither, or a value in it is not JSON.
     """
-    if group is None or isinstance(group, str):
-        return group
+    if group is None:
+        return None
+    if isinstance(group, str):
+        return text(group, "group", index)
     if not isinstance(group, Mapping):
         raise InvalidValue(
-            f"a group is a mapping or text, not {group!r}",
-            detail={"name": "group", "value": repr(group)} | ({} if index is None else {"index": index}),
+            f"a group is a mapping or text, not {brief(group)}",
+            detail={"name": "group", "value": brief(group)} | ({} if index is None else {"index": index}),
             hint='Give it like {"env": "prod"}, or the bare value as text.',
         )
     return dumps(dict(group), "group", index)

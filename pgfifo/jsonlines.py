@@ -7,18 +7,14 @@ enqueued, and not by the server half-way through.
 
 import codecs
 import hashlib
-import json
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from decimal import Decimal
-from typing import Any, NoReturn, Protocol
+from typing import Any, Protocol
+
+from pgfifo.jsontext import read
 
 MAX_LINE = 16 * 1024 * 1024
 """The longest line that is read, in bytes."""
-
-MAX_DEPTH = 500
-"""The deepest nesting that is let through; the server's own limit depends on its settings, some thousands."""
 
 Examine = Callable[[str, dict[str, Any]], None]
 """A further look at a line that is good JSON: its text, and what it says. Raises ValueError to refuse it."""
@@ -26,10 +22,7 @@ Examine = Callable[[str, dict[str, Any]], None]
 SHOWN = 20
 """How many bad lines a report keeps."""
 
-_MAX_EXPONENT = 131_071
-_MAX_FRACTION = 16_383
 _BLANK = b" \t\r\n"
-_NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 _KINDS = {
     list: "an array",
     str: "a string",
@@ -176,31 +169,12 @@ def check_line(raw: bytes, examine: Examine | None = None) -> str:
         raise ValueError(f"not UTF-8 at byte {error.start + 1}") from None
     if not text:
         return ""
-    value = check_value(text)
+    value = read(text)
     if type(value) is not dict:
         raise ValueError(f"{_KINDS[type(value)]}, not an object")
     if examine:
         examine(text, value)
     return text
-
-
-def check_value(text: str) -> Any:  # noqa: ANN401 - that is what JSON is
-    """Return what a JSON text says.
-
-    Raises:
-        ValueError: jsonb would not take it; the message says why.
-    """
-    if text.count("[") + text.count("{") > MAX_DEPTH and _depth(text) > MAX_DEPTH:
-        raise ValueError(f"nested more than {MAX_DEPTH} deep")
-    try:
-        value = _decode(text)
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{error.msg} at column {error.colno}") from None
-    except RecursionError:
-        raise ValueError("nested too deep") from None
-    if "\\u" in text:
-        _check_escapes(text, value)
-    return value
 
 
 def check(
@@ -274,47 +248,3 @@ def _check_numbered(raw: bytes, number: int, examine: Examine | None) -> str:
                 raise ValueError(what)
         raw = raw.removeprefix(codecs.BOM_UTF8)
     return check_line(raw, examine)
-
-
-def _refuse_constant(name: str) -> NoReturn:
-    """Refuse what Python's reader takes for a number and JSON does not know."""
-    raise ValueError(f"{name} is not JSON")
-
-
-def _check_float(text: str) -> float:
-    """Refuse a number that does not fit into PostgreSQL's numeric, which is what jsonb keeps."""
-    number = float(text)
-    if number == 0 or number in (float("inf"), float("-inf")) or len(text) > 1000:
-        exact = Decimal(text)
-        fraction = -int(exact.as_tuple().exponent)
-        if (exact and exact.adjusted() > _MAX_EXPONENT) or fraction > _MAX_FRACTION:
-            raise ValueError(f"the number {text if len(text) < 30 else text[:30] + '…'} is out of range")
-    return number
-
-
-_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_check_float)
-_decode: Callable[[str], Any] = _decoder.decode
-
-
-def _check_escapes(text: str, value: object) -> None:
-    """Refuse the escapes that jsonb cannot keep: NUL, and halves of surrogate pairs."""
-    if "\\u0000" in text and _NUL.search(text):
-        raise ValueError("\\u0000, which PostgreSQL's jsonb cannot keep")
-    if "\\ud" not in text and "\\uD" not in text:
-        return
-    try:
-        json.dumps(value, ensure_ascii=False).encode()
-    except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair, which PostgreSQL's jsonb cannot keep") from None
-
-
-def _depth(text: str) -> int:
-    """Return how deep the brackets outside of strings nest."""
-    deepest = depth = 0
-    for mark in re.findall(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
-        if mark in "[{":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif mark in "]}":
-            depth -= 1
-    return deepest

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from decimal import Decimal
+from typing import TYPE_CHECKING, Any, NoReturn, Self
 
 from pgfifo.errors import InvalidValue
 
@@ -12,13 +14,35 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+_MAX_DEPTH = 500
+"""The deepest nesting that is let through; the server's own limit depends on its settings, some thousands."""
+_MAX_EXPONENT = 131_071
+_MAX_FRACTION = 16_383
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
 class JsonText(str):
-    """JSON that is text already, such as a line of a file: it is sent as it is, and PostgreSQL checks it."""
+    """JSON that is text already, such as a line of a file: it is sent as it stands.
+
+    Raises:
+        InvalidValue: It is no JSON, or none that PostgreSQL can store.
+    """
 
     __slots__ = ()
+
+    def __new__(cls, text: str) -> Self:
+        """Make it from a text."""
+        if not isinstance(text, str):
+            raise _wrong("JSON text", None, f"it is no text but a {type(text).__name__}", "Give a str.")
+        try:
+            text.encode()
+            read(text)
+        except UnicodeEncodeError:
+            raise _wrong("JSON text", None, "it holds half of a surrogate pair", "Remove it.") from None
+        except ValueError as error:
+            hint = "Give what json.dumps returns; or leave JsonText out, if it is a text and no JSON."
+            raise _wrong("JSON text", None, str(error), hint) from None
+        return super().__new__(cls, text)
 
 
 def dumps(value: object, what: str = "payload", index: int | None = None) -> str:
@@ -33,7 +57,7 @@ def dumps(value: object, what: str = "payload", index: int | None = None) -> str
         InvalidValue: JSON or jsonb has no such value: another type, NaN or an infinity, a NUL character, half
             of a surrogate pair, a structure that contains itself.
     """
-    if type(value) is JsonText:
+    if isinstance(value, JsonText):
         return value
     try:
         text = _encode(value)
@@ -94,3 +118,66 @@ def _wrong(what: str, index: int | None, reason: str, hint: str | None = None) -
     if index is not None:
         detail["index"] = index
     return InvalidValue(f"the {what}{place} cannot be stored: {reason}", detail=detail, hint=hint)
+
+
+def read(text: str) -> Any:  # noqa: ANN401 - that is what JSON is
+    """Return what a JSON text says, read as strictly as jsonb would.
+
+    Raises:
+        ValueError: jsonb would not take it; the message says why.
+    """
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(text) > _MAX_DEPTH:
+        raise ValueError(f"nested more than {_MAX_DEPTH} deep")
+    try:
+        value = _decode(text)
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{error.msg} at column {error.colno}") from None
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    if "\\u" in text:
+        _check_escapes(text, value)
+    return value
+
+
+def _refuse_constant(name: str) -> NoReturn:
+    """Refuse what Python's reader takes for a number and JSON does not know."""
+    raise ValueError(f"{name} is not JSON")
+
+
+def _check_float(text: str) -> float:
+    """Refuse a number that does not fit into PostgreSQL's numeric, which is what jsonb keeps."""
+    number = float(text)
+    if number == 0 or number in (float("inf"), float("-inf")) or len(text) > 1000:
+        exact = Decimal(text)
+        fraction = -int(exact.as_tuple().exponent)
+        if (exact and exact.adjusted() > _MAX_EXPONENT) or fraction > _MAX_FRACTION:
+            raise ValueError(f"the number {text if len(text) < 30 else text[:30] + '…'} is out of range")
+    return number
+
+
+_decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_check_float)
+_decode: Callable[[str], Any] = _decoder.decode
+
+
+def _check_escapes(text: str, value: object) -> None:
+    """Refuse the escapes that jsonb cannot keep: NUL, and halves of surrogate pairs."""
+    if "\\u0000" in text and _NUL.search(text):
+        raise ValueError("\\u0000, which PostgreSQL's jsonb cannot keep")
+    if "\\ud" not in text and "\\uD" not in text:
+        return
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError:
+        raise ValueError("half of a surrogate pair, which PostgreSQL's jsonb cannot keep") from None
+
+
+def _depth(text: str) -> int:
+    """Return how deep the brackets outside of strings nest."""
+    deepest = depth = 0
+    for mark in re.findall(r'"(?:[^"\\]|\\.)*"|[\[\]{}]', text):
+        if mark in "[{":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif mark in "]}":
+            depth -= 1
+    return deepest

@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypedDict
 
+from pgfifo._given import brief
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import InvalidValue
 
@@ -115,7 +116,7 @@ def checked(values: Mapping[str, object], scope: Scope = "an action") -> dict[st
         if _BELONGS_TO.get(name, scope) != scope:
             raise InvalidValue(
                 f"{name} belongs to {_BELONGS_TO[name]}, not to {scope}",
-                detail={"name": name, "value": repr(value)},
+                detail={"name": name, "value": brief(value)},
                 hint="Set it there, or leave it out.",
             )
         result[name] = None if value is None else check(name, value)
@@ -133,7 +134,7 @@ def _unknown(name: str) -> InvalidValue:
 
 def _wrong(name: str, value: object, allowed: str) -> InvalidValue:
     return InvalidValue(
-        f"{name} cannot be {value!r}", detail={"name": name, "value": repr(value)}, hint=allowed
+        f"{name} cannot be {brief(value)}", detail={"name": name, "value": brief(value)}, hint=allowed
     )
 
 

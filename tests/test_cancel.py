@@ -252,7 +252,7 @@ def test_cancel_many_answers_for_each_as_cancel_does(conn: Connection) -> None:
     starts |= {start.id: start for start in engine.claim(worker, 3)}
     engine.finish(starts[held], "failed", "boom")
     engine.release(starts[returned])
-    asked = [waiting, 4711, running, succeeded, returned, behind, held, waiting]
+    asked = [waiting, 10**15, running, succeeded, returned, behind, held, waiting]
     answers = ["cancelled", "unknown", "requested", "succeeded", "cancelled", "cancelled", "cancelled"]
     assert engine.cancel_many(asked, "not needed") == [*answers, "cancelled"], "the order of the answers"
     assert engine.heartbeat(worker, held=[running]) == {running: "cancel"}

@@ -1,7 +1,9 @@
 """Payloads are turned into JSON once, and refused in words where jsonb would refuse them."""
 
+import copy
 import json
 import math
+import pickle
 from datetime import UTC, datetime
 
 import psycopg
@@ -74,3 +76,35 @@ def test_the_item_with_a_nul_character_is_named() -> None:
         with pytest.raises(InvalidValue, match="NUL") as caught:
             array(texts)
         assert caught.value.detail["index"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("{bad", "column 2"),
+        ("", "column 1"),
+        ("NaN", "NaN is not JSON"),
+        ('"\\u0000"', "u0000"),
+        ('"\\ud800"', "surrogate"),
+        ('"\ud800"', "surrogate"),
+        ("1e999999", "out of range"),
+        ("[" * 600 + "]" * 600, "nested"),
+        ("'single'", "column 1"),
+    ],
+)
+def test_text_that_is_no_json_is_refused_where_it_is_called_so(text: str, reason: str) -> None:
+    with pytest.raises(InvalidValue, match=reason) as caught:
+        JsonText(text)
+    assert caught.value.hint or "nested" in reason
+
+
+@pytest.mark.parametrize("odd", [5, None, b"{}", {"a": 1}])
+def test_what_is_no_text_is_no_json_text(odd: object) -> None:
+    with pytest.raises(InvalidValue, match=f"no text but a {type(odd).__name__}"):
+        JsonText(odd)  # type: ignore[arg-type]
+
+
+def test_json_text_survives_being_copied() -> None:
+    text = JsonText('{"n": 1.00}')
+    assert [copy.deepcopy(text), pickle.loads(pickle.dumps(text))] == [text, text]
+    assert type(copy.copy(text)) is JsonText

@@ -190,11 +190,10 @@ def _print_outcome(fifo: "Client", id_: int, timeout: float | None, *, json: boo
 
 def _payload(text: str | None, settings: list[str] | None) -> "JsonText":
     """Return the payload that the command line gives."""
-    from pgfifo.jsonlines import check_value
-    from pgfifo.jsontext import JsonText
+    from pgfifo.jsontext import JsonText, read
 
     try:
-        value: Any = check_value(text) if text is not None else {}
+        value: Any = read(text) if text is not None else {}
     except ValueError as error:
         raise usage(
             f"the payload cannot be enqueued: {error}",
@@ -204,7 +203,11 @@ def _payload(text: str | None, settings: list[str] | None) -> "JsonText":
         return JsonText("{}" if text is None else text)
     if not isinstance(value, dict):
         raise usage("--set needs a payload that is an object")
-    for path, given in pairs_of("--set", settings, json_or_text).items():
+    values = pairs_of("--set", settings, json_or_text)
+    for path in values:
+        if longer := [other for other in values if other.startswith(f"{path}.")]:
+            raise usage(f"--set {path} and --set {longer[0]} exclude each other: one is a part of the other")
+    for path, given in values.items():
         *way, last = path.split(".")
         place = value
         for key in way:
@@ -214,7 +217,7 @@ def _payload(text: str | None, settings: list[str] | None) -> "JsonText":
         place[last] = given
     changed = as_json(value)
     try:
-        check_value(changed)
+        read(changed)
     except ValueError as error:
         raise usage(f"the payload cannot be enqueued: {error}") from None
     return JsonText(changed)
