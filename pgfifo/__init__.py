@@ -50,6 +50,7 @@ from pgfifo.filters import Filter
 from pgfifo.jsontext import JsonText
 from pgfifo.models import (
     ActionStats,
+    AuditEntry,
     Cancelled,
     Enqueued,
     ExecutionInfo,
@@ -59,6 +60,8 @@ from pgfifo.models import (
     LaneStats,
     OrderViolation,
     PolicyChange,
+    PolicyOverride,
+    PolicyRecord,
     PolicyValue,
     Position,
     SchemaInfo,
@@ -76,6 +79,7 @@ __all__ = [
     "Actions",
     "AlreadyHeld",
     "AsyncClient",
+    "AuditEntry",
     "Busy",
     "Cancelled",
     "Client",
@@ -104,6 +108,8 @@ __all__ = [
     "PgfifoError",
     "Policy",
     "PolicyChange",
+    "PolicyOverride",
+    "PolicyRecord",
     "PolicyValue",
     "Position",
     "QueueFull",

@@ -17,13 +17,14 @@ from pgfifo._given import wrong
 from pgfifo._looking import looked_at
 from pgfifo.actions import Actions
 from pgfifo.calls import fetch
-from pgfifo.durations import Duration
+from pgfifo.durations import Duration, optional_seconds
 from pgfifo.errors import InvalidValue, PgfifoError, TooManyLanes, UnknownExecution, translated
 from pgfifo.filters import Filter, filter_json
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps
 from pgfifo.models import (
     ActionStats,
+    AuditEntry,
     Cancelled,
     Enqueued,
     ExecutionInfo,
@@ -33,6 +34,8 @@ from pgfifo.models import (
     LaneStats,
     OrderViolation,
     PolicyChange,
+    PolicyOverride,
+    PolicyRecord,
     PolicyValue,
     Position,
     SchemaInfo,
@@ -46,6 +49,10 @@ from pgfifo.waiting import Waiting
 _EXECUTIONS = "pgfifo.executions"
 _AT_ONCE = 1000
 
+_LASTING = "make_interval(secs => %s::float8)"
+_OVERRIDE = f"pgfifo.override_policy(%s::text, %s::jsonb, {_LASTING}, %s::text, %s::text)"
+_OVERRIDE_PACK = f"pgfifo.override_pack_policy(%s::text, %s::jsonb, {_LASTING}, %s::text)"
+_OVERRIDE_DEFAULT = f"pgfifo.override_default_policy(%s::jsonb, {_LASTING}, %s::text)"
 _ENQUEUE = """
     select id, created, group_text
     from pgfifo.enqueue_one(%s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
@@ -821,8 +828,174 @@ class Client(Waiting):
             connection=connection,
         )
 
+    def override_policy(
+        self,
+        action: str,
+        group: Group | None = None,
+        *,
+        lasting: Duration | None = None,
+        reason: str | None = None,
+        connection: object = None,
+        **values: Unpack[Policy],
+    ) -> list[PolicyChange]:
+        """Let values of an action, or of one lane, win over every scope's for a time.
+
+        When it is over, the policies hold again and what waits is looked at again, without anybody's doing.
+
+        Args:
+            action: The action.
+            group: The lane; without it, all lanes of the action, also those with values of their own.
+            lasting: For how long: seconds, a timedelta or text (``1h``), up to a year.
+            reason: Why, for those who look.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+            **values: Attributes of `Policy`, except ``group_by`` and ``ordering``. One that is None ends its
+                override now.
+
+        Returns:
+            What the override said before and says now, for each attribute that was given.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: An attribute does not exist, cannot be overridden, or cannot have this value; or it
+                was not said for how long.
+        """
+        return self._rows(
+            select(PolicyChange, _OVERRIDE),
+            (
+                action,
+                dumps(checked(values), "policy"),
+                optional_seconds(lasting, "lasting"),
+                groups.to_text(group),
+                reason,
+            ),
+            PolicyChange,
+            connection=connection,
+        )
+
+    def override_pack_policy(
+        self,
+        pack: str,
+        *,
+        lasting: Duration | None = None,
+        reason: str | None = None,
+        connection: object = None,
+        **values: Unpack[Policy],
+    ) -> list[PolicyChange]:
+        """Let values win over every scope's in all lanes of a pack's actions for a time.
+
+        Args:
+            pack: What stands before the last dot of the actions' names.
+            lasting: For how long: seconds, a timedelta or text (``1h``), up to a year.
+            reason: Why, for those who look.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+            **values: Attributes as in `override_policy`.
+
+        Returns:
+            What the override said before and says now, for each attribute that was given.
+
+        Raises:
+            InvalidValue: An attribute does not exist, cannot be overridden, or cannot have this value; or it
+                was not said for how long.
+        """
+        return self._rows(
+            select(PolicyChange, _OVERRIDE_PACK),
+            (pack, dumps(checked(values, "a pack"), "policy"), optional_seconds(lasting, "lasting"), reason),
+            PolicyChange,
+            connection=connection,
+        )
+
+    def override_default_policy(
+        self,
+        *,
+        lasting: Duration | None = None,
+        reason: str | None = None,
+        connection: object = None,
+        **values: Unpack[Policy],
+    ) -> list[PolicyChange]:
+        """Let values win over every scope's in all lanes there are for a time.
+
+        Args:
+            lasting: For how long: seconds, a timedelta or text (``1h``), up to a year.
+            reason: Why, for those who look.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+            **values: Attributes as in `override_policy`.
+
+        Returns:
+            What the override said before and says now, for each attribute that was given.
+
+        Raises:
+            InvalidValue: An attribute does not exist, cannot be overridden, or cannot have this value; or it
+                was not said for how long.
+        """
+        return self._rows(
+            select(PolicyChange, _OVERRIDE_DEFAULT),
+            (dumps(checked(values, "everything"), "policy"), optional_seconds(lasting, "lasting"), reason),
+            PolicyChange,
+            connection=connection,
+        )
+
+    def overrides(self) -> list[PolicyOverride]:
+        """Return the overrides that are in force, those that end first in front."""
+        return self._rows(
+            select(
+                PolicyOverride, "pgfifo.overrides order by until, scope, action, group_text, pack, attribute"
+            ),
+            (),
+            PolicyOverride,
+        )
+
+    def policy_history(
+        self,
+        action: str | None = None,
+        group: Group | None = None,
+        *,
+        pack: str | None = None,
+        scope: Literal["lane", "action", "declared", "pack", "everything"] | None = None,
+        limit: int = 100,
+    ) -> list[PolicyRecord]:
+        """Return who changed which attribute, when, from what to what, newest first.
+
+        Args:
+            action: Only those of this action: its own, its lanes', and those its code declared.
+            group: Only those of this lane of it.
+            pack: Only those of this pack.
+            scope: Only those made there.
+            limit: At most so many. Defaults to 100.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: A group without an action.
+        """
+        return self._rows(
+            select(
+                PolicyRecord, "pgfifo.policy_history(%s::text, %s::text, %s::text, %s::text, %s::integer)"
+            ),
+            (action, groups.to_text(group), pack, scope, limit),
+            PolicyRecord,
+        )
+
+    def audit(
+        self, action: str | None = None, *, what: str | None = None, limit: int = 100
+    ) -> list[AuditEntry]:
+        """Return what people and programs did to how the queue runs, newest first.
+
+        Args:
+            action: Only what was done to this action.
+            what: Only this, such as ``pause``.
+            limit: At most so many. Defaults to 100.
+        """
+        return self._rows(
+            select(
+                AuditEntry,
+                "pgfifo.audit where (%s::text is null or action = %s) and (%s::text is null or what = %s)"
+                " order by id desc limit %s::integer",
+            ),
+            (action, action, what, what, limit),
+            AuditEntry,
+        )
+
     def effective_policy(self, action: str | None = None, group: Group | None = None) -> list[PolicyValue]:
-        """Return each attribute that is in force, and which scope says so.
+        """Return each attribute that is in force, and who says so.
 
         Args:
             action: The action; without it, what holds where no action, pack or lane says anything.

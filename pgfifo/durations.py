@@ -45,6 +45,11 @@ def seconds(value: Duration, name: str = "duration") -> float:
     return result
 
 
+def optional_seconds(value: Duration | None, name: str = "duration") -> float | None:
+    """Return a duration in seconds, or None for none; see `seconds`."""
+    return None if value is None else seconds(value, name)
+
+
 def _from_text(text: str, name: str) -> float:
     stripped = text.strip().lower()
     if re.fullmatch(r"\d+(?:\.\d+)?", stripped):

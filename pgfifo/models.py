@@ -249,14 +249,117 @@ class PolicyValue:
     """One attribute of the policy in force.
 
     Attributes:
-        attribute: Its name.
+        attribute: Its name. A quota is that of its scope, so there may be several.
         value: Its value; durations are in seconds.
-        source: Who says so: ``lane``, ``action``, ``declared``, ``pack``, ``everything`` or ``default``.
+        source: Who says so: ``override``, ``lane``, ``action``, ``declared``, ``pack``, ``everything`` or
+            ``default``.
+        origin: Which one: ``deploy env=prod`` of a lane, ``deploy`` of an action, the pack's name; of an
+            override its scope in front: ``lane deploy env=prod``, ``everything``. None if there is but one.
+        until: When it ends, of an override.
+        remaining: How many seconds that is from now, by the server's clock.
     """
 
     attribute: str
     value: Any
     source: str
+    origin: str | None
+    until: datetime | None
+    remaining: float | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyOverride:
+    """A value that wins over every policy for a time.
+
+    Attributes:
+        scope: What it is for: ``lane``, ``action``, ``pack`` or ``everything``.
+        action: The action, of a lane or an action.
+        group_text: The canonical group, of a lane.
+        pack: The pack, of a pack.
+        attribute: The attribute's name.
+        value: Its value; durations are in seconds.
+        until: When it ends by itself.
+        remaining: How many seconds that is from now, by the server's clock.
+        set_at: When it was set.
+        set_by: The session's user who set it.
+        actor: The person behind the role, if one was named.
+        reason: Why.
+    """
+
+    scope: str
+    action: str | None
+    group_text: str | None
+    pack: str | None
+    attribute: str
+    value: Any
+    until: datetime
+    remaining: float
+    set_at: datetime
+    set_by: str
+    actor: str | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class PolicyRecord:
+    """A change of one attribute, from the audit.
+
+    Attributes:
+        at: When.
+        who: The session's user.
+        application: The session's application name.
+        actor: The person behind the role, if one was named.
+        scope: Where: ``lane``, ``action``, ``declared``, ``pack`` or ``everything``.
+        action: The action, of a lane or an action.
+        group_text: The canonical group, of a lane.
+        pack: The pack, of a pack.
+        attribute: The attribute's name.
+        old: Its value before; None inherited, or was not overridden.
+        new: Its value since then; None inherits, or ended an override.
+        until: Until when, of an override.
+        reason: Why, of an override.
+    """
+
+    at: datetime
+    who: str
+    application: str
+    actor: str | None
+    scope: str
+    action: str | None
+    group_text: str | None
+    pack: str | None
+    attribute: str
+    old: Any
+    new: Any
+    until: datetime | None
+    reason: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class AuditEntry:
+    """What somebody did to how the queue runs.
+
+    Attributes:
+        id: Number of the entry.
+        at: When.
+        who: The session's user.
+        application: The session's application name.
+        actor: The person behind the role, if one was named.
+        what: What was done: ``set_policy``, ``pause``, ``cancel``, …
+        action: The action it was done to.
+        group_text: The canonical group, if it was done to one lane.
+        detail: Values before and after, ids, reasons.
+    """
+
+    id: int
+    at: datetime
+    who: str
+    application: str
+    actor: str | None
+    what: str
+    action: str | None
+    group_text: str | None
+    detail: dict[str, Any] | None
 
 
 @dataclass(frozen=True, slots=True)

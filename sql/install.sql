@@ -20,7 +20,7 @@
 -- the only way, would have each call compiled.
 --
 -- Tables are private and may change; functions without a leading underscore and the views queue_stats, lane_stats,
--- executions, order_violations, slot_violations, workers, starts and audit are the interface.
+-- executions, order_violations, slot_violations, workers, starts, overrides and audit are the interface.
 --
 -- Run it with psql -1 -v ON_ERROR_STOP=1 -f install.sql, or let pgfifo.install() do it. It may be run again.
 
@@ -92,6 +92,7 @@ end $$;
 \ir internal/claim_batch.sql
 \ir internal/policy.sql
 \ir internal/time_limits.sql
+\ir internal/override.sql
 \ir internal/set_paused.sql
 \ir internal/set_closed.sql
 \ir internal/take_back.sql
@@ -112,8 +113,10 @@ end $$;
 \ir views/starts.sql
 \ir views/order_violations.sql
 \ir views/slot_violations.sql
+\ir views/overrides.sql
 \ir functions/position.sql
 \ir functions/effective_policy.sql
+\ir functions/policy_history.sql
 \ir functions/schema_info.sql
 \ir views/_counts.sql
 \ir functions/check.sql
@@ -154,6 +157,9 @@ end $$;
 \ir functions/set_policy.sql
 \ir functions/set_pack_policy.sql
 \ir functions/set_default_policy.sql
+\ir functions/override_policy.sql
+\ir functions/override_pack_policy.sql
+\ir functions/override_default_policy.sql
 \ir functions/pause.sql
 \ir functions/resume.sql
 \ir functions/finish_execution.sql

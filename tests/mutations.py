@@ -68,6 +68,8 @@ UNSORTED = """\
 with ordinality i(lane_id, max_length, n)
           order by array_position(v_groups, v_lane_groups[i.n]) offset 0) s;
 """
+OVERRIDE_LOCK = "    if not pg_try_advisory_xact_lock(v_class::integer, v_key) then\n"
+ENDS_OVERRIDES = "  if p_limit > 0 and exists (select from pgfifo._overrides o where o.until <= v_now) then\n"
 DURABLE = "  if current_setting('synchronous_commit') = 'off' then\n"
 NOTHING = "  if false then\n"
 CLOSE_LOCK = "    if not pgfifo._lock('pgfifo.actions'::regclass, v_action_id, interval '1 s') then\n"
@@ -187,6 +189,18 @@ MUTATIONS = (
         "progress",
         ((LANES_SORTED, "group by e.lane_id order by array_position(p_ids, min(i.id)));"),),
         ("tests/test_cancel.py::test_cancel_many_in_other_orders_do_not_wait_for_each_other_in_a_circle",),
+    ),
+    Mutation(
+        "lock at an override's end",
+        "progress",
+        ((OVERRIDE_LOCK, "    if false then\n"),),
+        ("tests/test_overrides.py::test_overrides_end_under_the_lock_of_a_claim_in_flight",),
+    ),
+    Mutation(
+        "end of overrides",
+        "progress",
+        ((ENDS_OVERRIDES, NOTHING),),
+        ("tests/test_overrides.py::test_overrides_that_lowered_a_limit_end_and_the_lane_gets_going",),
     ),
     Mutation(
         "durable commits",

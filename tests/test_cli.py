@@ -62,7 +62,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "install upgrade uninstall sql embedded demo",
         "enqueue wait",
         "worker",
-        "show list position stats lanes workers",
+        "show list position stats lanes workers audit",
         "cancel release finish pause resume close open policy check",
     )
     for command in " ".join(families).split():
@@ -696,7 +696,7 @@ def test_policy_every_attribute_can_be_set_and_unset(cli: CommandLine) -> None:
     cli.ok("policy", "set", "x", *words)
     shown = {line.split()[0]: line.split()[1:] for line in cli.ok("policy", "show", "x").out.splitlines()}
     assert {name: shown[name] for name in given} == {
-        name: [*value.split(), "action"] for name, value in given.items()
+        name: [*value.split(), "action", "x"] for name, value in given.items()
     }
     cli.ok("policy", "unset", "x", *given)
     assert not any("action" in line.split() for line in cli.ok("policy", "show", "x").out.splitlines())
@@ -707,7 +707,7 @@ def test_policy_only_declared_actions_take_executions_where_that_is_said(cli: Co
         lines = cli.ok("policy", "show", *words).out.splitlines()
         return next(line.split() for line in lines if line.startswith("declared_actions_only"))
 
-    assert shown("--default") == ["declared_actions_only", "no", "default"]
+    assert shown("--default") == ["declared_actions_only", "no", "default", "-"]
     said = cli.ok("policy", "set", "--default", "--declared-actions-only")
     assert "everything: declared_actions_only inherited → yes" in said.out
     assert said.undo == [["policy", "unset", "--default", "declared_actions_only"]]
@@ -715,14 +715,99 @@ def test_policy_only_declared_actions_take_executions_where_that_is_said(cli: Co
     assert (refused.code, "there is no action 'delpoy'" in refused.err) == (1, True)
     cli.ok("policy", "set", "deploy", "--max-concurrent", 1)
     cli.ok("enqueue", "deploy")
-    assert shown("deploy") == ["declared_actions_only", "yes", "everything"]
+    assert shown("deploy") == ["declared_actions_only", "yes", "everything", "-"]
     said = cli.ok("policy", "set", "--default", "--no-declared-actions-only")
     [undo] = said.undo
     assert undo == ["policy", "set", "--default", "--declared-actions-only"]
     cli.ok("enqueue", "delpoy")
     cli.ok(*undo)
     cli.ok("policy", "unset", "--default", "declared-actions-only")
-    assert shown("--default") == ["declared_actions_only", "no", "default"]
+    assert shown("--default") == ["declared_actions_only", "no", "default", "-"]
+
+
+def test_policy_override_wins_for_a_time_and_the_undo_works(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("policy", "set", "core.x", "--max-concurrent", 2)
+
+    def shown(*words: str) -> list[str]:
+        lines = cli.ok("policy", "show", "core.x", *words).out.splitlines()
+        return next(line.split() for line in lines if line.startswith("max_concurrent"))
+
+    said = cli.ok("policy", "override", "core.x", "--max-concurrent", 5, "--for", "1h", "--reason", "sale")
+    assert said.out.startswith("core.x: max_concurrent as set → 5, until 20")
+    assert said.undo == [["policy", "override", "core.x", "--end", "max_concurrent"]]
+    assert shown()[:5] == ["max_concurrent", "5", "override", "action", "core.x,"]
+    conn.execute("select pgfifo.advance('30 min')")
+    assert re.search(r"for another (29m 5\ds|30m)$", " ".join(shown()))
+    row = cli.ok("policy", "overrides").out.splitlines()[1].split()
+    assert row[:4] == ["action", "core.x", "max_concurrent", "5"]
+    assert row[-1] == "sale"
+    [row] = json.loads(cli.ok("policy", "overrides", "--json").out)
+    assert 1700 < row["remaining"] <= 1800
+    said = cli.ok(*said.undo[0])
+    assert said.out == "core.x: the override of max_concurrent, 5, has ended\n"
+    assert shown() == ["max_concurrent", "2", "action", "core.x"]
+    [undo] = said.undo
+    assert undo[:6] == ["policy", "override", "core.x", "--max-concurrent", "5", "--for"]
+    cli.ok(*undo)
+    assert shown()[1] == "5"
+    conn.execute("select pgfifo.advance('30 min')")
+    assert shown() == ["max_concurrent", "2", "action", "core.x"]
+    assert "No overrides." in cli.ok("policy", "overrides").err
+
+
+def test_policy_override_has_scopes_and_all_of_one_can_be_ended(cli: CommandLine) -> None:
+    cli.ok("enqueue", "core.x", "--group", "k")
+    lane, pack = ["core.x", "--group", "k"], ["--pack", "core"]
+    for words in (lane, ["core.x"], pack, ["--default"]):
+        said = cli.ok("policy", "override", *words, "--rate", "5/s", "--max-attempts", 3, "--for", "90s")
+        assert ("not a cap" in said.err) is (words in (pack, ["--default"]))
+    assert len(json.loads(cli.ok("policy", "overrides", "--json").out)) == 8
+    for words in (pack, lane, ["--default"], ["core.x"]):
+        assert len(cli.ok("policy", "override", *words, "--end").out.splitlines()) == 2
+    assert "Nothing to do" in cli.ok("policy", "override", "core.x", "--end").err
+    assert "Nothing to do" in cli.ok("policy", "override", "core.x", "--end", "rate").err
+    assert json.loads(cli.ok("policy", "overrides", "--json").out) == []
+
+
+def test_policy_set_says_that_an_override_is_in_the_way(cli: CommandLine) -> None:
+    cli.ok("policy", "set", "x", "--max-concurrent", 2)
+    cli.ok("policy", "override", "x", "--max-concurrent", 5, "--for", "1h")
+    said = cli.ok("policy", "set", "x", "--max-concurrent", 3)
+    assert "An override of max_concurrent holds until 20" in said.err
+
+
+def test_policy_history_and_audit_say_who_changed_what(cli: CommandLine) -> None:
+    cli.ok("policy", "set", "core.x", "--rate", "5/s", "--gap", "90s")
+    cli.ok("policy", "set", "core.x", "--group", "k", "--rate", "6/s")
+    cli.ok("policy", "set", "--pack", "core", "--rate", "7/s")
+    cli.ok("policy", "set", "--default", "--rate", "8/s")
+    cli.ok("policy", "override", "core.x", "--rate", "9/s", "--for", "1h", "--reason", "sale")
+    cli.ok("policy", "unset", "core.x", "gap")
+    cli.ok("pause", "core.x", "--reason", "lunch")
+
+    def seen(*words: str) -> list[tuple[object, ...]]:
+        rows = json.loads(cli.ok("policy", "history", "--json", *words).out)
+        return [(row["scope"], row["attribute"], row["old"], row["new"]) for row in rows]
+
+    assert seen()[:3] == [
+        ("action", "gap", 90, None),
+        ("action", "rate", None, "9/s"),
+        ("everything", "rate", None, "8/s"),
+    ]
+    assert len(seen("core.x")) == 5
+    assert seen("core.x", "--group", "k") == [("lane", "rate", None, "6/s")]
+    assert seen("--pack", "core") == [("pack", "rate", None, "7/s")]
+    assert seen("--default") == [("everything", "rate", None, "8/s")]
+    assert len(seen("--limit", "2")) == 2
+    table = cli.ok("policy", "history", "core.x").out
+    assert re.search(r"action +core\.x +gap +1m30s +- ", table)
+    assert re.search(r"lane +core\.x k +rate +- +6/s ", table)
+    assert "No changes" in cli.ok("policy", "history", "--pack", "none").err
+    entries = json.loads(cli.ok("audit", "--json").out)
+    assert [entry["what"] for entry in entries][:3] == ["pause", "set_policy", "override_policy"]
+    assert "lunch" in cli.ok("audit", "core.x", "--what", "pause").out
+    assert cli("audit", "nobody").code == 1
+    assert "Nothing is on record." in cli.ok("audit", "--what", "cancel").err
 
 
 def test_policy_scopes(cli: CommandLine) -> None:
@@ -777,6 +862,17 @@ def test_policy_scopes(cli: CommandLine) -> None:
         (["unset", "x", "max_concurent"], "Did you mean 'max_concurrent'?"),
         (["unset", "x", "qqq"], "There are:"),
         (["unset", "--default", "group_by"], "belongs to an action"),
+        (["override", "x", "--max-concurrent", "1"], "--for 1h"),
+        (["override", "x", "--for", "1h"], "nothing to override"),
+        (["override", "--max-concurrent", "1", "--for", "1h"], "name one scope"),
+        (["override", "x", "--max-concurrent", "1", "--for", "soon"], "soon"),
+        (["override", "x", "--max-concurrent", "0", "--for", "1h"], "from 1 to"),
+        (["override", "x", "rate", "--max-concurrent", "1", "--for", "1h"], "'rate' is too much"),
+        (["override", "x", "--end", "--max-concurrent", "1"], "--end ends"),
+        (["override", "x", "--end", "rato"], "Did you mean 'rate'?"),
+        (["override", "x", "--group-by", "a", "--for", "1h"], "--group-by"),
+        (["history", "x", "--default"], "name one scope"),
+        (["history", "--group", "a=1"], "--group needs the action"),
         (["show"], "ACTION"),
         (["show", "x", "--default"], "name one scope"),
         (["show", "--default", "--group", "a=1"], "--group needs the action"),

@@ -509,6 +509,53 @@ def test_policies_are_set_inherited_and_shown_with_their_source(fifo: pgfifo.Cli
     assert inforce()["max_concurrent"] == (1, "default")
 
 
+def test_overrides_win_for_a_time_and_are_listed(fifo: pgfifo.Client, conn: Connection) -> None:
+    fifo.set_policy("core.deploy", {"env": "prod"}, force=True, group_by=None, max_concurrent=2)
+    [change] = fifo.override_policy("core.deploy", "blue", lasting="1h", reason="incident", max_concurrent=5)
+    assert (change.attribute, change.old, change.new) == ("max_concurrent", None, 5)
+    fifo.override_pack_policy("core", lasting=timedelta(hours=2), rate="5/s")
+    fifo.override_default_policy(lasting=60, max_attempts=2)
+    shown = {v.attribute: v for v in fifo.effective_policy("core.deploy", "blue")}
+    rate = shown["rate"]
+    assert (rate.value, rate.source, rate.origin) == ("5/s", "override", "pack core")
+    assert rate.until is not None
+    assert rate.remaining is not None
+    assert 7000 < rate.remaining <= 7200
+    found = [(o.scope, o.action, o.group_text, o.pack, o.attribute, o.value) for o in fifo.overrides()]
+    assert found == [
+        ("everything", None, None, None, "max_attempts", 2),
+        ("lane", "core.deploy", "blue", None, "max_concurrent", 5),
+        ("pack", None, None, "core", "rate", "5/s"),
+    ]
+    assert fifo.overrides()[1].reason == "incident"
+    conn.execute("select pgfifo.advance('90 min')")
+    assert [each.attribute for each in fifo.overrides()] == ["rate"]
+    fifo.override_pack_policy("core", rate=None)
+    assert fifo.overrides() == []
+    with pytest.raises(pgfifo.InvalidValue, match="lasts for a time"):
+        fifo.override_policy("core.deploy", max_concurrent=5)
+    with pytest.raises(pgfifo.InvalidValue, match="lasting 'soon'"):
+        fifo.override_policy("core.deploy", lasting="soon", max_concurrent=5)
+
+
+def test_changes_of_policies_and_other_doings_are_on_record(fifo: pgfifo.Client) -> None:
+    fifo.set_policy("deploy", max_concurrent=3)
+    fifo.set_policy("deploy", "blue", max_concurrent=4)
+    fifo.override_policy("deploy", lasting="1h", reason="incident", max_concurrent=5)
+    fifo.pause("deploy", reason="lunch")
+    over, lane, action = fifo.policy_history("deploy")
+    assert (over.scope, over.old, over.new, over.reason) == ("action", None, 5, "incident")
+    assert over.until is not None
+    assert (lane.group_text, lane.attribute, lane.new, lane.until) == ("blue", "max_concurrent", 4, None)
+    assert (action.scope, action.application) == ("action", "the client")
+    assert fifo.policy_history("deploy", "blue") == [lane]
+    assert fifo.policy_history(limit=1) == [over]
+    assert fifo.policy_history(scope="everything", pack="core") == []
+    assert [entry.what for entry in fifo.audit()] == ["pause", "override_policy", "set_policy", "set_policy"]
+    [entry] = fifo.audit("deploy", what="pause")
+    assert entry.detail == {"group": None, "reason": "lunch"}
+
+
 def test_what_the_code_declares_gives_way_to_what_an_operator_says(fifo: pgfifo.Client) -> None:
     actions = pgfifo.Actions()
     actions.add("deploy", print, group_by=["env"], max_concurrent=3)

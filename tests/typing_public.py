@@ -150,6 +150,13 @@ def operating(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
     fifo.set_pack_policy("billing", max_attempts=1)
     fifo.set_default_policy(max_attempts=1)
     assert_type(fifo.effective_policy("deploy", "prod"), list[pgfifo.PolicyValue])
+    assert_type(fifo.override_policy("deploy", lasting="1h", rate="5/s"), list[pgfifo.PolicyChange])
+    fifo.override_pack_policy("billing", lasting=timedelta(hours=1), max_concurrent=5)
+    fifo.override_default_policy(max_concurrent=None)
+    assert_type(fifo.overrides(), list[pgfifo.PolicyOverride])
+    assert_type(fifo.policy_history("deploy", "prod", scope="lane"), list[pgfifo.PolicyRecord])
+    fifo.policy_history(scope="world")  # type: ignore[arg-type]
+    assert_type(fifo.audit("deploy", what="pause"), list[pgfifo.AuditEntry])
     assert_type(fifo.pause("deploy", reason="holiday"), bool)
     assert_type(fifo.resume("deploy", {"env": "prod"}), bool)
     assert_type(fifo.maintain(), dict[str, Any])

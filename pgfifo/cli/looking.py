@@ -83,6 +83,43 @@ def lanes(
 
 
 @app.command(rich_help_panel=LOOK)
+def audit(
+    action: AnyAction = None,
+    what: Annotated[
+        str | None, typer.Option("--what", metavar="WHAT", help="Only this, as pause.", show_default=False)
+    ] = None,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    json: AsJson = False,
+    dsn: Dsn = None,
+) -> None:
+    """Show what people and programs did to how the queue runs, newest first."""
+    from pgfifo import groups
+
+    with connected(dsn) as fifo:
+        if action is not None:
+            fifo.stats(action)  # refuses an action that there is not
+        found = fifo.audit(action, what=what, limit=limit)
+    if json:
+        print_json_rows(map(asdict, found))
+        return
+    print_table(
+        (
+            {
+                "at": each.at,
+                "by": each.actor or each.who,
+                "what": each.what,
+                "of": groups.lane(each.action, each.group_text or "") if each.action else None,
+                "application": each.application,
+                "detail": each.detail,
+            }
+            for each in found
+        ),
+        "Nothing is on record.",
+        wide=["application", "detail"],
+    )
+
+
+@app.command(rich_help_panel=LOOK)
 def position(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 - the argument is called so
     """Show how far an execution is from its turn: 1 is next."""
     with connected(dsn) as fifo:

@@ -1,7 +1,8 @@
 """Policies: the limits and rules of an action, a lane, a pack, or everything."""
 
 import difflib
-from collections.abc import Sequence
+import inspect
+from collections.abc import Callable
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -10,11 +11,12 @@ import typer
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import usage
-from pgfifo.cli.options import OPERATE, AsJson, Dsn, Group, group_of
-from pgfifo.cli.output import note, out, print_json_rows, print_table
+from pgfifo.cli.options import OPERATE, AsJson, Dsn, Group, Reason, group_of
+from pgfifo.cli.output import note, out, print_json_rows, print_table, span
 
 if TYPE_CHECKING:
-    from pgfifo.models import PolicyChange
+    from pgfifo.client import Client
+    from pgfifo.models import PolicyChange, PolicyValue
     from pgfifo.policies import Policy
 
 policy = typer.Typer(
@@ -61,139 +63,143 @@ def _text(metavar: str, help: str) -> Any:  # noqa: ANN401, A002 - as typer.Opti
     return typer.Option(metavar=metavar, help=help, show_default=False)
 
 
-@policy.command("set")
-def set_(
-    action: Scope = None,
-    group: Group = None,
-    pack: Pack = None,
-    default: Default = False,
-    group_by: Annotated[
+_OPTIONS: dict[str, Any] = {
+    "group_by": Annotated[
         list[str] | None,
         _text("PATHS", "Payload paths that split the action into lanes, as customer or env,target.region."),
-    ] = None,
-    max_concurrent: Annotated[int | None, _number("Slots of a lane: how many run at once.")] = None,
-    ordering: Annotated[
+    ],
+    "max_concurrent": Annotated[int | None, _number("Slots of a lane: how many run at once.")],
+    "ordering": Annotated[
         Literal["strict", "relaxed"] | None,
         _text(
             "HOW", "strict: the commit order of the enqueues; relaxed: producers do not wait for each other."
         ),
-    ] = None,
-    max_queue_length: Annotated[
+    ],
+    "max_queue_length": Annotated[
         str | None, _text("N|unlimited", "How many may wait in a lane; more are refused.")
-    ] = None,
-    max_action_queue_length: Annotated[
+    ],
+    "max_action_queue_length": Annotated[
         str | None, _text("N|unlimited", "How many may wait in all lanes of an action; more are refused.")
-    ] = None,
-    on_limit: Annotated[
+    ],
+    "on_limit": Annotated[
         Literal["enqueue", "cancel"] | None,
         _text("HOW", "What cannot start at once; enqueue: it waits; cancel: it is refused."),
-    ] = None,
-    rate: Annotated[
+    ],
+    "rate": Annotated[
         str | None, _text("N/TIME|unlimited", "How many start in a lane per time, as 100/s, 10/min or 5/2h.")
-    ] = None,
-    burst: Annotated[
+    ],
+    "burst": Annotated[
         int | None, _number("How many of them may start at once after a quiet time; all if not set.")
-    ] = None,
-    spacing: Annotated[str | None, _text("TIME", "The least time from start to start in a lane.")] = None,
-    gap: Annotated[
-        str | None, _text("TIME", "The least time from an end in a lane to the next start.")
-    ] = None,
-    quota: Annotated[
+    ],
+    "spacing": Annotated[str | None, _text("TIME", "The least time from start to start in a lane.")],
+    "gap": Annotated[str | None, _text("TIME", "The least time from an end in a lane to the next start.")],
+    "quota": Annotated[
         str | None,
         _text(
             "N/day|N/month",
             "Enqueues accepted per calendar day or month, as '1000/day Europe/Berlin'; for the scope as a"
             " whole.",
         ),
-    ] = None,
-    max_wait: Annotated[
+    ],
+    "max_wait": Annotated[
         str | None, _text("TIME|unlimited", "How long an execution may wait before it expires.")
-    ] = None,
-    timeout: Annotated[str | None, _text("TIME|unlimited", "How long an attempt may run.")] = None,
-    kill_after: Annotated[
+    ],
+    "timeout": Annotated[str | None, _text("TIME|unlimited", "How long an attempt may run.")],
+    "kill_after": Annotated[
         str | None,
         _text(
             "TIME|unlimited", "How long after its timeout, or after being asked to stop, a command is killed."
         ),
-    ] = None,
-    max_attempts: Annotated[int | None, _number("How many attempts may fail.")] = None,
-    failure_mode: Annotated[
+    ],
+    "max_attempts": Annotated[int | None, _number("How many attempts may fail.")],
+    "failure_mode": Annotated[
         Literal["hold", "yield", "tail"] | None,
         _text(
             "HOW",
             "What a failed attempt does to its lane; hold: it keeps its place and slot; yield: its place;"
             " tail: it goes to the end of the line.",
         ),
-    ] = None,
-    backoff: Annotated[
+    ],
+    "backoff": Annotated[
         Literal["exponential", "constant"] | None, _text("HOW", "How the pause after a failure grows.")
-    ] = None,
-    backoff_initial: Annotated[str | None, _text("TIME", "The first pause.")] = None,
-    backoff_factor: Annotated[float | None, _number("What each next pause is multiplied with.")] = None,
-    backoff_cap: Annotated[str | None, _text("TIME", "The longest pause.")] = None,
-    backoff_jitter: Annotated[
-        float | None, _number("By which part of itself a pause varies, 0 to 1.")
-    ] = None,
-    on_exhausted: Annotated[
+    ],
+    "backoff_initial": Annotated[str | None, _text("TIME", "The first pause.")],
+    "backoff_factor": Annotated[float | None, _number("What each next pause is multiplied with.")],
+    "backoff_cap": Annotated[str | None, _text("TIME", "The longest pause.")],
+    "backoff_jitter": Annotated[float | None, _number("By which part of itself a pause varies, 0 to 1.")],
+    "on_exhausted": Annotated[
         Literal["continue", "pause"] | None,
         _text("HOW", "What the lane does after the last attempt; continue: it goes on; pause: it stops."),
-    ] = None,
-    retention: Annotated[
+    ],
+    "retention": Annotated[
         str | None, _text("TIME|unlimited", "How long a finished execution can be looked up.")
-    ] = None,
-    lane_retention: Annotated[str | None, _text("TIME|unlimited", "How long an empty lane is kept.")] = None,
-    max_payload: Annotated[
-        int | None, _number("The largest payload and the largest result, in bytes.")
-    ] = None,
-    declared_actions_only: Annotated[
+    ],
+    "lane_retention": Annotated[str | None, _text("TIME|unlimited", "How long an empty lane is kept.")],
+    "max_payload": Annotated[int | None, _number("The largest payload and the largest result, in bytes.")],
+    "declared_actions_only": Annotated[
         bool | None,
         typer.Option(
             help="With --default: refuse enqueues to actions that are not known, in place of creating them.",
             show_default=False,
         ),
-    ] = None,
+    ],
+}
+"""The option of each attribute."""
+_SCOPES = "An action (with --group for one of its lanes), --pack PACK, or --default."
+_KEYWORD = inspect.Parameter.KEYWORD_ONLY
+_TAKES_A_WORD = ("max_queue_length", "max_action_queue_length")
+_NOT_OVERRIDDEN = ("group_by", "ordering", "declared_actions_only")
+
+
+def _with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of attributes, for its ``**values``."""
+
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        options = [
+            inspect.Parameter(name, _KEYWORD, default=None, annotation=_OPTIONS[name]) for name in names
+        ]
+        shown = []
+        for each in inspect.signature(function).parameters.values():
+            if each.kind is not each.VAR_KEYWORD:
+                shown += [each.replace(kind=_KEYWORD), *(options if each.name == "default" else [])]
+        function.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
+        function.__annotations__ |= {name: _OPTIONS[name] for name in names}
+        return function
+
+    return decorate
+
+
+def _values(given: dict[str, Any]) -> "Policy":
+    """Return the attributes that were given on the command line."""
+    values = {name: value for name, value in given.items() if value is not None}
+    if "group_by" in values:
+        values["group_by"] = [path for paths in values["group_by"] for path in paths.split(",") if path]
+    for name in _TAKES_A_WORD:
+        if name in values:
+            values[name] = _count_or_word(values[name])
+    return values  # type: ignore[return-value]
+
+
+@policy.command("set")
+@_with_options(*_OPTIONS)
+def set_(
+    action: Scope = None,
+    group: Group = None,
+    pack: Pack = None,
+    default: Default = False,
     force: Annotated[
         bool, typer.Option("--force", help="Change group_by even while executions wait.")
     ] = False,
     dsn: Dsn = None,
+    **values: object,
 ) -> None:
     """Set what is named, and leave the rest as it is."""
-    given: dict[str, object] = {
-        "group_by": [path for paths in group_by for path in paths.split(",") if path]
-        if group_by is not None
-        else None,
-        "max_concurrent": max_concurrent,
-        "ordering": ordering,
-        "max_queue_length": _count_or_word(max_queue_length),
-        "max_action_queue_length": _count_or_word(max_action_queue_length),
-        "on_limit": on_limit,
-        "rate": rate,
-        "burst": burst,
-        "spacing": spacing,
-        "gap": gap,
-        "quota": quota,
-        "max_wait": max_wait,
-        "timeout": timeout,
-        "kill_after": kill_after,
-        "max_attempts": max_attempts,
-        "failure_mode": failure_mode,
-        "backoff": backoff,
-        "backoff_initial": backoff_initial,
-        "backoff_factor": backoff_factor,
-        "backoff_cap": backoff_cap,
-        "backoff_jitter": backoff_jitter,
-        "on_exhausted": on_exhausted,
-        "retention": retention,
-        "lane_retention": lane_retention,
-        "max_payload": max_payload,
-        "declared_actions_only": declared_actions_only,
-    }
-    values: Policy = {name: value for name, value in given.items() if value is not None}  # type: ignore[assignment]
-    if not values:
+    wanted = _values(values)
+    if not wanted:
         raise usage(
             "nothing to set", "Name an attribute, as --max-concurrent 3. See: pgfifo policy set --help"
         )
-    _change(action, group, pack, default, values, force=force, dsn=dsn)
+    _change(action, group, pack, default, wanted, force=force, dsn=dsn)
 
 
 @policy.command()
@@ -213,20 +219,10 @@ def unset(
     dsn: Dsn = None,
 ) -> None:
     """Take values back, so that those of the wider scope hold again."""
-    from pgfifo.policies import Policy
-
     action, names = (None, attributes) if pack or default else (attributes[0], attributes[1:])
-    names = [name.removeprefix("--").replace("-", "_") for name in names]
     if not names:
         raise usage("nothing to unset", "Name an attribute, as max_concurrent.")
-    for name in names:
-        if name not in Policy.__annotations__:
-            near = difflib.get_close_matches(name, Policy.__annotations__, 1)
-            there_are = f"There are: {', '.join(Policy.__annotations__)}."
-            raise usage(
-                f"a policy has no attribute {name!r}", f"Did you mean {near[0]!r}?" if near else there_are
-            )
-    values: Policy = dict.fromkeys(names)  # type: ignore[assignment]
+    values: Policy = dict.fromkeys(map(_attribute, names))  # type: ignore[assignment]
     _change(action, group, pack, default, values, force=force, dsn=dsn)
 
 
@@ -251,8 +247,240 @@ def show(
     if json:
         print_json_rows(map(asdict, found))
         return
-    lines = [asdict(value) | {"value": _shown(value.attribute, value.value)} for value in found]
+    lines = [
+        {
+            "attribute": each.attribute,
+            "value": _shown(each.attribute, each.value),
+            "source": each.source,
+            "of": _of(each),
+        }
+        for each in found
+    ]
     print_table(lines, "Nothing is set.")
+
+
+@policy.command()
+@_with_options(*(name for name in _OPTIONS if name not in _NOT_OVERRIDDEN))
+def override(
+    names: Annotated[
+        list[str] | None,
+        typer.Argument(
+            metavar="[ACTION] [ATTRIBUTE...]",
+            help="The action, unless --pack or --default; with --end, which attributes. [default: all]",
+            show_default=False,
+        ),
+    ] = None,
+    group: Group = None,
+    pack: Pack = None,
+    default: Default = False,
+    lasting: Annotated[
+        str | None, typer.Option("--for", metavar="TIME", help="For how long, as 1h.", show_default=False)
+    ] = None,
+    reason: Reason = None,
+    end: Annotated[bool, typer.Option("--end", help="End overrides now.")] = False,
+    dsn: Dsn = None,
+    **values: object,
+) -> None:
+    """Let values win over every scope's for a time; they end by themselves."""
+    attributes = list(names or ())
+    action = attributes.pop(0) if attributes and not pack and not default else None
+    scope = _Scope(action, group, pack, default)
+    wanted = _values(values)
+    if end:
+        if wanted or lasting:
+            raise usage("--end ends overrides", "Name attributes without values, or none to end all.")
+        _end_overrides(scope, [_attribute(name) for name in attributes], dsn)
+        return
+    if attributes:
+        raise usage(f"{attributes[0]!r} is too much", "An attribute is named with its value, as --rate 10/s.")
+    if not wanted:
+        raise usage("nothing to override", "Name an attribute, as --max-concurrent 3.")
+    if lasting is None:
+        raise usage(
+            "for how long?", "Say it with --for, as --for 1h. To change it for good: pgfifo policy set"
+        )
+    with connected(dsn) as fifo:
+        changes = scope.override(fifo, lasting, reason, wanted)
+    for change in changes:
+        old = _shown(change.attribute, change.old, none="as set")
+        out(f"{scope}: {change.attribute} {old} → {_shown(change.attribute, change.new)}, {change.note}")
+    if scope.is_wide and any(change.attribute in _LIMITS for change in changes):
+        note(_for_each_lane(scope))
+    note(f"Undo: {command('policy', 'override', *scope.words, '--end', *(c.attribute for c in changes))}")
+
+
+@policy.command()
+def overrides(json: AsJson = False, dsn: Dsn = None) -> None:
+    """Show the overrides that are in force, those that end first in front."""
+    from pgfifo import groups
+
+    with connected(dsn) as fifo:
+        found = fifo.overrides()
+    if json:
+        print_json_rows(map(asdict, found))
+        return
+    print_table(
+        (
+            {
+                "scope": each.scope,
+                "of": groups.lane(each.action, each.group_text or "") if each.action else each.pack,
+                "attribute": each.attribute,
+                "value": _shown(each.attribute, each.value),
+                "ends in": span(each.remaining),
+                "until": each.until,
+                "by": each.actor or each.set_by,
+                "reason": each.reason,
+            }
+            for each in found
+        ),
+        "No overrides.",
+        wide=["reason"],
+    )
+
+
+@policy.command()
+def history(
+    action: Scope = None,
+    group: Group = None,
+    pack: Pack = None,
+    default: Default = False,
+    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    json: AsJson = False,
+    dsn: Dsn = None,
+) -> None:
+    """Show who changed which attribute, when, from what to what; newest first."""
+    from pgfifo import groups
+
+    if [action is not None, pack is not None, default].count(True) > 1:
+        raise usage(
+            "name one scope, or none",
+            "An action (with --group for one of its lanes), --pack PACK, or --default.",
+        )
+    if group and action is None:
+        raise usage("--group needs the action whose lane it is")
+    with connected(dsn) as fifo:
+        scope: Literal["everything"] | None = "everything" if default else None
+        found = fifo.policy_history(action, group_of(group), pack=pack, scope=scope, limit=limit)
+    if json:
+        print_json_rows(map(asdict, found))
+        return
+    print_table(
+        (
+            {
+                "at": each.at,
+                "by": each.actor or each.who,
+                "scope": each.scope,
+                "of": groups.lane(each.action, each.group_text or "") if each.action else each.pack,
+                "attribute": each.attribute,
+                "from": _shown(each.attribute, each.old),
+                "to": _shown(each.attribute, each.new),
+                "until": each.until,
+                "application": each.application,
+                "reason": each.reason,
+            }
+            for each in found
+        ),
+        "No changes on record.",
+        wide=["application", "reason"],
+    )
+
+
+class _Scope:
+    """What a change is for: an action, one of its lanes, a pack, or everything."""
+
+    def __init__(self, action: str | None, group: list[str] | None, pack: str | None, default: bool) -> None:
+        if [action is not None, pack is not None, default].count(True) != 1:
+            raise usage("name one scope", _SCOPES)
+        if group and action is None:
+            raise usage("--group needs the action whose lane it is")
+        self.action, self.pack, self.pairs = action, pack, group or []
+        self.group = group_of(group)
+        self.is_wide = action is None
+
+    @property
+    def words(self) -> list[str]:
+        """How it is said on the command line."""
+        if self.action is not None:
+            return [self.action, *(word for pair in self.pairs for word in ("--group", pair))]
+        return ["--default"] if self.pack is None else ["--pack", self.pack]
+
+    def __str__(self) -> str:
+        if self.action is not None:
+            return " ".join([self.action, *self.pairs])
+        return "everything" if self.pack is None else f"pack {self.pack}"
+
+    def set(self, fifo: "Client", force: bool, values: "Policy") -> "list[PolicyChange]":
+        """Set attributes of it."""
+        if self.action is not None:
+            return fifo.set_policy(self.action, self.group, force=force, **values)
+        if self.pack is not None:
+            return fifo.set_pack_policy(self.pack, **values)
+        return fifo.set_default_policy(**values)
+
+    def override(
+        self, fifo: "Client", lasting: str | None, reason: str | None, values: "Policy"
+    ) -> "list[PolicyChange]":
+        """Override attributes of it."""
+        if self.action is not None:
+            return fifo.override_policy(self.action, self.group, lasting=lasting, reason=reason, **values)
+        if self.pack is not None:
+            return fifo.override_pack_policy(self.pack, lasting=lasting, reason=reason, **values)
+        return fifo.override_default_policy(lasting=lasting, reason=reason, **values)
+
+    def overridden(self, fifo: "Client") -> dict[str, float]:
+        """Return what is overridden there, and for how many seconds more."""
+        if self.action is None:
+            here = [each for each in fifo.overrides() if each.action is None and each.pack == self.pack]
+            return {each.attribute: each.remaining for each in here}
+        kind = "lane " if self.pairs else "action "
+        return {
+            value.attribute: value.remaining
+            for value in fifo.effective_policy(self.action, self.group)
+            if value.remaining is not None and (value.origin or "").startswith(kind)
+        }
+
+
+def _end_overrides(scope: _Scope, names: list[str], dsn: str | None) -> None:
+    """End overrides of a scope, and say how to set them again for the time that was left."""
+    from pgfifo import durations
+
+    with connected(dsn) as fifo:
+        before = scope.overridden(fifo)
+        values: Policy = dict.fromkeys(names or before)  # type: ignore[assignment]
+        changes = [change for change in scope.override(fifo, None, None, values) if change.old is not None]
+    if not changes:
+        note(f"Nothing to do: nothing of {scope} is overridden{'' if not names else ' there'}.")
+    for change in changes:
+        out(f"{scope}: the override of {change.attribute}, {_shown(change.attribute, change.old)}, has ended")
+    for change in changes:
+        left = max(1, round(before.get(change.attribute, 1)))
+        words = [*_option(change.attribute, change.old), "--for", durations.text(left)]
+        note(f"Undo: {command('policy', 'override', *scope.words, *words)}")
+
+
+def _of(value: "PolicyValue") -> str | None:
+    """Say which scope a value is from, and until when."""
+    if value.remaining is None:
+        return value.origin
+    return f"{value.origin}, for another {span(value.remaining)}"
+
+
+def _attribute(name: str) -> str:
+    """Return an attribute's name, as it was given or as its option is written."""
+    from pgfifo.policies import Policy
+
+    name = name.removeprefix("--").replace("-", "_")
+    if name in Policy.__annotations__:
+        return name
+    near = difflib.get_close_matches(name, Policy.__annotations__, 1)
+    there_are = f"There are: {', '.join(Policy.__annotations__)}."
+    raise usage(f"a policy has no attribute {name!r}", f"Did you mean {near[0]!r}?" if near else there_are)
+
+
+def _for_each_lane(scope: _Scope) -> str:
+    """Say what a limit of a wide scope is not."""
+    below = f"This is a default for each lane below {scope}"
+    return f"{below}, not a cap over all of them together: that is a shared limit."
 
 
 def _change(
@@ -265,45 +493,21 @@ def _change(
     force: bool,
     dsn: str | None,
 ) -> None:
-    """Change a scope's values, and say what that has changed."""
-    if [action is not None, pack is not None, default].count(True) != 1:
-        raise usage(
-            "name one scope", "An action (with --group for one of its lanes), --pack PACK, or --default."
-        )
-    if group and action is None:
-        raise usage("--group needs the action whose lane it is")
+    """Change a scope's values, and say what that has changed, what it means, and how to undo it."""
+    scope = _Scope(action, group, pack, default)
     with connected(dsn) as fifo:
-        if action is not None:
-            scope = " ".join([action, *(group or [])])
-            words = [action, *(word for pair in group or [] for word in ("--group", pair))]
-            changes = fifo.set_policy(action, group_of(group), force=force, **values)
-        elif pack is not None:
-            scope, words = f"pack {pack}", ["--pack", pack]
-            changes = fifo.set_pack_policy(pack, **values)
-        else:
-            scope, words = "everything", ["--default"]
-            changes = fifo.set_default_policy(**values)
-    _tell(scope, words, changes, wide=action is None)
-
-
-def _tell(scope: str, words: list[str], changes: "Sequence[PolicyChange]", *, wide: bool) -> None:
-    """Say what was changed, what that means, and how to undo it."""
+        changes = scope.set(fifo, force, values)
     changed = [change for change in changes if change.old != change.new]
     if not changed:
         note(f"Nothing to do: {scope} has these values already.")
     for change in changed:
         old, new = (_shown(change.attribute, value, none="inherited") for value in (change.old, change.new))
         out(f"{scope}: {change.attribute} {old} → {new}")
-    notes = [change.note for change in changes if change.note]
-    if (
-        wide
-        and not notes
-        and any(c.attribute in _LIMITS and c.new not in (None, "unlimited") for c in changed)
-    ):
-        below = f"This is a default for each lane below {scope}"
-        notes = [f"{below}, not a cap over all of them together: that is a shared limit."]
-    for text in dict.fromkeys(notes):
-        note(text)
+    if scope.is_wide and any(c.attribute in _LIMITS and c.new not in (None, "unlimited") for c in changed):
+        note(_for_each_lane(scope))
+    for text in dict.fromkeys(change.note for change in changes if change.note):
+        note(f"{text[0].upper()}{text[1:]}.")
+    words = scope.words
     # What waited when group_by was changed waits still.
     words = [*words, "--force"] if any(c.attribute == "group_by" and c.note for c in changed) else words
     setting = [word for c in changed if c.old is not None for word in _option(c.attribute, c.old)]

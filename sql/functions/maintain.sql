@@ -1,7 +1,7 @@
 -- One bounded round of upkeep: at most one a second counts as a tick, by election; the others return at once. Declares
--- lost workers dead and takes back what they held, marks lanes whose limits changed, sweeps a slice of lanes, lets what is
--- long due join its line, removes idle lanes, forgets old requests, makes and drops history partitions. Waits for no lock
--- longer than 50 ms. Call it about once a second, again at once while "more".
+-- lost workers dead and takes back what they held, marks lanes whose limits changed or whose overrides ended, sweeps a slice
+-- of lanes, lets what is long due join its line, removes idle lanes, forgets old requests, makes and drops history
+-- partitions. Waits for no lock longer than 50 ms. Call it about once a second, again at once while "more".
 create or replace function pgfifo.maintain() returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -31,6 +31,7 @@ begin
   v_out := jsonb_build_object('elected', true, 'tick', v_tick.tick + v_new::integer, 'dead', v_rescue.o_dead, 'taken_back', v_rescue.o_taken,
     'more', v_rescue.o_more);
   if v_new then
+    perform pgfifo._end_overrides(v_now, interval '50 ms');
     for v_action_id in select distinct r.action_id from pgfifo.remarks r loop
       perform pgfifo._remark(v_action_id);
     end loop;

@@ -7,10 +7,6 @@ set enable_seqscan = off
 set jit = off
 as $$
 begin
-  if p_pack is null or p_pack !~ '^[^[:cntrl:][:space:]]+$' then
-    raise exception using errcode = 'QF022', message = format('%s is no name for a pack', coalesce(quote_literal(p_pack), 'null')),
-      detail = json_build_object('pack', p_pack)::text, hint = 'The pack of core.http.get is core.http.';
-  end if;
-  return query select * from pgfifo._set_policy('pack', p_pack, null, null, p_values, false);
+  return query select * from pgfifo._set_policy('pack', pgfifo._pack(p_pack), null, null, p_values, false);
 end $$;
 comment on function pgfifo.set_pack_policy is 'Set defaults for each lane of a pack''s actions.';

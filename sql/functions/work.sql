@@ -82,7 +82,9 @@ begin
   end if;
   return query select * from pgfifo._claim_batch(p_worker, p_call, coalesce(v_action_ids, '{}'), v_caps, v_limit, v_lanes, v_drawn);
   -- Where some policy says how long attempts may run, who asks with a number is told so of those that have just started.
-  if p_call is not null and p_limit > 0 and exists (select from pgfifo.policies p where p.timeout is not null or p.kill_after is not null) then
+  if p_call is not null and p_limit > 0 and (exists (select from pgfifo.policies p where p.timeout is not null or p.kill_after is not null)
+    or exists (select from pgfifo._overrides o where o.attribute in ('timeout', 'kill_after')))
+  then
     return query select * from pgfifo._time_limits(p_worker, p_call);
   end if;
   -- Where nobody calls maintain, claims do, now and then.

@@ -60,6 +60,9 @@ declare
   v_ids bigint[];
   v_rows integer;
 begin
+  if p_limit > 0 and exists (select from pgfifo._overrides o where o.until <= v_now) then
+    perform pgfifo._end_overrides(v_now);
+  end if;
   -- The limits stay as they are until we commit: a change takes these locks exclusive. So the policies are read in a
   -- statement after the locks.
   if p_limit > 0 and pg_try_advisory_xact_lock_shared(c_policies, 0) then

@@ -222,6 +222,7 @@ declare
   v_action_id integer;
   v_locked boolean;
   v_waiting bigint;
+  v_targets text[];
   v_note text;
 begin
   perform pgfifo._require_read_committed('set_policy');
@@ -238,16 +239,7 @@ begin
       perform pgfifo._lock_enqueues(p_action_id, 'ordering or group_by');
     end if;
   end if;
-  if p_scope = 'lane' then
-    perform pgfifo._lock_lane(p_lane_id, 'set_policy');
-    -- Law 1: an idle lane may have been removed before we had its lock. A policy for its id would hold for nobody.
-    if not exists (select from pgfifo.lanes l where l.id = p_lane_id) then
-      raise exception using errcode = 'QF023', message = 'this lane was idle and has just been removed',
-        detail = json_build_object('lane_id', p_lane_id)::text, hint = 'Try again; a lane comes to be with its first enqueue or policy.';
-    end if;
-  elsif not pgfifo._lock('pgfifo.policies'::regclass, case when p_action_id is null then 0 else p_action_id end, interval '5 s') then
-    perform pgfifo._busy('another transaction is changing these limits; gave up after 5 s', 'pgfifo.policies'::regclass, coalesce(p_action_id, 0));
-  end if;
+  perform pgfifo._lock_limits(p_scope, p_action_id, p_lane_id, 'set_policy');
 
   v_old := pgfifo._own_policy(p_scope, p_pack, p_action_id, p_lane_id);
   v_new := jsonb_populate_record(v_old, v_values);
@@ -280,25 +272,91 @@ begin
     perform pgfifo._forget_lane_policy(p_lane_id);
   end if;
 
+  v_targets := array['everything', 'pack:' || coalesce(p_pack, (select a.pack from pgfifo.actions a where a.id = p_action_id)),
+    'action:' || p_action_id::text, 'lane:' || p_lane_id::text];
   return query
-    select k.key, pgfifo._shown(k.key, to_jsonb(v_old) -> k.key), pgfifo._shown(k.key, k.value), case when k.key = 'group_by' then v_note end
+    select k.key, pgfifo._shown(k.key, to_jsonb(v_old) -> k.key), pgfifo._shown(k.key, k.value),
+      case when k.key = 'group_by' then v_note
+           else (select format('an override of %s holds until %s', k.key, max(o.until)) from pgfifo._overrides o
+                 where o.attribute = k.key and o.until > v_new.changed_at and o.target = any (v_targets) having count(*) > 0) end
     from jsonb_each(v_values) k order by k.key collate "C";
-  if v_values <> '{}' and (p_scope <> 'declared' or v_old.id is null) then
+  v_values := (select coalesce(jsonb_object_agg(k.key, k.value), '{}') from jsonb_each(v_values) k where k.value is distinct from coalesce(to_jsonb(v_old) -> k.key, 'null'));
+  if v_values <> '{}' then
     perform pgfifo._audit('set_policy', (select a.name from pgfifo.actions a where a.id = p_action_id), null,
       jsonb_build_object('scope', p_scope, 'pack', p_pack, 'group', (select l.group_text from pgfifo.lanes l where l.id = p_lane_id),
         'from', (select jsonb_object_agg(k.key, pgfifo._shown(k.key, to_jsonb(v_old) -> k.key)) from jsonb_each(v_values) k),
         'to', (select jsonb_object_agg(k.key, pgfifo._shown(k.key, k.value)) from jsonb_each(v_values) k)));
   end if;
   if exists (select from pgfifo._policy_attributes() a where a.o_starts and v_values ? a.o_attribute) then
-    if p_scope = 'lane' then
-      perform pgfifo._mark(p_lane_id);
-      perform pgfifo._wake(a.id, a.name) from pgfifo.actions a where a.id = p_action_id;
-    else
-      insert into pgfifo.remarks (action_id)
-      select a.id from pgfifo.actions a where a.id = p_action_id or (p_action_id is null and (p_pack is null or a.pack = p_pack));
-      perform pgfifo._wake(a.id, a.name) from pgfifo.actions a where a.id = p_action_id or (p_action_id is null and (p_pack is null or a.pack = p_pack));
-    end if;
+    perform pgfifo._limits_changed(p_scope, p_pack, p_action_id, p_lane_id);
   end if;
+end $$;
+
+-- The lock under which limits change: of a lane its slot lock, else the policy lock of the scope, which claims hold shared
+-- to their commit.
+create or replace function pgfifo._lock_limits(p_scope text, p_action_id integer, p_lane_id bigint, p_call text) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_scope = 'lane' then
+    perform pgfifo._lock_lane(p_lane_id, p_call);
+    -- Law 1: an idle lane may have been removed before we had its lock. A policy for its id would hold for nobody.
+    if not exists (select from pgfifo.lanes l where l.id = p_lane_id) then
+      raise exception using errcode = 'QF023', message = 'this lane was idle and has just been removed',
+        detail = json_build_object('lane_id', p_lane_id)::text, hint = 'Try again; a lane comes to be with its first enqueue or policy.';
+    end if;
+  elsif not pgfifo._lock('pgfifo.policies'::regclass, coalesce(p_action_id, 0), interval '5 s') then
+    perform pgfifo._busy('another transaction is changing these limits; gave up after 5 s', 'pgfifo.policies'::regclass, coalesce(p_action_id, 0));
+  end if;
+end $$;
+
+-- Have the lanes of a scope looked at again. Under the lock of _lock_limits: a lane's is its slot lock, so the mark may be
+-- left right here; those of wider scopes are marked by whoever sees this committed (remarks).
+create or replace function pgfifo._limits_changed(p_scope text, p_pack text, p_action_id integer, p_lane_id bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_scope = 'lane' then
+    perform pgfifo._mark(p_lane_id);
+    perform pgfifo._wake(a.id, a.name) from pgfifo.actions a where a.id = p_action_id;
+  else
+    insert into pgfifo.remarks (action_id)
+    select a.id from pgfifo.actions a where a.id = p_action_id or (p_action_id is null and (p_pack is null or a.pack = p_pack));
+    perform pgfifo._wake(a.id, a.name) from pgfifo.actions a where a.id = p_action_id or (p_action_id is null and (p_pack is null or a.pack = p_pack));
+  end if;
+end $$;
+
+-- A pack's name as given, refused if it is none.
+create or replace function pgfifo._pack(p_pack text) returns text
+language plpgsql immutable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if p_pack is null or p_pack !~ '^[^[:cntrl:][:space:]]+$' then
+    raise exception using errcode = 'QF022', message = format('%s is no name for a pack', coalesce(quote_literal(p_pack), 'null')),
+      detail = json_build_object('pack', p_pack)::text, hint = 'The pack of core.http.get is core.http.';
+  end if;
+  return p_pack;
+end $$;
+
+-- The lane that a policy is set for, created when it is new, its slot lock held.
+create or replace function pgfifo._policy_lane(p_action_id integer, p_action text, p_group text, p_call text) returns bigint
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_group text := pgfifo._group(p_action, (select p.group_by from pgfifo._action_policies p where p.action_id = p_action_id), null, p_group);
+  v_lane_id bigint;
+begin
+  loop
+    v_lane_id := pgfifo._lane(p_action_id, v_group);
+    continue when v_lane_id is null;
+    perform pgfifo._lock_lane(v_lane_id, p_call);
+    exit when exists (select from pgfifo.lanes l where l.id = v_lane_id);
+  end loop;
+  return v_lane_id;
 end $$;
 
 -- A lane's row that says nothing any more would keep the lane from ever being removed. Under the lane's slot lock.

@@ -43,7 +43,7 @@ begin
     select s.* from looked_at s where s.late or (s.startable and not s.paused)),
   unmarked as (
     -- Marks may be many where work is plenty: one pass over those of the slice's actions, from where scans can find them.
-    -- A timer or a change of limits that is overdue because nobody claims is no bug.
+    -- A timer, a change of limits or the end of an override that is overdue because nobody claims is no bug.
     select s.id, s.action_id from slice s
     where not s.paused and not exists (
         select from (select distinct x.action_id from slice x) a
@@ -55,7 +55,8 @@ begin
         cross join lateral (select c.safe_timer from pgfifo.scans c where c.action_id = a.action_id order by c.action_id desc, c.version desc limit 1) c
         join pgfifo.timers t on t.action_id = a.action_id and t.due_at >= c.safe_timer
         where t.lane_id = s.id)
-      and not exists (select from pgfifo.remarks r where r.action_id = s.action_id)),
+      and not exists (select from pgfifo.remarks r where r.action_id = s.action_id)
+      and not exists (select from pgfifo._overrides o where o.until <= v_now)),
   marked as (
     insert into pgfifo.marks (action_id, id, lane_id) select u.action_id, nextval('pgfifo.mark_ids'), u.id from unmarked u returning 1)
   select (select count(*) from marked), array(select s.id from slice s where s.late limit 20) into o_found, o_late;
@@ -69,6 +70,7 @@ begin
       and g.waiting = 0 and g.delayed = 0
       and extract(epoch from v_now - g.changed_at) > p.lane_retention
       and not exists (select from pgfifo.arrivals a where a.lane_id = l.id)
+      and not exists (select from pgfifo._overrides o where o.target = 'lane:' || l.id::text)
     -- Two locks each, in a lock table that is the whole cluster's: the rest is for another time.
     order by pgfifo._key(l.id) limit greatest(1, pgfifo.max_batch_lanes() / 2)
   loop
@@ -95,6 +97,7 @@ begin
     or exists (select from pgfifo.arrivals a where a.lane_id = p_lane_id)
     or exists (select from pgfifo._executions e where e.lane_id = p_lane_id)
     or exists (select from pgfifo.policies p where p.scope = 'lane' and p.lane_id = p_lane_id)
+    or exists (select from pgfifo._overrides o where o.target = 'lane:' || p_lane_id::text)
   then
     return 0;
   end if;

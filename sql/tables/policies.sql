@@ -64,6 +64,30 @@ create unique index if not exists policies_lane on pgfifo.policies (lane_id) whe
 create index if not exists policies_timeout on pgfifo.policies (id) where timeout is not null or kill_after is not null;
 comment on table pgfifo.policies is 'Limits and rules per scope; null inherits.';
 
+-- Values that win over every scope's, for a time: one row per target and attribute. They hold while `until` lies ahead, as of
+-- the clock; a row whose time is over is a note that the lanes of its target have to be looked at again, by whoever finds it.
+create table if not exists pgfifo._overrides (
+  scope text not null check (scope in ('everything', 'pack', 'action', 'lane')),
+  pack text,
+  action_id integer,
+  lane_id bigint,
+  target text not null generated always as (case scope when 'lane' then 'lane:' || lane_id::text when 'action' then 'action:' || action_id::text
+    when 'pack' then 'pack:' || pack else 'everything' end) stored,
+  attribute text not null,
+  -- As the column of pgfifo.policies has it, in JSON.
+  value jsonb not null,
+  until timestamptz not null,
+  set_at timestamptz not null,
+  set_by name not null,
+  actor text,
+  reason text,
+  primary key (target, attribute),
+  constraint overrides_scope_has_its_key check (
+    (pack is not null) = (scope = 'pack') and (action_id is not null) = (scope in ('action', 'lane')) and (lane_id is not null) = (scope = 'lane'))
+);
+create index if not exists overrides_until on pgfifo._overrides (until);
+comment on table pgfifo._overrides is 'Values that win over every scope''s until a time.';
+
 -- "Limits of this scope changed: look at its lanes again." Written with the change, acted on by whoever sees it committed.
 create table if not exists pgfifo.remarks (
   id bigint generated always as identity primary key,

@@ -120,7 +120,9 @@ class Engine:
 
     def effective(self, action: str | None, group: str | None = None) -> dict[str, tuple[Any, str]]:
         """Return value and source of each attribute in force."""
-        rows = self.rows("select * from pgfifo.effective_policy(%s, %s)", action, group)
+        rows = self.rows(
+            "select attribute, value, source from pgfifo.effective_policy(%s, %s)", action, group
+        )
         return {attribute: (value, source) for attribute, value, source in rows}
 
     def pause(self, action: str = "deploy", group: str | None = None) -> bool:
