@@ -27,11 +27,11 @@ FILES = (
     "functions/work.sql",
     "internal/finish_batch.sql",
     "internal/finish_one.sql",
-    "internal/claim_batch.sql",
+    "internal/start_rows.sql",
     "internal/claim_returned.sql",
     "internal/scan.sql",
-    "functions/enqueue.sql",
-    "functions/enqueue_many.sql",
+    "internal/enqueue.sql",
+    "internal/enqueue_batch.sql",
 )
 
 _FUNCTION = re.compile(r"^create or replace function pgfifo\.(\w+)")

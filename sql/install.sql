@@ -89,7 +89,7 @@ end $$;
 \ir internal/scan.sql
 \ir internal/remark.sql
 \ir internal/claim_returned.sql
-\ir internal/claim_batch.sql
+\ir internal/start_rows.sql
 \ir internal/policy.sql
 \ir internal/time_limits.sql
 \ir internal/override.sql

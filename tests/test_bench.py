@@ -137,7 +137,7 @@ def test_bench_profile_stamps_functions_that_still_work(fresh_dsn: str) -> None:
         worker.drain(10, sample)
     assert sample.done == 4
     named = {line.split()[1] for line in told if line.startswith("profile ")}
-    assert named >= {"enqueue", "enqueue_many", "work", "_claim_batch", "_finish_batch", "_scan_from"}
+    assert named >= {"_enqueue", "_enqueue_batch", "work", "_finish_batch"}
 
 
 @pytest.mark.long

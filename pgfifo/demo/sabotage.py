@@ -29,22 +29,22 @@ class Sabotage:
 SABOTAGES = {
     "order": Sabotage(
         "enqueue does not take the lane's enqueue lock: ids are no longer in the order of the commits",
-        "pgfifo.enqueue",
+        "pgfifo._enqueue",
         r"perform pg_advisory_xact_lock(_shared)?\(c_class, pgfifo\._key\(v_lane_id\)\);",
         "null;",
         times=2,
     ),
     "slots": Sabotage(
         "a claim does not count what is active in the lane",
-        "pgfifo._claim_batch",
+        "pgfifo.work",
         r"greatest\(0, a\.max - g\.running - g\.held\)",
         "a.max",
     ),
     "lost": Sabotage(
         "a finish does not keep each fiftieth outcome",
         "pgfifo._finish_batch",
-        r"from ended w\),(\s+newest as)",
-        r"from ended w where w.id % 50 <> 0),\1",
+        r"(where e\.ctid = w\.content\) e)\),(\s+newest as)",
+        r"\1 where w.id % 50 <> 0),\2",
     ),
 }
 """The safeguards that can be taken out, by the promise that they hold up."""

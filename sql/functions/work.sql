@@ -20,17 +20,81 @@ set enable_seqscan = off
 set enable_hashjoin = off
 set enable_mergejoin = off
 set enable_bitmapscan = off
+set enable_memoize = off
 set jit = off
 as $$
 declare
   v_action_ids integer[];
-  v_caps integer[];
+  v_limits integer[];
   v_status jsonb;
-  v_lanes bigint[] := '{}';
-  v_again bigint[];
+  v_repeated bigint[];
   v_limit integer := p_limit;
   -- Before this transaction has an xid; see _scan_from.
   v_drawn bigint := case when pg_current_xact_id_if_assigned() is null then pgfifo._last_mark() end;
+  -- Lanes in which this call has finished something and more waits, with their actions and versions.
+  v_ended_lanes bigint[] := '{}';
+  v_ended_actions integer[] := '{}';
+  v_ended_versions bigint[] := '{}';
+  c_lanes constant integer := 'pgfifo.lanes'::regclass::oid::integer;
+  c_policies constant integer := 'pgfifo.policies'::regclass::oid::integer;
+  v_now timestamptz;
+  v_epoch integer;
+  v_left integer;
+  v_soon boolean := false;
+  -- Of each action that this call may start something of.
+  v_actions integer[];
+  v_names text[];
+  v_caps integer[];
+  v_max integer[];
+  v_strict boolean[];
+  v_from bigint[];
+  v_timer_from timestamptz[];
+  v_remarked boolean;
+  v_stale boolean;
+  v_fires boolean;
+  v_scan record;
+  v_cut bigint := 0;
+  v_budget integer := 0;
+  v_stuck integer := 0;
+  v_put_off bigint;
+  v_chunk integer;
+  v_more boolean := true;
+  -- Marks.
+  v_mark_action integer[];
+  v_mark_id bigint[];
+  v_mark_lane bigint[];
+  v_mark_row tid[];
+  v_mark_version bigint[];
+  v_want integer;
+  -- Lanes of these marks, each with a version that its ledger had come to; then those whose slot locks we hold.
+  v_lanes bigint[];
+  v_versions bigint[];
+  v_locked bigint[];
+  v_locked_versions bigint[];
+  -- Whether a mark of an enqueue was among them. Where none was, what has arrived can wait for its own mark.
+  v_announces boolean[];
+  v_locks integer := 0;
+  v_refilled bigint[] := '{}';
+  v_row pgfifo.work_row;
+  v_due timestamptz;
+  v_xmin xid8;
+  v_last bigint;
+  -- What each may start of this call's limit, and how far its arrivals may be folded; null: as far as they are visible.
+  v_share integer;
+  v_rest integer;
+  v_quotas integer[];
+  v_tops bigint[];
+  v_joined_from timestamptz[];
+  v_again boolean;
+  v_past bigint[];
+  v_put_back bigint[];
+  v_special bigint[];
+  v_firsts bigint[];
+  v_pinned bigint[];
+  v_quiet bigint[];
+  v_relaxed boolean;
+  v_lane_policy record;
+  v_ids bigint[];
 begin
   -- Asked first, called only then: an `if` is evaluated in place, a `perform` is a query.
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -45,7 +109,7 @@ begin
   end if;
   perform pgfifo._fence_worker(p_worker);
   select array_agg(n.id order by a.n), case when p_limits is not null then array_agg(a.cap order by a.n) end
-    into v_action_ids, v_caps
+    into v_action_ids, v_limits
   from unnest(p_actions, p_limits) with ordinality a(name, cap, n) join pgfifo.actions n on n.name = a.name;
 
   if p_finished is not null and p_finished <> '[]' then
@@ -53,7 +117,7 @@ begin
       raise exception using errcode = 'QF022', message = format('p_finished must be a JSON array, not %s', jsonb_typeof(p_finished)),
         detail = json_build_object('name', 'p_finished')::text, hint = 'Give [{"id": 1, "attempt": 1, "outcome": "succeeded"}].';
     end if;
-    select f.o_status, f.o_lanes into v_status, v_lanes from pgfifo._finish_batch(p_worker, p_finished) f;
+    select f.o_status, f.o_lanes, f.o_actions, f.o_versions into v_status, v_ended_lanes, v_ended_actions, v_ended_versions from pgfifo._finish_batch(p_worker, p_finished) f;
     if pgfifo._awaited() then
       perform pgfifo._tell(array(select (i ->> 'id')::bigint from jsonb_array_elements(p_finished) i));
     end if;
@@ -66,21 +130,379 @@ begin
 
   if p_call is not null then
     -- Asked again: its rows are what this worker started under the same number.
-    v_again := array(select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call order by r.id);
-    if v_again <> '{}' then
-      return query select 'start'::text, e.id, r.attempt, i.epoch || '-' || e.id || '-' || r.attempt, n.name, l.group_text, e.payload,
-        e.headers, e.tags, e.enqueued_at, greatest(0, extract(epoch from r.started_at - greatest(e.enqueued_at, e.run_at)))::double precision, r.lane_id,
-        r.start_no, null::text, null::jsonb
-      from pgfifo.installation i, unnest(v_again) with ordinality a(id, n)
-      join pgfifo.runs r on r.id = a.id
-      join pgfifo._executions e on e.id = r.id
-      join pgfifo.lanes l on l.id = r.lane_id
-      join pgfifo.actions n on n.id = l.action_id
-      order by a.n;
+    v_repeated := array(select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call order by r.id);
+    if v_repeated <> '{}' then
+      return query select * from pgfifo._start_rows(v_repeated);
       v_limit := 0;
     end if;
   end if;
-  return query select * from pgfifo._claim_batch(p_worker, p_call, coalesce(v_action_ids, '{}'), v_caps, v_limit, v_lanes, v_drawn);
+  v_action_ids := coalesce(v_action_ids, '{}');
+  v_now := pgfifo._now();
+  v_left := v_limit;
+  if v_limit > 0 and exists (select from pgfifo._overrides o where o.until <= v_now) then
+    perform pgfifo._end_overrides(v_now);
+  end if;
+  -- The limits stay as they are until we commit: a change takes these locks exclusive. So the policies are read in a
+  -- statement after the locks.
+  if v_limit > 0 and pg_try_advisory_xact_lock_shared(c_policies, 0) then
+    v_actions := array(select a.id from unnest(v_action_ids) a(id) where pg_try_advisory_xact_lock_shared(c_policies, a.id));
+    v_soon := cardinality(v_actions) < cardinality(v_action_ids);
+    select array_agg(p.action_id), array_agg(p.action), array_agg(coalesce(c.cap, v_limit)), array_agg(p.max_concurrent),
+        array_agg(p.ordering = 'strict'), (select i.epoch from pgfifo.installation i),
+        exists (select from pgfifo.remarks r where r.action_id = any (v_actions)), bool_or(p.ordering = 'relaxed')
+      into v_actions, v_names, v_caps, v_max, v_strict, v_epoch, v_remarked, v_relaxed
+    from unnest(v_action_ids, v_limits) c(action_id, cap)
+    join pgfifo._action_policies p on p.action_id = c.action_id
+    where p.action_id = any (v_actions) and p.paused_at is null and coalesce(c.cap, v_limit) > 0;
+  else
+    v_soon := v_limit > 0;
+  end if;
+  if v_actions is not null then
+    if v_remarked then
+      perform pgfifo._remark(r.action_id) from pgfifo.remarks r where r.action_id = any (v_actions);
+    end if;
+    -- Where to begin; mostly that is only read (see _scan_from), and mostly no timer is due.
+    select array_agg(s.hot_mark order by a.n), array_agg(s.hot_timer order by a.n),
+        bool_or(v_now - s.seen_at not between interval '0' and interval '100 ms'),
+        bool_or(exists (select from pgfifo.timers t where t.action_id = a.id and t.due_at >= s.hot_timer and t.due_at <= v_now))
+      into v_from, v_timer_from, v_stale, v_fires
+    from unnest(v_actions) with ordinality a(id, n)
+    cross join lateral (select s.hot_mark, s.hot_timer, s.seen_at from pgfifo.scans s where s.action_id = a.id order by s.action_id desc, s.version desc limit 1) s;
+    if v_stale then
+      v_from := '{}';
+      v_timer_from := '{}';
+      v_fires := true;
+      for v_scan in select s.* from unnest(v_actions) with ordinality a(id, n), pgfifo._scan_from(a.id, v_now, v_drawn) s order by a.n loop
+        v_from := v_from || v_scan.o_mark;
+        v_timer_from := v_timer_from || v_scan.o_timer;
+      end loop;
+    end if;
+    -- Timers that are due become marks. Rows that another claim is taking are skipped, not waited for.
+    if v_fires and exists (select from unnest(v_actions, v_timer_from) a(id, due_from)
+      cross join lateral (select from pgfifo.timers t where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now limit 1) d)
+    then
+      perform pg_current_xact_id();
+      with fired as (
+        delete from pgfifo.timers t where t.ctid = any (array(
+          select d.ctid from unnest(v_actions, v_timer_from) a(id, due_from)
+          cross join lateral (
+            select t.ctid from pgfifo.timers t
+            where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now
+            order by t.action_id, t.due_at, t.id limit 256 for update skip locked) d))
+        returning t.action_id, t.lane_id, t.tries, t.due_at)
+      insert into pgfifo.marks (action_id, id, lane_id, tries)
+      select f.action_id, nextval('pgfifo.mark_ids'), f.lane_id, f.tries
+      from (select f.action_id, f.lane_id, max(f.tries) as tries from fired f group by f.action_id, f.lane_id order by min(f.due_at)) f;
+    end if;
+  end if;
+
+  loop
+    exit when v_actions is null or v_left <= 0;
+    v_mark_id := null;
+    if not v_more then
+      -- No older mark waits; now the lanes that we have just finished something in.
+      exit when v_refilled <> '{}' or v_ended_lanes = '{}';
+      v_announces := null;
+      select array_agg(f.lane_id), array_agg(f.version) into v_refilled, v_locked_versions
+      from unnest(v_ended_lanes, v_ended_actions, v_ended_versions) f(lane_id, action_id, version) where f.action_id = any (v_actions);
+      v_refilled := coalesce(v_refilled, '{}');
+      exit when v_refilled = '{}';
+      v_locked := v_refilled;
+    else
+      -- 1. The next marks, oldest first over all actions; the first mark of each lane says when it is its turn. A few
+      -- more than there are lanes to find; more each time, since it is duplicates that make a second round.
+      v_want := least(v_left, 64);
+      v_chunk := least(256, (v_want + 16) << least(v_budget, 8));
+      select array_agg(s.action_id), array_agg(s.id), array_agg(s.lane_id), array_agg(s.ctid), array_agg(s.version)
+        into v_mark_action, v_mark_id, v_mark_lane, v_mark_row, v_mark_version
+      from (
+        select m.* from unnest(v_actions, v_from, v_caps) a(id, mark_from, cap)
+        cross join lateral (
+          select m.action_id, m.id, m.lane_id, m.ctid, m.version from pgfifo.marks m
+          where m.action_id = a.id and m.id > greatest(a.mark_from, v_cut) order by m.action_id, m.id limit v_chunk) m
+        where a.cap > 0
+        order by m.id limit v_chunk) s;
+      if v_mark_id is null then
+        v_more := false;
+        continue;
+      end if;
+      select array_agg(d.lane_id) filter (where d.nth <= v_want), array_agg(d.version) filter (where d.nth <= v_want), array_agg(d.announces) filter (where d.nth <= v_want),
+          min(d.first) filter (where d.nth > v_want) - 1
+        into v_lanes, v_versions, v_announces, v_cut
+      from (
+        select s.lane_id, min(s.id) as first, max(s.version) as version, bool_or(s.version = 0) as announces, row_number() over (order by min(s.id)) as nth
+        from unnest(v_mark_lane, v_mark_id, v_mark_version) s(lane_id, id, version) group by s.lane_id order by 2) d;
+      if v_cut is null then
+        v_cut := v_mark_id[cardinality(v_mark_id)];
+      end if;
+      -- 2. Lock their lanes.
+      select array_agg(l.lane_id), array_agg(l.version), array_agg(l.announces) into v_locked, v_locked_versions, v_announces
+      from unnest(v_lanes, v_versions, v_announces) l(lane_id, version, announces) where pg_try_advisory_xact_lock(c_lanes, pgfifo._key(l.lane_id));
+      v_locked := coalesce(v_locked, '{}');
+      v_locks := v_locks + cardinality(v_locked);
+      if cardinality(v_locked) < cardinality(v_lanes) then
+        v_soon := true;
+        v_stuck := v_stuck + cardinality(v_mark_id);
+        -- A few locked lanes in front are passed over. Where they are many, they come again later, less and less often:
+        -- one timer for all marks of a lane, and again nobody waits for a row that somebody else is taking.
+        if v_stuck > 64 then
+          perform pg_current_xact_id();
+          with gone as (
+            delete from pgfifo.marks m where m.ctid = any (array(
+              select k.ctid from unnest(v_mark_action, v_mark_id, v_mark_lane) s(action_id, id, lane_id)
+              cross join lateral (select m.ctid from pgfifo.marks m where m.action_id = s.action_id and m.id = s.id for update skip locked) k
+              where s.id <= v_cut and s.lane_id <> all (v_locked)))
+            returning m.lane_id, m.tries)
+          select count(pgfifo._timer(g.lane_id, v_now + least(interval '1 s', interval '50 ms' * power(2, least(g.tries, 6))), (g.tries + 1)::integer))
+            into v_put_off
+          from (select lane_id, max(tries)::integer as tries from gone group by lane_id) g;
+        end if;
+      end if;
+      v_budget := v_budget + 1;
+      if cardinality(v_locked) = 0 then
+        exit when v_budget >= 64;
+        continue;
+      end if;
+      -- 3. Delete the marks we came by, where they were found: a mark is never moved, and its place not used again while
+      -- it may still be visible to anybody. Everything deleted here is visible to 4.
+      delete from pgfifo.marks m where m.ctid = any (array(
+        select k.ctid from unnest(v_mark_id, v_mark_lane, v_mark_row) s(id, lane_id, ctid)
+        cross join lateral (select m.ctid from pgfifo.marks m where m.ctid = s.ctid and m.id = s.id for update skip locked) k
+        where s.id <= v_cut and s.lane_id = any (v_locked)));
+    end if;
+
+    v_tops := null;
+    v_joined_from := null;
+    v_again := false;
+    v_quiet := '{}';
+    if v_relaxed then
+      v_last := pgfifo._last_mark();
+      -- What was over at v_xmin is visible to the statements from here on.
+      v_xmin := pg_snapshot_xmin(pg_current_snapshot());
+    end if;
+    loop
+      v_special := '{}';
+      v_pinned := '{}';
+      v_put_back := '{}';
+      v_past := '{}';
+      v_ids := '{}';
+      -- This call's limit, shared out among the lanes; an action's cap, among its lanes.
+      v_share := v_left / cardinality(v_locked);
+      v_rest := v_left % cardinality(v_locked);
+      if p_limits is not null then
+        v_quotas := array(
+          select least(v_share + (t.n <= v_rest)::integer, t.cap / t.lanes + (t.place <= t.cap % t.lanes)::integer)
+          from (select t.n, v_caps[l.nth] as cap, count(*) over (partition by l.nth) as lanes, row_number() over (partition by l.nth order by t.n) as place
+                from unnest(v_locked) with ordinality t(lane_id, n)
+                cross join lateral (select array_position(v_actions, l.action_id) as nth from pgfifo.lanes l where l.id = t.lane_id offset 0) l) t
+          order by t.n);
+      end if;
+      -- 4. Look at all locked lanes at once, and start the next of each line up to its free slots. Where something is ahead
+      -- of the line (special), that is only told: the lane is decided by itself below, and then looked at again.
+      for v_row in
+        with state as materialized (
+          select t.n as turn, t.lane_id, l.nth, l.group_text, a.max, a.is_strict, lp.paused_at is null as goes_on,
+            g.row, g.version, g.starts, g.held + g.yielded as off, g.held_from, g.returned, g.consumed, f.n as folded, f.delayed as folded_delayed,
+            t.joined_from, f.top, f.rows, f.gone, p.is_pinned, p.is_special,
+            case when lp.paused_at is not null then 0 else greatest(0, a.max - g.running - g.held) end as free,
+            coalesce(t.quota, v_share + (t.n <= v_rest)::integer) as quota
+          from unnest(v_locked, v_locked_versions, v_announces, v_tops, v_joined_from, v_quotas) with ordinality
+            t(lane_id, version, announces, top, joined_from, quota, n)
+          cross join lateral (select array_position(v_actions, l.action_id) as nth, l.group_text from pgfifo.lanes l where l.id = t.lane_id offset 0) l
+          left join lateral (
+            select p.max_concurrent, p.paused_at from pgfifo._lane_policies p
+            where (select exists (select from pgfifo._lane_policies)) and p.lane_id = t.lane_id offset 0) lp on true
+          cross join lateral (select coalesce(lp.max_concurrent, v_max[l.nth]) as max, v_strict[l.nth] as is_strict) a
+          cross join lateral (
+            select g.ctid as row, g.version, g.running, g.held, g.yielded, g.held_from, g.returned, g.delayed, g.delayed_from, g.consumed, g.starts, g.mark_floor,
+              g.pending_xid
+            from pgfifo.ledger g where g.lane_id = t.lane_id and g.version >= t.version order by g.lane_id desc, g.version desc limit 1) g
+          cross join lateral (
+            select coalesce(sum(a.n), 0)::bigint as n, coalesce(sum(a.delayed), 0)::bigint as delayed, max(a.id) as top, count(*) as rows,
+              min(a.first_ticket) as first_ticket, max(a.delayed_from) as delayed_from, array_agg(a.ctid) as gone
+            from (select a.id, a.n, a.delayed, a.first_ticket, a.delayed_from, a.ctid from pgfifo.arrivals a
+                  where t.announces and a.lane_id = t.lane_id and a.id > g.mark_floor and (v_tops is null or a.id <= t.top)
+                  order by a.lane_id, a.id limit 1000) a) f
+          cross join lateral (
+            select coalesce(g.pending_xid > v_xmin and v_last - g.mark_floor > 500, false) as is_pinned,
+              not v_again and (g.held > 0 or g.returned > 0 or g.yielded > 0 and g.held_from <= v_now
+                or coalesce(f.first_ticket <= g.consumed, false) or f.delayed_from is not null
+                or (g.delayed > 0 or f.delayed > 0) and exists (
+                  select from pgfifo._executions e
+                  where e.lane_id = t.lane_id and e.ticket is null and e.run_at >= g.delayed_from and e.run_at <= v_now)
+                or coalesce(g.pending_xid > v_xmin and v_last - g.mark_floor > 500, false)) as is_special) p),
+        -- What has returned comes before the line; if some is still there, this call's limit is used up.
+        picked as materialized (
+          select s.turn, s.lane_id, s.nth, s.group_text, s.max, s.is_strict, s.row, s.version, s.starts, s.folded, s.folded_delayed,
+            s.joined_from, s.top, s.rows, e.id, e.ticket, e.content, row_number() over w as place, count(*) over w as n,
+            bool_or(e.past is not null) over w as has_past
+          from state s
+          cross join lateral (
+            select e.id, e.ticket, e.past, e.ctid as content from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
+            order by e.lane_id, e.ticket limit case when s.is_special or s.returned > 0 then 0 else least(s.free, s.quota) end) e
+          window w as (partition by s.turn order by e.ticket rows between unbounded preceding and unbounded following)),
+        started as (
+          insert into pgfifo.runs (id, lane_id, ticket, state, attempt, worker_id, call_no, start_no, start_limit, is_strict, version, started_at)
+          select p.id, p.lane_id, p.ticket, 'running', 1, p_worker, p_call, p.starts + p.place, p.max, p.is_strict, p.version + 1, v_now from picked p),
+        changed as materialized (
+          select p.row, p.n::integer, p.ticket, p.folded, p.folded_delayed, p.joined_from, p.top, p.rows, p.is_strict from picked p where p.place = p.n
+          union all
+          select s.row, 0, s.consumed, s.folded, s.folded_delayed, s.joined_from, s.top, s.rows, s.is_strict from state s
+          where not s.is_special and (s.rows > 0 or s.lane_id = any (v_quiet)) and s.turn <> all (array(select p.turn from picked p))),
+        pruned as (
+          delete from pgfifo.ledger g where g.ctid = any (array(select c.row from changed c))),
+        appended as (
+          insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+            pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
+          select g.lane_id, g.version + 1, g.running + c.n, g.held, g.yielded, g.returned, g.waiting + c.folded - c.n, g.delayed + c.folded_delayed, c.ticket,
+            case when c.is_strict then greatest(g.mark_floor, c.top)
+                 -- Not past what this round had to leave for the next one.
+                 when g.lane_id = any (v_quiet) then greatest(g.mark_floor, least(v_last, case when c.rows >= 1000 then c.top end))
+                 when g.pending_xid <= v_xmin then greatest(g.mark_floor, least(g.pending_mark, case when c.rows >= 1000 then c.top end))
+                 else g.mark_floor end,
+            case when c.is_strict then null when g.pending_xid is null or g.pending_xid <= v_xmin then v_drawn else g.pending_mark end,
+            case when c.is_strict then null when g.pending_xid is null or g.pending_xid <= v_xmin
+                 then case when v_drawn is not null then pg_current_xact_id() end else g.pending_xid end,
+            g.held_from, g.returned_from, greatest(g.delayed_from, c.joined_from), g.starts + c.n, g.enqueued + c.folded + c.folded_delayed,
+            g.joined + c.folded, g.succeeded, g.failed, g.cancelled, g.expired, v_now
+          from changed c cross join lateral (select g.* from pgfifo.ledger g where g.ctid = c.row) g),
+        forgotten as (
+          delete from pgfifo.arrivals a where a.ctid = any (array(select u.row from state s, unnest(s.gone) u(row) where s.rows > 0 and not s.is_special)))
+        -- Contents are read where they were found: whoever changes one that waits holds the slot lock.
+        select case when p.has_past then 'past' else 'start' end, p.id, 1, v_epoch || '-' || p.id || '-1', v_names[p.nth], p.group_text, e.payload, e.headers, e.tags, e.enqueued_at,
+          greatest(0, extract(epoch from v_now - greatest(e.enqueued_at, e.run_at)))::double precision, p.lane_id, p.starts + p.place, null::text, null::jsonb
+        from picked p
+        cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at, e.run_at from pgfifo._executions e where e.ctid = p.content and e.id = p.id) e
+        union all
+        -- A lane gets its mark back when it may have more waiting and a slot left; a full one gets it from its next finish.
+        select case when s.is_pinned and s.is_special then 'pinned' when s.is_special then 'special' else 'again' end,
+          null, null, null, null, null, null, null, null, null, null, s.lane_id, null, null, null
+        from state s
+        where s.is_special or s.rows >= 1000 or s.returned > 0 and s.free > 0
+          or (s.free > 1 or s.quota < 1) and (select count(*) < s.free and count(*) >= s.quota from picked p where p.turn = s.turn)
+          -- A held one has its slot; if it is due and was not started, this call's limit is used up. Yielded ones that are
+          -- due still were too many for one call.
+          -- Lane by lane: without the offset the planner hashes what is held in all lanes, dead entries included.
+          or s.off > 0 and exists (
+            select from pgfifo.runs r where r.lane_id = s.lane_id and r.state in ('held', 'yielded') and (r.state = 'yielded' or s.goes_on)
+              and r.due_at >= s.held_from and r.due_at <= v_now offset 0)
+      loop
+        if v_row.kind = 'start' then
+          return next v_row;
+          v_left := v_left - 1;
+          if p_limits is not null then
+            v_ids := v_ids || v_row.id;
+          end if;
+        elsif v_row.kind = 'past' then
+          v_past := v_past || v_row.id;
+        elsif v_row.kind = 'again' then
+          v_put_back := v_put_back || v_row.lane_id;
+        else
+          v_special := v_special || v_row.lane_id;
+          if v_row.kind = 'pinned' then
+            v_pinned := v_pinned || v_row.lane_id;
+          end if;
+        end if;
+      end loop;
+      if v_put_back <> '{}' then
+        perform pg_current_xact_id();
+        insert into pgfifo.marks (action_id, id, lane_id)
+        select l.action_id, nextval('pgfifo.mark_ids'), l.id from unnest(v_put_back) with ordinality p(lane_id, n)
+        join pgfifo.lanes l on l.id = p.lane_id order by p.n;
+      end if;
+      if v_past <> '{}' then
+        v_past := pgfifo._go_on(v_past);
+        return query select * from pgfifo._start_rows(v_past);
+        v_left := v_left - cardinality(v_past);
+        v_ids := v_ids || v_past;
+      end if;
+      if p_limits is not null and v_ids <> '{}' then
+        v_caps := pgfifo._less(v_actions, v_caps, v_ids);
+      end if;
+      exit when v_special = '{}';
+
+      -- What comes before the line, lane by lane: there are few.
+      if v_pinned <> '{}' then
+        -- A relaxed lane's floor waits for a writer that may have nothing to do with it. If no enqueue of the lane is in
+        -- flight now (who has its enqueue lock alone, knows), then all that has been drawn for it is visible to what follows.
+        v_quiet := array(select l.lane_id from unnest(v_pinned) l(lane_id)
+          where pg_try_advisory_xact_lock('pgfifo._executions'::regclass::oid::integer, pgfifo._key(l.lane_id)));
+        v_last := pgfifo._last_mark();
+      end if;
+      -- Late ones are put ahead of the line before their arrival is folded; so only what is seen here is folded then.
+      select array_agg(coalesce(f.top, 0) order by l.n), array_agg(f.first_ticket order by l.n), array_agg(f.delayed_from order by l.n)
+        into v_tops, v_firsts, v_joined_from
+      from unnest(v_special) with ordinality l(lane_id, n)
+      cross join lateral (select g.mark_floor from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g
+      cross join lateral (
+        select max(a.id) as top, min(a.first_ticket) as first_ticket, max(a.delayed_from) as delayed_from
+        from (select a.id, a.first_ticket, a.delayed_from from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor
+              order by a.lane_id, a.id limit 1000) a) f;
+      -- What is due to join the line gets its tickets now, and the lane another mark, which this claim comes to yet.
+      v_joined_from := pgfifo._join_due(v_special, v_special, v_joined_from);
+      for v_nth in 1 .. cardinality(v_special) loop
+        select coalesce(lp.max_concurrent, a.max) as max, a.is_strict, lp.paused_at is not null as paused, a.cap into strict v_lane_policy
+        from pgfifo.lanes l
+        join unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) on a.action_id = l.action_id
+        left join pgfifo._lane_policies lp on lp.lane_id = l.id
+        where l.id = v_special[v_nth];
+        v_ids := pgfifo._claim_returned(v_special[v_nth], least(v_left, v_lane_policy.cap), p_worker, p_call, v_lane_policy.max,
+          v_lane_policy.is_strict, v_lane_policy.paused, v_firsts[v_nth]);
+        if v_ids <> '{}' then
+          return query select * from pgfifo._start_rows(v_ids);
+          v_left := v_left - cardinality(v_ids);
+          if p_limits is not null then
+            v_caps := pgfifo._less(v_actions, v_caps, v_ids);
+          end if;
+        end if;
+      end loop;
+      v_locked := v_special;
+      v_locked_versions := array_fill(0::bigint, array[cardinality(v_special)]);
+      v_announces := array_fill(true, array[cardinality(v_special)]);
+      v_again := true;
+    end loop;
+    exit when v_locks >= 64 or v_budget >= 64;
+  end loop;
+
+  -- Lanes we finished something in and have not refilled: the mark is left in the transaction of the finish (law 2).
+  if cardinality(v_ended_lanes) > cardinality(v_refilled) then
+    perform pg_current_xact_id();
+    insert into pgfifo.marks (action_id, id, lane_id, version)
+    select f.action_id, nextval('pgfifo.mark_ids'), f.lane_id, f.version from unnest(v_ended_lanes, v_ended_actions, v_ended_versions) f(lane_id, action_id, version)
+    where f.lane_id <> all (v_refilled);
+    if v_actions is null then
+      -- This worker starts nothing now; others may sleep.
+      perform pgfifo._wake(n.id, n.name) from pgfifo.actions n where n.id = any (v_ended_actions);
+    end if;
+  end if;
+  if v_left <= 0 and v_actions is not null then
+    -- We are full and others may sleep.
+    for v_nth in 1 .. cardinality(v_actions) loop
+      if pgfifo._asleep(v_actions[v_nth]) then
+        perform pg_notify('pgfifo', n.name) from pgfifo.actions n
+        where n.id = v_actions[v_nth] and exists (select from pgfifo.marks m where m.action_id = n.id and m.id > v_from[v_nth]);
+      end if;
+    end loop;
+  end if;
+  if v_left > 0 then
+    v_row.kind := 'more';
+    if v_more and (v_locks >= 64 or v_budget >= 64) then
+      v_row.status := 'now';
+      return next v_row;
+    elsif v_soon then
+      v_row.status := 'soon';
+      return next v_row;
+    elsif v_actions is not null then
+      select min(d.due_at) into v_due from unnest(v_actions, v_timer_from) a(id, due_from)
+      cross join lateral (select t.due_at from pgfifo.timers t where t.action_id = a.id and t.due_at >= a.due_from
+                          order by t.action_id, t.due_at limit 1) d;
+      if v_due is not null then
+        v_row.status := 'later';
+        v_row.detail := jsonb_build_object('seconds', greatest(0, extract(epoch from v_due - v_now)));
+        return next v_row;
+      end if;
+    end if;
+  end if;
   -- Where some policy says how long attempts may run, who asks with a number is told so of those that have just started.
   if p_call is not null and p_limit > 0 and (exists (select from pgfifo.policies p where p.timeout is not null or p.kill_after is not null)
     or exists (select from pgfifo._overrides o where o.attribute in ('timeout', 'kill_after')))

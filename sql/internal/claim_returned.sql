@@ -113,6 +113,7 @@ begin
     end if;
     update pgfifo.runs r set state = 'running', worker_id = p_worker, call_no = p_call, attempt = r.attempt + 1, due_at = null,
       held_by = null, held_outcome = null, ended_at = null, start_no = v_state.starts, start_limit = p_max, is_strict = p_strict, started_at = v_now,
+      version = v_state.version,
       joined_no = case when v_run.state = 'held' then v_state.starts - 1 else r.joined_no end,
       attempts = case when v_run.state = 'held' then pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts - 1)) else r.attempts end
     where r.id = v_run.id and r.state = v_run.state;

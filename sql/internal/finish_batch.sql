@@ -4,16 +4,17 @@
 -- 2. Their slot locks, in the order of their keys, each with one short wait; what cannot be had is for later ('retry').
 -- 3. Then look: (id, attempt, worker) must still be what runs. The statements that decide begin after the locks.
 -- Dies here: nothing happened; the worker hands the same items in again, or is found dead and they are taken back.
-create or replace function pgfifo._finish_batch(p_worker bigint, p_items jsonb, out o_status jsonb, out o_lanes bigint[])
+create or replace function pgfifo._finish_batch(p_worker bigint, p_items jsonb, out o_status jsonb, out o_lanes bigint[], out o_actions integer[],
+  out o_versions bigint[])
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   c_lanes constant integer := 'pgfifo.lanes'::regclass::oid::integer;
   v_lane bigint;
-  v_locked bigint[] := '{}';
+  v_locked bigint[];
+  v_others bigint[];
   v_done bigint[];
-  v_count integer := jsonb_array_length(p_items);
   v_item record;
   v_run pgfifo.runs;
   v_now timestamptz := pgfifo._now();
@@ -22,32 +23,39 @@ declare
   v_contents bigint;
   v_refused jsonb := '[]';
 begin
-  for v_lane in
-    select r.lane_id
-    from jsonb_to_recordset(p_items) i(id bigint)
-    cross join lateral (select r.lane_id from pgfifo.runs r where r.id = i.id offset 0) r
-    group by r.lane_id order by pgfifo._key(r.lane_id)
-  loop
-    if pg_try_advisory_xact_lock(c_lanes, pgfifo._key(v_lane)) or pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(v_lane), interval '50 ms') then
-      v_locked := v_locked || v_lane;
-    end if;
-  end loop;
+  select array_agg(t.lane_id) filter (where t.is_locked), array_agg(t.lane_id) filter (where not t.is_locked) into v_locked, v_others
+  from (
+    select d.lane_id, pg_try_advisory_xact_lock(c_lanes, d.key) as is_locked
+    from (select r.lane_id, pgfifo._key(r.lane_id) as key
+          from jsonb_to_recordset(p_items) i(id bigint)
+          cross join lateral (select r.lane_id from pgfifo.runs r where r.id = i.id offset 0) r
+          group by r.lane_id order by 2) d) t;
+  v_locked := coalesce(v_locked, '{}');
+  if v_others is not null then
+    foreach v_lane in array v_others loop
+      if pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(v_lane), interval '50 ms') then
+        v_locked := v_locked || v_lane;
+      end if;
+    end loop;
+  end if;
 
   -- Rows are looked up one by one through their keys (offset 0 keeps other conditions out of the way of the index), and
-  -- deleted where they were found: under the slot lock nobody moves them.
+  -- read again and deleted where they were found: under the slot lock nobody moves them.
   with items as materialized (
     select distinct on (i.id) i.id, i.attempt, i.result, i.result_error
     from jsonb_to_recordset(p_items) i(id bigint, attempt integer, outcome text, result jsonb, result_error text)
     where i.outcome = 'succeeded'),
   ended as materialized (
-    select i.id, case when r.completed then r.result else i.result end as result, i.result_error, r.ctid as run, e.ctid as content,
-      r.lane_id, r.attempt, r.failures, r.ticket, r.joined_no, r.start_no, r.start_limit, r.is_strict, r.started_at, r.attempts,
-      e.enqueued_at, e.retry_of, e.payload, e.headers, e.tags, l.action_id, l.group_text, g.starts, c.requested_at, c.reason
+    select i.id, i.result, i.result_error, r.run, e.content, g.row, g.version, g.starts, g.waiting, r.lane_id, l.action_id, l.group_text,
+      c.requested_at, c.reason
     from items i
-    cross join lateral (select r.*, r.ctid from pgfifo.runs r where r.id = i.id offset 0) r
-    cross join lateral (select e.*, e.ctid from pgfifo._executions e where e.id = i.id offset 0) e
+    cross join lateral (
+      select r.ctid as run, r.lane_id, r.attempt, r.worker_id, r.state, r.version from pgfifo.runs r where r.id = i.id offset 0) r
+    cross join lateral (select e.ctid as content from pgfifo._executions e where e.id = i.id offset 0) e
     cross join lateral (select l.action_id, l.group_text from pgfifo.lanes l where l.id = r.lane_id offset 0) l
-    cross join lateral (select g.starts from pgfifo.ledger g where g.lane_id = r.lane_id order by g.lane_id desc, g.version desc limit 1) g
+    cross join lateral (
+      select g.ctid as row, g.version, g.starts, g.waiting from pgfifo.ledger g
+      where g.lane_id = r.lane_id and g.version >= r.version order by g.lane_id desc, g.version desc limit 1) g
     left join lateral (select c.requested_at, c.reason from pgfifo.cancellations c where c.id = i.id offset 0) c on true
     where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.lane_id = any (v_locked)),
   runs_gone as (
@@ -58,35 +66,39 @@ begin
     insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
       start_limit, is_strict, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
       result_error, reason, attempts)
-    select w.id, w.action_id, w.lane_id, w.group_text, 'succeeded', w.attempt, w.failures, w.ticket, p_worker, w.joined_no, w.start_no,
-      w.start_limit, w.is_strict, w.starts, w.enqueued_at, w.started_at, v_now, w.requested_at, w.retry_of, w.payload, w.headers, w.tags,
-      w.result, w.result_error, w.reason, w.attempts
-    from ended w),
+    select w.id, w.action_id, w.lane_id, w.group_text, 'succeeded', r.attempt, r.failures, r.ticket, p_worker, r.joined_no, r.start_no,
+      r.start_limit, r.is_strict, w.starts, e.enqueued_at, r.started_at, v_now, w.requested_at, e.retry_of, e.payload, e.headers, e.tags,
+      case when r.completed then r.result else w.result end, w.result_error, w.reason, r.attempts
+    from ended w
+    cross join lateral (select r.* from pgfifo.runs r where r.ctid = w.run) r
+    cross join lateral (select e.* from pgfifo._executions e where e.ctid = w.content) e),
   newest as materialized (
-    select d.n, g.*, g.ctid as row
-    from (select w.lane_id, count(*)::integer as n from ended w group by w.lane_id) d
-    cross join lateral (select g.*, g.ctid from pgfifo.ledger g where g.lane_id = d.lane_id order by g.lane_id desc, g.version desc limit 1) g),
+    select w.row, w.lane_id, w.action_id, w.version, w.waiting, count(*)::integer as n from ended w
+    group by w.row, w.lane_id, w.action_id, w.version, w.waiting),
   pruned as (
     delete from pgfifo.ledger g where g.ctid = any (array(select o.row from newest o))),
   appended as (
     insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
       pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
-    select o.lane_id, o.version + 1, o.running - o.n, o.held, o.yielded, o.returned, o.waiting, o.delayed, o.consumed, o.mark_floor,
-      o.pending_mark, o.pending_xid, o.held_from, o.returned_from, o.delayed_from, o.starts, o.enqueued, o.joined, o.succeeded + o.n, o.failed, o.cancelled,
-      o.expired, v_now
-    from newest o)
-  select (select array_agg(w.id) from ended w), (select array_agg(o.lane_id) from newest o where o.waiting > 0),
-      exists (select from ended w where w.requested_at is not null), (select count(*) from runs_gone), (select count(*) from content_gone)
-    into v_done, o_lanes, v_requested, v_runs, v_contents;
+    select g.lane_id, g.version + 1, g.running - o.n, g.held, g.yielded, g.returned, g.waiting, g.delayed, g.consumed, g.mark_floor,
+      g.pending_mark, g.pending_xid, g.held_from, g.returned_from, g.delayed_from, g.starts, g.enqueued, g.joined, g.succeeded + o.n, g.failed,
+      g.cancelled, g.expired, v_now
+    from newest o cross join lateral (select g.* from pgfifo.ledger g where g.ctid = o.row) g)
+  select d.ids, d.asked, n.lanes, n.actions, n.versions, (select count(*) from runs_gone), (select count(*) from content_gone)
+    into v_done, v_requested, o_lanes, o_actions, o_versions, v_runs, v_contents
+  from (select array_agg(w.id) as ids, bool_or(w.requested_at is not null) as asked from ended w) d,
+    (select array_agg(o.lane_id) as lanes, array_agg(o.action_id) as actions, array_agg(o.version + 1) as versions from newest o where o.waiting > 0) n;
   if v_runs <> coalesce(cardinality(v_done), 0) or v_contents <> v_runs then
     raise exception using errcode = 'XX000',
       message = format('finish found %s executions, and deleted %s runs and %s contents', coalesce(cardinality(v_done), 0), v_runs, v_contents);
   end if;
   o_lanes := coalesce(o_lanes, '{}');
+  o_actions := coalesce(o_actions, '{}');
+  o_versions := coalesce(o_versions, '{}');
   if v_requested then
     delete from pgfifo.cancellations c where c.id = any (v_done);
   end if;
-  if coalesce(cardinality(v_done), 0) = v_count then
+  if cardinality(v_done) = jsonb_array_length(p_items) then
     return;
   end if;
 
@@ -110,6 +122,8 @@ begin
         and (select g.waiting from pgfifo.ledger g where g.lane_id = v_run.lane_id order by g.lane_id desc, g.version desc limit 1) > 0
       then
         o_lanes := o_lanes || v_run.lane_id;
+        o_actions := o_actions || (select l.action_id from pgfifo.lanes l where l.id = v_run.lane_id);
+        o_versions := o_versions || coalesce(v_run.version, 0);
       end if;
     elsif not pgfifo._was_finished(v_item.id, v_item.attempt, p_worker, v_item.outcome) then
       v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'lost');

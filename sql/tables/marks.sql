@@ -28,6 +28,8 @@ create table if not exists pgfifo.marks (
   action_id integer not null,
   id bigint not null,
   lane_id bigint not null,
+  -- What the lane's ledger had come to, where that is known: look-ups begin there, and not among the dead versions before.
+  version bigint not null default 0,
   -- How often it has been put off because its lane was locked.
   tries smallint not null default 0,
   primary key (action_id, id)

@@ -17,6 +17,8 @@ create table if not exists pgfifo.runs (
   -- The lane's number of this start, the limit it was admitted under, and whether the lane was strict then.
   start_no bigint,
   start_limit integer,
+  -- What its ledger had come to with this start: look-ups begin there, and not among the dead versions before.
+  version bigint,
   is_strict boolean not null,
   started_at timestamptz,
   -- When a held or yielded one may start again.
