@@ -39,16 +39,17 @@ class Layer:
 
 def is_async_middleware(middleware: object) -> bool:
     """Return whether it can only go around coroutines."""
-    return inspect.isasyncgenfunction(_innermost(middleware))
+    return inspect.isasyncgenfunction(innermost(middleware))
 
 
 def is_middleware(middleware: object) -> bool:
     """Return whether it is a generator function of either kind."""
-    function = _innermost(middleware)
+    function = innermost(middleware)
     return inspect.isgeneratorfunction(function) or inspect.isasyncgenfunction(function)
 
 
-def _innermost(function: object) -> object:
+def innermost(function: object) -> object:
+    """Return the function that a callable comes down to."""
     while isinstance(function, functools.partial):
         function = function.func
     if inspect.isroutine(function):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pgfifo._around import run_around, run_around_async
-from pgfifo.errors import ExecutionFailed
+from pgfifo.errors import ExecutionFailed, InvalidPayload
 from pgfifo.groups import lane
 from pgfifo.outcome import CANCELLED, RELEASED, Outcome, failed, raised, succeeded
 
@@ -105,7 +105,7 @@ class Run:
             return self._stopped()
         self.started = True
         try:
-            handler, middleware = self.action.handler, self.action.middleware
+            handler, middleware = self.action.call or self.action.handler, self.action.middleware
             if middleware:
                 result = run_around(middleware, handler, self.execution)
             else:
@@ -124,7 +124,7 @@ class Run:
             return self._stopped()
         self.started = True
         try:
-            handler, middleware = self.action.handler, self.action.middleware
+            handler, middleware = self.action.call or self.action.handler, self.action.middleware
             if middleware:
                 return self._ended(await run_around_async(middleware, handler, self.execution))
             return self._ended(await handler(self.execution))
@@ -158,6 +158,9 @@ class Run:
         return failed(f"TimeoutError: {said}")
 
     def _raised(self, error: BaseException) -> Outcome:
+        if isinstance(error, InvalidPayload) and error.id == self.execution.id:
+            self.error = error
+            return self._told(failed(f"InvalidPayload: {error.message}", retry=False))
         error.__traceback__ = _without_ours(error.__traceback__)
         said = "%s raised after it had called complete" if self.execution.completed else "%s failed"
         logger.error(said, self, exc_info=error, extra=self.ids())

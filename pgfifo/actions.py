@@ -22,14 +22,16 @@ from pgfifo._around import (
     is_async_middleware,
     is_middleware,
 )
+from pgfifo._payloads import check_schema
+from pgfifo._typed import caller
 from pgfifo.errors import InvalidValue, UnknownAction
 from pgfifo.policies import Policy, checked
 
 if TYPE_CHECKING:
     from pgfifo.execution import Execution
 
-Handler = Callable[["Execution"], Any]
-"""A function of one argument, the execution; sync or async. What it returns is the result, as JSON."""
+Handler = Callable[..., Any]
+"""A function of the execution, of its payload as a dataclass or model, or of both; sync or async."""
 
 H = TypeVar("H", bound=Callable[..., Any])
 M = TypeVar("M", bound=Middleware)
@@ -48,6 +50,8 @@ class Action:
         values: The policy values that the code declares, in the form that SQL takes.
         is_async: Whether the handler is a coroutine function.
         layers: The registries it belongs to, the outermost first: their middleware and their hooks.
+        call: The handler as a function of the execution, which builds the payload where it asks for that.
+        schema: The JSON Schema that clients check payloads against.
     """
 
     name: str
@@ -55,6 +59,8 @@ class Action:
     values: Mapping[str, object] = field(default_factory=dict)
     is_async: bool = False
     layers: tuple[Layer, ...] = ()
+    call: Callable[[Execution], Any] | None = None
+    schema: Mapping[str, Any] | None = None
 
     @property
     def middleware(self) -> list[Middleware]:
@@ -88,17 +94,25 @@ class Actions:
         self._actions: dict[str, Action] = {}
         self._layer = Layer()
 
-    def action(self, name: str, **values: Unpack[Policy]) -> Callable[[H], H]:
+    def action(
+        self, name: str, *, schema: Mapping[str, Any] | None = None, **values: Unpack[Policy]
+    ) -> Callable[[H], H]:
         """Register the decorated function as an action's handler, and hand it back unchanged.
+
+        It takes the execution; or the payload, built as the dataclass, pydantic model, TypedDict, attrs or
+        msgspec class that its parameter is annotated with; or both. A payload that does not fit is a failure
+        without another attempt.
 
         Args:
             name: The action's name: 1 to 200 characters without white space. What stands before the last dot
                 is its pack.
+            schema: A JSON Schema that clients who know these actions check payloads against, before they
+                enqueue; needs jsonschema (``pip install 'pgfifo[schema]'``). Defaults to none.
             **values: Policy attributes; see `Policy`. Durations are seconds, a timedelta or text (``1h30m``).
 
         Raises:
-            InvalidValue: The name is none or is taken, the function does not take one argument, or a value
-                cannot be right.
+            InvalidValue: The name is none or is taken, the function takes something else, the schema is none,
+                or a value cannot be right.
         """
         if not isinstance(name, str):
             raise InvalidValue(
@@ -109,18 +123,25 @@ class Actions:
         declared = checked(values)
 
         def register(handler: H) -> H:
-            self._add(name, handler, declared)
+            self._add(name, handler, declared, schema)
             return handler
 
         return register
 
-    def add(self, name: str, handler: Handler, **values: Unpack[Policy]) -> Action:
+    def add(
+        self,
+        name: str,
+        handler: Handler,
+        *,
+        schema: Mapping[str, Any] | None = None,
+        **values: Unpack[Policy],
+    ) -> Action:
         """Register a handler that is not decorated; the arguments and errors are those of `action`.
 
         Returns:
             The new action.
         """
-        return self._add(name, handler, checked(values))
+        return self._add(name, handler, checked(values), schema)
 
     def include(self, other: Actions) -> None:
         """Take over all actions of another registry.
@@ -210,7 +231,9 @@ class Actions:
         some._actions = {name: self[name] for name in names}
         return some
 
-    def _add(self, name: str, handler: Handler, values: Mapping[str, object]) -> Action:
+    def _add(
+        self, name: str, handler: Handler, values: Mapping[str, object], schema: Mapping[str, Any] | None
+    ) -> Action:
         if not _NAME.fullmatch(name):
             raise InvalidValue(
                 f"{name!r} is no name for an action",
@@ -218,8 +241,10 @@ class Actions:
                 hint="Use 1 to 200 characters without white space, such as deploy or billing.invoice.",
             )
         self._refuse_taken(name)
-        _refuse_odd(name, handler)
-        added = Action(name, handler, values, _is_async(handler), (self._layer,))
+        call = caller(name, handler)
+        if schema is not None:
+            check_schema(name, schema)
+        added = Action(name, handler, values, _is_async(handler), (self._layer,), call, schema)
         _refuse_async_around_sync(added, self._layer.middleware)
         self._actions[name] = added
         return added
@@ -266,26 +291,6 @@ class Actions:
 
     def __repr__(self) -> str:
         return f"<pgfifo.Actions: {', '.join(self._actions) or 'none'}>"
-
-
-def _refuse_odd(name: str, handler: object) -> None:
-    """Refuse what cannot be called with one execution."""
-    if not callable(handler):
-        raise InvalidValue(
-            f"the handler of {name!r} cannot be called: {handler!r}", detail={"name": "handler"}
-        )
-    try:
-        signature = inspect.signature(handler)
-    except (TypeError, ValueError):
-        return  # some built-in functions do not tell
-    try:
-        signature.bind(object())
-    except TypeError:
-        raise InvalidValue(
-            f"the handler of {name!r}, {called(handler)}{signature}, cannot be called with one argument",
-            detail={"name": "handler"},
-            hint="A handler takes the execution: def handler(execution): …",
-        ) from None
 
 
 def _refuse_async_around_sync(action: Action, middleware: Iterable[Middleware]) -> None:

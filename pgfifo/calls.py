@@ -18,6 +18,7 @@ from psycopg.types.json import JsonbLoader
 
 from pgfifo import compatibility
 from pgfifo._gate import Gate
+from pgfifo._payloads import Payloads
 from pgfifo._unwrap import unwrap
 from pgfifo.dsn import Dsn, describe, resolve, with_defaults
 from pgfifo.errors import CommitUnknown, InvalidValue, IsolationLevel, PgfifoError, translated
@@ -25,6 +26,8 @@ from pgfifo.pool import Pool
 
 if TYPE_CHECKING:
     from psycopg_pool import ConnectionPool
+
+    from pgfifo.actions import Actions
 
 logger = logging.getLogger("pgfifo")
 
@@ -45,6 +48,7 @@ class Calls:
         timeout: float = 30.0,
         prepare_threshold: int | None = 5,
         application_name: str = "pgfifo",
+        actions: Actions | None = None,
     ) -> None:
         """Say which database; nothing is connected yet.
 
@@ -56,10 +60,13 @@ class Calls:
             prepare_threshold: After how many uses a statement is prepared. None, never, goes with a pooler
                 in transaction mode, such as PgBouncer. For a DSN only.
             application_name: What the server shows, unless the DSN gives a name. For a DSN only.
+            actions: The application's actions: payloads are checked against their schemas before they are
+                sent.
 
         Raises:
             InvalidValue: The DSN cannot be read, or the database is something else.
         """
+        self._payloads = None if actions is None else Payloads(actions)
         self._own: Pool | None = None
         self._one: psycopg.Connection[Any] | None = None
         self._name = "the caller's"

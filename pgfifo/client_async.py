@@ -165,7 +165,7 @@ class AsyncClient(AsyncWaiting):
 
         Args:
             action: The action; a new name creates it, with inherited defaults.
-            payload: Any JSON value; None stands for ``{}``.
+            payload: Any JSON value, or an instance of a dataclass or model; None stands for ``{}``.
             group: Instead of what the payload says: a mapping from path to value, or text.
             headers: What travels beside the payload, such as a trace context.
             tags: Texts to find it by.
@@ -187,17 +187,21 @@ class AsyncClient(AsyncWaiting):
             GroupMismatch: The group does not fit the action's ``group_by``.
             GroupTooLong: The group has more than 1,024 bytes.
             PayloadTooLarge: The payload is larger than ``max_payload``.
+            InvalidPayload: The payload does not fit the schema of the action, which this client knows.
             InvalidValue: An argument cannot be right, such as a payload that is not JSON.
             CommitUnknown: The connection broke before the answer came; with a `request_id`, several times.
             SnapshotTooOld: The caller's transaction, above READ COMMITTED, began too early.
             SchemaMissing: pgfifo is not installed in this database.
             SchemaMismatch: Schema and package do not fit.
         """
+        text = "{}" if payload is None else dumps(payload)
+        if self._payloads is not None:
+            self._payloads.check(action, [text])
         return await self._row(
             _ENQUEUE,
             (
                 action,
-                "{}" if payload is None else dumps(payload),
+                text,
                 groups.to_text(group),
                 None if headers is None else dumps(headers, "header"),
                 None if tags is None else list(tags),
@@ -258,6 +262,8 @@ class AsyncClient(AsyncWaiting):
         )
         if not len(batch):
             return []
+        if self._payloads is not None:
+            self._payloads.check(action, batch.payloads, many=True)
         if split and connection is not None:
             raise InvalidValue(
                 "split needs transactions of its own, and connection= has only one",

@@ -26,6 +26,7 @@
          ├─ InvalidValue         QF022  an argument that can not be right (a ValueError too)
          ├─ Busy                 QF023  somebody's open transaction is in the way
          ├─ WaitTimeout          QF024  the awaited execution did not end in time (a TimeoutError too)
+         ├─ InvalidPayload       QF025  a payload does not fit its action (a ValueError too)
          └─ SnapshotTooOld       40001  the caller's transaction began too early for this call
 
 PostgreSQL raises most of them, with these SQLSTATEs, so they mean the same in every language. psycopg picks
@@ -344,6 +345,19 @@ class WaitTimeout(PgfifoError, TimeoutError, code="QF024"):
     """Where it was in its life."""
     timeout = _Fact[float]("timeout")
     """How long was waited, in seconds."""
+
+
+class InvalidPayload(PgfifoError, ValueError, code="QF025"):
+    """A payload does not fit the schema of its action, or what its handler takes it as."""
+
+    action = _Fact[str]("action")
+    """The action."""
+    id = _Fact[int]("id")
+    """The execution, where a handler was to get it."""
+    index = _Fact[int]("index")
+    """In a batch: the place of the first such item, counted from 0."""
+    reason = _Fact[str]("reason")
+    """What does not fit, and where."""
 
 
 class SnapshotTooOld(PgfifoError):

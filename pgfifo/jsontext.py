@@ -11,9 +11,23 @@ from typing import TYPE_CHECKING, Any, NoReturn, Self
 from pgfifo.errors import InvalidValue
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode
+
+def _plain(value: object) -> object:
+    """Return what JSON has for an instance of a dataclass, or of a model."""
+    if hasattr(value, "__pydantic_serializer__") and not isinstance(value, type):
+        dump: Callable[..., object] = value.__pydantic_serializer__.to_python
+        return dump(value, mode="json")
+    if any(hasattr(type(value), name) for name in _MODELS):
+        import msgspec
+
+        return msgspec.to_builtins(value)
+    raise TypeError(f"Object of type {type(value).__name__} is not JSON serializable")
+
+
+_MODELS = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__")
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 _MAX_DEPTH = 500
 """The deepest nesting that is let through; the server's own limit depends on its settings, some thousands."""
 _MAX_EXPONENT = 131_071
@@ -49,7 +63,8 @@ def dumps(value: object, what: str = "payload", index: int | None = None) -> str
     """Return a value as JSON text.
 
     Args:
-        value: What JSON knows: None, bool, int, float, str, and lists and dicts of them; or a `JsonText`.
+        value: What JSON knows: None, bool, int, float, str, and lists and dicts of them; instances of
+            dataclasses and of pydantic, attrs or msgspec models; or a `JsonText`.
         what: What the error message calls it.
         index: Its place in a batch, counted from 0, for the error.
 

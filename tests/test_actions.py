@@ -119,7 +119,7 @@ def test_registries_can_be_put_together() -> None:
 
 @pytest.mark.parametrize("given", [lambda: None, lambda _, __: None, lambda *, _: None, "text", None])
 def test_what_cannot_be_called_with_an_execution_is_refused(given: object) -> None:
-    with pytest.raises(InvalidValue, match="cannot be called"):
+    with pytest.raises(InvalidValue, match=r"cannot be (called|told which of its parameters)"):
         pgfifo.Actions().add("deploy", given)  # type: ignore[arg-type]
 
 

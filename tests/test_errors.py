@@ -38,6 +38,7 @@ BY_CODE = {
     "QF022": "InvalidValue",
     "QF023": "Busy",
     "QF024": "WaitTimeout",
+    "QF025": "InvalidPayload",
 }
 RAISE = """
     do $$ begin
