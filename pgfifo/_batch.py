@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pgfifo import groups as _groups
+from pgfifo.durations import Duration
 from pgfifo.errors import InvalidValue, TooManyLanes
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps, dumps_each
@@ -27,6 +28,7 @@ class Batch:
         dedup_keys: Sequence[str | None] | None,
         item_keys: Sequence[str | None] | None,
         run_ats: Sequence[datetime | None] | None,
+        delay: Duration | None,
     ) -> None:
         self.action = action
         self.payloads = dumps_each(({} if item is None else item for item in items), "payload")
@@ -45,6 +47,7 @@ class Batch:
             ]
         self.keys = (request_ids, dedup_keys, item_keys)
         self.run_ats = run_ats
+        self.delay = delay
         for name, values in (
             ("groups", self.groups),
             ("headers", self.headers),
@@ -77,6 +80,7 @@ class Batch:
             self.tags,
             *(part(keys) for keys in self.keys),
             None if self.run_ats is None else self.run_ats[start:stop],
+            self.delay,
         ]
 
 

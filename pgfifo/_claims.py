@@ -24,13 +24,7 @@ _WORK = """
       (detail ->> 'kill_after')::float8
     from pgfifo.work(%s, %s, %s, %s, %s::jsonb, %s)
 """
-_LEFT = """
-    select coalesce(sum(queue_length), 0)::bigint, coalesce(sum(active_count), 0)::bigint
-    from pgfifo.queue_stats where action = any (%s)
-"""
-_STARTABLE = """
-    select exists (select from pgfifo.lane_stats where action = any (%s) and queue_length > 0 and not paused)
-"""
+_REMAINING = "select waiting + coming, active, startable from pgfifo.remaining(%s)"
 _STATES = """
     select asked.id, asked.attempt, case when e.attempt = asked.attempt then e.state else 'started again' end
     from unnest(%s::bigint[], %s::integer[]) as asked(id, attempt)
@@ -170,27 +164,27 @@ class Claims:
         return answer
 
     async def is_empty(self) -> bool:
-        """Return whether nothing waits, runs or is held any more, here or elsewhere.
+        """Return whether nothing waits, runs, is held or is to be tried again any more, here or elsewhere.
 
-        What waits in a paused lane, or of a paused action, is not waited for.
+        What waits in a paused lane, or of a paused action, is not waited for; nor is what is to join its lane
+        for the first time, later.
 
         Raises:
             psycopg.Error: What cannot be got over.
         """
         try:
             link = await self.connect()
-            [(waiting, active)] = await link.rows(_LEFT, (self._names,))
-            if active or not waiting:
-                return not active
-            [(startable,)] = await link.rows(_STARTABLE, (self._names,))
+            [(waiting, active, startable)] = await link.rows(_REMAINING, (self._names,))
         except psycopg.Error as error:
             if not is_passing(error):
                 raise translated(error) from None
             await self._let_go_after(error)
             return False
-        if not startable:
+        if active or startable:
+            return False
+        if waiting:
             logger.warning("worker %s ends; %d executions wait in paused lanes", self._plan.name, waiting)
-        return not startable
+        return True
 
     async def states(self, keys: Iterable[Key]) -> dict[Key, str]:
         """Return what has become of executions after these attempts: a state, or ``started again``.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any, TypeVar
 
 from pgfifo import _given
+from pgfifo.durations import seconds
 from pgfifo.filters import states
 
 Check = Callable[[Any, str], object]
@@ -46,6 +47,7 @@ CHECKS: dict[str, Check] = {
     "headers": _given.mapping,
     "run_at": _given.time,
     "run_ats": _given.times,
+    "delay": seconds,
     "items": _given.line,
     "groups": functools.partial(_given.listed, of="groups"),
     "state": states,

@@ -56,12 +56,12 @@ _OVERRIDE_DEFAULT = f"pgfifo.override_default_policy(%s::jsonb, {_LASTING}, %s::
 _ENQUEUE = """
     select id, created, group_text
     from pgfifo.enqueue_one(%s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
-      %s::text, %s::text, %s::text, %s::timestamptz)
+      %s::text, %s::text, %s::text, %s::timestamptz, make_interval(secs => %s::float8))
 """
 _ENQUEUE_MANY = """
     select id, created, group_text
     from pgfifo.enqueue_many(%s::text, %s::jsonb[], %s::text[], %s::jsonb[], %s::text[],
-      %s::text[], %s::text[], %s::text[], %s::timestamptz[])
+      %s::text[], %s::text[], %s::text[], %s::timestamptz[], make_interval(secs => %s::float8))
     order by ordinal
 """
 
@@ -159,9 +159,10 @@ class AsyncClient(AsyncWaiting):
         dedup_key: str | None = None,
         item_key: str | None = None,
         run_at: datetime | None = None,
+        delay: Duration | None = None,
         connection: object = None,
     ) -> Enqueued:
-        """Put one execution at the end of its lane.
+        """Put one execution at the end of its lane, now or later.
 
         Args:
             action: The action; a new name creates it, with inherited defaults.
@@ -174,7 +175,10 @@ class AsyncClient(AsyncWaiting):
                 changes nothing. With it the call is repeated by itself when the connection breaks.
             dedup_key: Reserved for a later version.
             item_key: Reserved for a later version.
-            run_at: Reserved for a later version.
+            run_at: When it is to join the end of its lane, with a time zone. Until then it is delayed: in
+                nobody's way, and not counted by ``max_queue_length``. Defaults to now.
+            delay: Instead of a time: so many seconds from now, by the server's clock; or a timedelta, or
+                text (``1h30m``).
             connection: The caller's psycopg, SQLAlchemy or Django connection or session. The enqueue commits
                 or rolls back with its transaction. Without one it is committed when the call returns.
 
@@ -209,6 +213,7 @@ class AsyncClient(AsyncWaiting):
                 dedup_key,
                 item_key,
                 run_at,
+                delay,
             ),
             lambda id, created, group_text: Enqueued(id, created, Lane(action, group_text)),  # noqa: A006
             connection=connection,
@@ -229,6 +234,7 @@ class AsyncClient(AsyncWaiting):
         dedup_keys: Sequence[str | None] | None = None,
         item_keys: Sequence[str | None] | None = None,
         run_ats: Sequence[datetime | None] | None = None,
+        delay: Duration | None = None,
         connection: object = None,
         split: bool = False,
     ) -> list[Enqueued]:
@@ -244,7 +250,8 @@ class AsyncClient(AsyncWaiting):
             request_ids: One for each, or None; see `enqueue`. If each has one, the call repeats by itself.
             dedup_keys: Reserved for a later version.
             item_keys: Reserved for a later version.
-            run_ats: Reserved for a later version.
+            run_ats: A time for each, or None for now; see `enqueue`.
+            delay: Delay all of them by so many seconds; or a timedelta, or text (``1h30m``).
             connection: As in `enqueue`.
             split: Allow more than one transaction, if there are more lanes than one may touch. When a later
                 part is refused, the earlier ones stay: ``error.detail["enqueued"]`` says how many items.
@@ -258,7 +265,7 @@ class AsyncClient(AsyncWaiting):
             PgfifoError: What `enqueue` raises; ``error.detail["index"]`` is the first item that is refused.
         """
         batch = Batch(
-            action, items, group, groups, headers, tags, request_ids, dedup_keys, item_keys, run_ats
+            action, items, group, groups, headers, tags, request_ids, dedup_keys, item_keys, run_ats, delay
         )
         if not len(batch):
             return []
@@ -347,6 +354,7 @@ class AsyncClient(AsyncWaiting):
         dedup_key: str | None = None,
         item_key: str | None = None,
         run_at: datetime | None = None,
+        delay: Duration | None = None,
         connection: object = None,
     ) -> Any:  # noqa: ANN401 - any JSON value
         """Put one execution at the end of its lane, wait for its end, and return its result.
@@ -362,6 +370,7 @@ class AsyncClient(AsyncWaiting):
             dedup_key: As in `enqueue`.
             item_key: As in `enqueue`.
             run_at: As in `enqueue`.
+            delay: As in `enqueue`.
             connection: The caller's connection, in autocommit mode. Defaults to the client's own.
 
         Returns:
@@ -384,6 +393,7 @@ class AsyncClient(AsyncWaiting):
             dedup_key=dedup_key,
             item_key=item_key,
             run_at=run_at,
+            delay=delay,
             connection=given,
         )
         return await self._outcome(job.id, timeout, given)
@@ -490,6 +500,40 @@ class AsyncClient(AsyncWaiting):
             after = part[3]
             if after is None:
                 return Cancelled(cancelled, requested, busy)
+
+    async def reschedule(
+        self,
+        id: int,  # noqa: A002
+        *,
+        run_at: datetime | None = None,
+        delay: Duration | None = None,
+        connection: object = None,
+    ) -> datetime:
+        """Change when a delayed execution joins its lane, or when a held one is tried again.
+
+        Args:
+            id: The execution.
+            run_at: When, with a time zone. Defaults to now.
+            delay: Instead of a time: in so many seconds, or a timedelta, or text (``1h30m``).
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+
+        Returns:
+            When it would have been.
+
+        Raises:
+            InvalidValue: It is neither delayed nor held, or an argument cannot be right.
+            Busy: It is joining its lane in somebody's open transaction.
+            UnknownExecution: There is no such execution, or it is older than its retention.
+            IsolationLevel: The caller's transaction is above READ COMMITTED.
+            CommitUnknown: The connection broke before the answer came.
+        """
+        return await self._row(
+            "select pgfifo.reschedule(%s::bigint, %s::timestamptz, make_interval(secs => %s::float8))",
+            (id, run_at, delay),
+            _time,
+            connection=connection,
+            once=True,
+        )
 
     async def finish(
         self,
@@ -1211,6 +1255,10 @@ def _nothing(*_values: object) -> None:
 
 
 def _text(value: str) -> str:
+    return value
+
+
+def _time(value: datetime) -> datetime:
     return value
 
 

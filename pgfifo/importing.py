@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
+from datetime import datetime
 from typing import IO, Any
 
 import psycopg
@@ -44,12 +45,16 @@ class Common:
         group: a group for all, in place of what each payload says.
         headers: headers for each, as a JSON object.
         tags: tags for each.
+        run_at: when they join their lanes.
+        delay: in how many seconds from its enqueue each does.
     """
 
     action: str
     group: str | None = None
     headers: str | None = None
     tags: Sequence[str] | None = None
+    run_at: datetime | None = None
+    delay: float | None = None
 
 
 @dataclass(slots=True)
@@ -205,13 +210,18 @@ class Importer:
             )
             if batch.texts:
                 cursor.execute(
-                    "select min(id), max(id) from pgfifo.enqueue_many(%s, %s::jsonb[], %s, %s, %s::text[])",
+                    "select min(id), max(id) from pgfifo.enqueue_many(%s, %s::jsonb[], %s, %s, %s::text[],"
+                    " p_run_ats => array_fill(%s::timestamptz, array[%s::integer]),"
+                    " p_delay => make_interval(secs => %s::float8))",
                     [
                         common.action,
                         array(batch.texts),
                         None if common.group is None else array([common.group] * size),
                         None if common.headers is None else array([common.headers] * size),
                         None if common.tags is None else list(common.tags),
+                        common.run_at,
+                        size,
+                        common.delay,
                     ],
                 )
                 first, last = cursor.fetchone() or (None, None)

@@ -88,9 +88,9 @@ class Worker:
                 mode.
             poll_only: Whether ``dsn`` leads to such a pooler and there is no other way: no notifications, and
                 only its lease tells when it is dead. Defaults to false.
-            until_empty: End when none of its actions has anything waiting, running or held any more, here or
-                in another worker. What waits in a paused lane, or is to join the line later, is not waited
-                for. Defaults to false.
+            until_empty: End when none of its actions has anything waiting, running, held or to be tried again
+                any more, here or in another worker. What waits in a paused lane, or is to join its lane for
+                the first time, later, is not waited for. Defaults to false.
             declare: Declare the actions with the values that the code gives them. Defaults to true; if
                 false, unknown actions are refused.
             on_start: Called with the worker's id when it is registered.

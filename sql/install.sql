@@ -115,6 +115,7 @@ end $$;
 \ir views/slot_violations.sql
 \ir views/overrides.sql
 \ir functions/position.sql
+\ir functions/remaining.sql
 \ir functions/effective_policy.sql
 \ir functions/policy_history.sql
 \ir functions/schema_info.sql

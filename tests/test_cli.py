@@ -63,7 +63,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "enqueue wait",
         "worker",
         "show list position stats lanes workers audit",
-        "cancel release finish pause resume close open policy check",
+        "cancel reschedule release finish pause resume close open policy check",
     )
     for command in " ".join(families).split():
         assert re.search(rf"\b{command}\b", said.out), command

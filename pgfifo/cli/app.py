@@ -86,6 +86,7 @@ def load() -> None:
         embedded,
         executions,
         flow,
+        later,
         looking,
         policy,
         producing,

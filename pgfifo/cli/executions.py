@@ -112,7 +112,9 @@ def list_(
             f"enqueued_at < {_moment(before)}": before,
         }
         given = {condition: value for condition, value in asked.items() if value is not None}
-        query = f"select {'id' if quiet else '*' if json else _LISTED} from pgfifo.executions"  # noqa: S608
+        later = bool({"delayed", "held"} & set(states))
+        listed = _LISTED.replace("payload", "due_at, payload") if later else _LISTED
+        query = f"select {'id' if quiet else '*' if json else listed} from pgfifo.executions"  # noqa: S608
         query += f" where {' and '.join(given)}" if given else ""
         query += f" order by id {'asc' if oldest else 'desc'} limit %s"
         found = rows(fifo, query, [*given.values(), limit or None])

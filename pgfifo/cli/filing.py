@@ -14,6 +14,8 @@ from pgfifo.cli.output import count, did, note, out, print_json
 from pgfifo.cli.progress import Shower, shown
 
 if TYPE_CHECKING:
+    from datetime import datetime
+
     from pgfifo.client import Client
     from pgfifo.groups import Group
     from pgfifo.importing import Importer
@@ -31,6 +33,8 @@ class Options:
         group: a group for all lines.
         headers: headers for each.
         tags: tags for each.
+        run_at: when they join their lanes.
+        delay: in how many seconds from its enqueue each does.
         commit_every: lines in a batch; None for the usual.
         skip_bad: leave bad lines out.
         resume: the import to go on with.
@@ -43,6 +47,8 @@ class Options:
     group: "Group | None"
     headers: "dict[str, object] | None"
     tags: Sequence[str] | None
+    run_at: "datetime | None"
+    delay: float | None
     commit_every: int | None
     skip_bad: bool
     resume: int | None
@@ -164,7 +170,9 @@ class _File:
             f"Import {number}: {self._name}{f', after line {after:,}' if after else ''}, in {options.action}."
         )
         headers = dumps(options.headers, "header") if options.headers else None
-        common = Common(options.action, to_text(options.group), headers, options.tags)
+        common = Common(
+            options.action, to_text(options.group), headers, options.tags, options.run_at, options.delay
+        )
         rows = options.commit_every or BATCH_ROWS
         return Importer(self._fifo, common, number, after=after, rows=rows, skip_bad=options.skip_bad)
 

@@ -7,6 +7,7 @@ import typer
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import usage
+from pgfifo.cli.later import Delay, RunAt, one_time
 from pgfifo.cli.options import (
     PRODUCE,
     Action,
@@ -102,6 +103,8 @@ def enqueue(
     tag: Tag = None,
     header: Header = None,
     request_id: RequestId = None,
+    run_at: RunAt = None,
+    delay: Delay = None,
     commit_every: CommitEvery = None,
     skip_bad: SkipBad = False,
     resume: Resume = None,
@@ -110,7 +113,7 @@ def enqueue(
     json: AsJson = False,
     dsn: Dsn = None,
 ) -> None:
-    """Put an execution, or each line of a file, at the end of its lane.
+    """Put an execution, or each line of a file, at the end of its lane, now or later.
 
     Prints the execution's id, or the number of the import; with --wait its result, as JSON.
 
@@ -119,6 +122,7 @@ def enqueue(
     """
     headers = pairs_of("--header", header, json_or_text) if header else None
     keys = {"request_id": request_id}
+    one_time(run_at, delay)
     if file is None and resume is None:
         if commit_every is not None or skip_bad:
             raise usage("--commit-every and --skip-bad belong to --file")
@@ -132,6 +136,8 @@ def enqueue(
                 headers=headers,
                 tags=tag,
                 request_id=request_id,
+                run_at=run_at,
+                delay=delay,
             )
             if wait:
                 what = "Enqueued execution" if job.created else "Nothing was enqueued: there was execution"
@@ -144,7 +150,8 @@ def enqueue(
         else:
             out(str(job.id))
         if job.created:
-            did(f"Enqueued in {job.lane}.", command("cancel", str(job.id)))
+            when = "" if run_at is None and delay is None else ", to join it later"
+            did(f"Enqueued in {job.lane}{when}.", command("cancel", str(job.id)))
         else:
             did(f"Nothing was enqueued: execution {job.id} in {job.lane} was there already.")
         return
@@ -157,11 +164,16 @@ def enqueue(
             raise usage(f"--{name.replace('_', '-')} belongs to one execution, and a file holds many")
     from pgfifo.cli.filing import Options, enqueue_file
 
-    repeated = {"--group": group, "--tag": tag, "--header": header}
-    words = [word for name, given in repeated.items() for value in given or [] for word in (name, value)]
-    enqueue_file(
-        Options(action, file, group_of(group), headers, tag, commit_every, skip_bad, resume, json, words), dsn
-    )
+    repeated = {
+        "--group": group,
+        "--tag": tag,
+        "--header": header,
+        "--run-at": None if run_at is None else [run_at.isoformat()],
+        "--delay": None if delay is None else [f"{delay:g}s"],
+    }
+    words = [word for name, values in repeated.items() for value in values or [] for word in (name, value)]
+    given = (action, file, group_of(group), headers, tag, run_at, delay)
+    enqueue_file(Options(*given, commit_every, skip_bad, resume, json, words), dsn)
 
 
 @app.command(rich_help_panel=PRODUCE)

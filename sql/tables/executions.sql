@@ -25,4 +25,5 @@ create table if not exists pgfifo._executions (
 create index if not exists executions_line on pgfifo._executions (lane_id, ticket);
 -- Read from a bound in the lane's ledger on, so that dead entries stay behind it.
 create index if not exists executions_delayed on pgfifo._executions (lane_id, run_at, id) where ticket is null;
+create index if not exists executions_sent_back on pgfifo._executions (lane_id) where ticket is null and past is not null;
 comment on table pgfifo._executions is 'Content of executions that are not finished.';
