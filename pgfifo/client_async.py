@@ -11,7 +11,7 @@ from typing import Any, Literal, Unpack, overload
 
 import psycopg
 
-from pgfifo import compatibility, groups, schema
+from pgfifo import compatibility, groups, policyfile, schema
 from pgfifo._batch import Batch, smaller
 from pgfifo._given import wrong
 from pgfifo._looking import looked_at
@@ -34,6 +34,7 @@ from pgfifo.models import (
     LaneStats,
     OrderViolation,
     PolicyChange,
+    PolicyDifference,
     PolicyOverride,
     PolicyRecord,
     PolicyValue,
@@ -985,6 +986,52 @@ class AsyncClient(AsyncWaiting):
             select(PolicyChange, _OVERRIDE_DEFAULT),
             (dumps(checked(values, "everything"), "policy"), optional_seconds(lasting, "lasting"), reason),
             PolicyChange,
+            connection=connection,
+        )
+
+    async def export_policies(self) -> dict[str, Any]:
+        """Return what operators have set, scope by scope, in the form that `apply_policies` takes.
+
+        Returns:
+            ``{"everything": {…}, "packs": {"billing": {…}}, "actions": {"deploy": {…, "lanes": [{"group": …,
+            …}]}}}``. Nothing that is inherited, declared by code or overridden for a time, and no pauses.
+        """
+        return await self._row("select pgfifo.export_policies()", (), dict)
+
+    async def apply_policies(
+        self,
+        policies: Mapping[str, Any],
+        *,
+        prune: bool = False,
+        dry_run: bool = False,
+        force: bool = False,
+        connection: object = None,
+    ) -> list[PolicyDifference]:
+        """Bring policies to what a document says, all or nothing.
+
+        Args:
+            policies: The document, in the form of `export_policies`; a group may be a mapping too.
+            prune: Unset what it does not name, at every scope. Without it, that stays.
+            dry_run: Change nothing, and take no lock.
+            force: Change ``group_by`` even though something waits; that stays in its old lanes.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+
+        Returns:
+            What differed.
+
+        Raises:
+            InvalidValue: It names an attribute that does not exist, or a value that cannot be; the message
+                says where.
+            TooManyLanes: It changes the policies of more lanes than one transaction may lock.
+            Busy: A change has to wait for somebody's open transaction.
+        """
+        return await self._rows(
+            select(
+                PolicyDifference,
+                "pgfifo.apply_policies(%s::jsonb, %s::boolean, %s::boolean, %s::boolean)",
+            ),
+            (dumps(policyfile.document(policies), "policies"), prune, dry_run, force),
+            PolicyDifference,
             connection=connection,
         )
 

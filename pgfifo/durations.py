@@ -76,7 +76,7 @@ def text(value: float) -> str:
     if value < 0:
         return "-" + text(-value)
     if 0 < value < 1:
-        return f"{value * 1000:.6g}ms"
+        return f"{value * 1000:.6f}".rstrip("0").rstrip(".") + "ms"
     whole = int(value)
     rest = round(value - whole, 3)
     parts = []

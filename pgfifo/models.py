@@ -336,6 +336,31 @@ class PolicyRecord:
 
 
 @dataclass(frozen=True, slots=True)
+class PolicyDifference:
+    """A value that a document of policies says otherwise than the database did.
+
+    Attributes:
+        scope: Where: ``lane``, ``action``, ``pack`` or ``everything``.
+        action: The action, of a lane or an action.
+        group_text: The canonical group, of a lane.
+        pack: The pack, of a pack.
+        attribute: The attribute's name.
+        old: What the scope said before; None inherited.
+        new: What the document says; None inherits.
+        note: What to know about it.
+    """
+
+    scope: str
+    action: str | None
+    group_text: str | None
+    pack: str | None
+    attribute: str
+    old: Any
+    new: Any
+    note: str | None
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """What somebody did to how the queue runs.
 

@@ -92,6 +92,21 @@ class Policy(TypedDict, total=False):
     """For everything only: an enqueue to an unknown action is refused. Defaults to False: it creates it."""
 
 
+DURATIONS = frozenset(
+    (
+        "spacing",
+        "gap",
+        "max_wait",
+        "timeout",
+        "kill_after",
+        "backoff_initial",
+        "backoff_cap",
+        "retention",
+        "lane_retention",
+    )
+)
+"""The attributes that are durations."""
+
 Scope = Literal["an action", "a pack", "everything"]
 
 _BELONGS_TO: dict[str, Scope] = {"group_by": "an action", "declared_actions_only": "everything"}

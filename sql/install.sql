@@ -93,6 +93,7 @@ end $$;
 \ir internal/policy.sql
 \ir internal/time_limits.sql
 \ir internal/override.sql
+\ir internal/policy_document.sql
 \ir internal/set_paused.sql
 \ir internal/set_closed.sql
 \ir internal/take_back.sql
@@ -118,6 +119,7 @@ end $$;
 \ir functions/remaining.sql
 \ir functions/effective_policy.sql
 \ir functions/policy_history.sql
+\ir functions/export_policies.sql
 \ir functions/schema_info.sql
 \ir views/_counts.sql
 \ir functions/check.sql
@@ -158,6 +160,7 @@ end $$;
 \ir functions/set_policy.sql
 \ir functions/set_pack_policy.sql
 \ir functions/set_default_policy.sql
+\ir functions/apply_policies.sql
 \ir functions/override_policy.sql
 \ir functions/override_pack_policy.sql
 \ir functions/override_default_policy.sql

@@ -810,6 +810,80 @@ def test_policy_history_and_audit_say_who_changed_what(cli: CommandLine) -> None
     assert "Nothing is on record." in cli.ok("audit", "--what", "cancel").err
 
 
+def test_policy_export_and_apply_keep_limits_in_a_file(cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "policies.toml"
+    cli.ok("policy", "set", "deploy", "--group-by", "env", "--max-concurrent", 2, "--spacing", "1m30s")
+    cli.ok("policy", "set", "deploy", "--group", "env=prod", "--max-concurrent", 1)
+    cli.ok("policy", "set", "--pack", "web", "--rate", "100/s")
+    cli.ok("policy", "set", "--default", "--declared-actions-only")
+    assert f"Wrote {file}" in cli.ok("policy", "export", file).err
+    text = file.read_text("utf-8")
+    assert cli.ok("policy", "export").out == text
+    assert 'group = { env = "prod" }' in text
+    assert 'spacing = "1m30s"' in text
+    assert json.loads(cli.ok("policy", "export", "--json").out)["packs"] == {"web": {"rate": "100/s"}}
+    for words in ([], ["--dry-run"], ["--check"], ["--prune", "--check"]):
+        assert "Nothing to do" in cli.ok("policy", "apply", *words, file).err
+
+    file.write_text(text.replace("max_concurrent = 1", "max_concurrent = 3").replace('"100/s"', '"5/s"'))
+    lines = ["pack web: rate 100/s → 5/s", "deploy env=prod: max_concurrent 1 → 3"]
+    said = cli.ok("policy", "apply", "--dry-run", file)
+    assert said.out.splitlines() == lines
+    assert f"To apply it: pgfifo policy apply {file}" in said.err
+    said = cli("policy", "apply", "--check", file)
+    assert (said.code, said.out.splitlines()) == (1, lines)
+    assert cli.ok("policy", "export").out == text, "a look changed something"
+    said = cli.ok("policy", "apply", file)
+    assert said.out.splitlines() == lines
+    assert cli.ok("policy", "export").out == file.read_text("utf-8")
+    for undo in said.undo:
+        cli.ok(*undo)
+    assert cli.ok("policy", "export").out == text, "the undo did not work"
+
+    file.write_text("[actions.deploy]\nmax_concurrent = 2\n")
+    assert "Nothing to do" in cli.ok("policy", "apply", file).err
+    said = cli("policy", "apply", "--prune", "--check", "--json", file)
+    assert said.code == 1
+    assert {row["attribute"]: row["old"] for row in json.loads(said.out)} == {
+        "declared_actions_only": True,
+        "rate": "100/s",
+        "group_by": ["env"],
+        "spacing": 90,
+        "max_concurrent": 1,
+    }
+    assert f"pgfifo policy apply --prune {file}" in cli("policy", "apply", "--prune", "--check", file).err
+    cli.ok("policy", "apply", "--prune", file)
+    assert cli.ok("policy", "export").out.splitlines()[2:] == ["[actions.deploy]", "max_concurrent = 2"]
+
+
+def test_policy_apply_reads_stdin(cli: CommandLine) -> None:
+    said = cli.ok("policy", "apply", "-", stdin="[everything]\nmax_attempts = 2\n")
+    assert said.out == "everything: max_attempts inherited → 2\n"
+    assert "this is no TOML" in cli("policy", "apply", "-", stdin=b"\xff").err
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("[everything]\nmax_concurent = 2", "line 2, everything.max_concurent"),
+        ("[everything]\nmax_concurrent = 0", "line 2, everything.max_concurrent: max_concurrent cannot be 0"),
+        ("[evrything]\nmax_concurrent = 1", "line 1, evrything is no part"),
+        ("[everything", "this is no TOML"),
+        ('[actions.x]\nquota = "5/day Nowhere"', "time zone"),
+    ],
+)
+def test_policy_apply_says_where_a_file_is_wrong(
+    cli: CommandLine, tmp_path: Path, text: str, message: str
+) -> None:
+    file = tmp_path / "policies.toml"
+    file.write_text(text)
+    said = cli("policy", "apply", file)
+    assert said.code == 2
+    assert message in said.err
+    assert cli("policy", "apply", tmp_path / "none").code == 1
+    assert cli("policy", "export", tmp_path / "no" / "folder").code == 1
+
+
 def test_policy_scopes(cli: CommandLine) -> None:
     cli.ok("enqueue", "core.http.get")
 

@@ -538,6 +538,30 @@ def test_overrides_win_for_a_time_and_are_listed(fifo: pgfifo.Client, conn: Conn
         fifo.override_policy("core.deploy", lasting="soon", max_concurrent=5)
 
 
+def test_policies_are_exported_and_applied(fifo: pgfifo.Client, conn: Connection) -> None:
+    document = {
+        "everything": {"max_attempts": 3},
+        "actions": {"deploy": {"gap": "1m", "lanes": [{"group": "blue", "rate": "5/s"}]}},
+    }
+    found = fifo.apply_policies(document, dry_run=True)
+    assert [(each.scope, each.attribute, each.new) for each in found] == [
+        ("everything", "max_attempts", 3),
+        ("action", "gap", 60),
+        ("lane", "rate", "5/s"),
+    ]
+    assert fifo.export_policies() == {"everything": {}, "packs": {}, "actions": {}}
+    with psycopg.connect(conn.info.dsn) as mine:
+        assert fifo.apply_policies(document, connection=mine) == found
+        mine.rollback()
+    assert fifo.apply_policies(document) == found
+    exported = fifo.export_policies()
+    assert exported["actions"] == {"deploy": {"gap": 60, "lanes": [{"group": "blue", "rate": "5/s"}]}}
+    assert fifo.apply_policies(exported, prune=True) == []
+    assert len(fifo.apply_policies({}, prune=True)) == 3
+    with pytest.raises(pgfifo.InvalidValue, match=r"packs\.web\.gap: gap -1 is negative"):
+        fifo.apply_policies({"packs": {"web": {"gap": -1}}})
+
+
 def test_changes_of_policies_and_other_doings_are_on_record(fifo: pgfifo.Client) -> None:
     fifo.set_policy("deploy", max_concurrent=3)
     fifo.set_policy("deploy", "blue", max_concurrent=4)

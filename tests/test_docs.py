@@ -23,7 +23,7 @@ import psycopg.conninfo
 import pytest
 
 import pgfifo
-from pgfifo import durations, errors, schema
+from pgfifo import durations, errors, policyfile, schema
 from tests.support.database import wait_for
 from tests.support.server import binaries_of_this_run, make_server
 
@@ -40,7 +40,7 @@ PAGES = [
 ]
 PROMISES = ["order", "slots", "progress", "durability", "fencing", "independence", "flat cost", "exact stats"]
 RUN = ("bash", "python", "sql")
-SHOWN = ("text", "mermaid", "sh", "ini")
+SHOWN = ("text", "mermaid", "sh", "ini", "toml")
 
 
 @dataclass(frozen=True)
@@ -218,6 +218,14 @@ def test_what_is_shown_and_not_run_is_at_least_there() -> None:
                 words = line.partition("#")[0].split()
                 assert words[:1] == ["make"] or words[:2] == ["pip", "install"], f"{page}: {line}"
                 assert words[0] != "make" or words[1] in targets, f"{page}: {line}"
+
+
+def test_the_policies_that_are_shown_are_such_as_can_be_applied() -> None:
+    shown = [block for page in PAGES for block in blocks(page) if block.language == "toml"]
+    assert shown
+    for block in shown:
+        document = policyfile.loads(block.text)
+        assert document["actions"], "the file says nothing of actions"
 
 
 # What pages say of each other, and of the repository

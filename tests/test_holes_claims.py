@@ -195,6 +195,7 @@ DECIDING = {
     "override of a lane": """select from pgfifo.override_policy('a', '{{"max_attempts": 5}}', '1h', 'g')""",
     "override of a pack": """select from pgfifo.override_pack_policy('p', '{{"max_attempts": 5}}', '1h')""",
     "override of all": """select from pgfifo.override_default_policy('{{"max_attempts": 5}}', '1h')""",
+    "apply_policies": """select from pgfifo.apply_policies('{{"everything": {{"max_attempts": 3}}}}')""",
     "declare_action": """select pgfifo.declare_action('a', '{{"max_concurrent": 5}}')""",
     "pause": "select pgfifo.pause('a')",
     "pause of a lane": "select pgfifo.pause('a', 'g')",

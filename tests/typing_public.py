@@ -156,6 +156,8 @@ def operating(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
     assert_type(fifo.overrides(), list[pgfifo.PolicyOverride])
     assert_type(fifo.policy_history("deploy", "prod", scope="lane"), list[pgfifo.PolicyRecord])
     fifo.policy_history(scope="world")  # type: ignore[arg-type]
+    assert_type(fifo.export_policies(), dict[str, Any])
+    assert_type(fifo.apply_policies({}, prune=True, dry_run=True), list[pgfifo.PolicyDifference])
     assert_type(fifo.audit("deploy", what="pause"), list[pgfifo.AuditEntry])
     assert_type(fifo.pause("deploy", reason="holiday"), bool)
     assert_type(fifo.resume("deploy", {"env": "prod"}), bool)

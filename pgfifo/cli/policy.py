@@ -2,21 +2,24 @@
 
 import difflib
 import inspect
-from collections.abc import Callable
-from dataclasses import asdict
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected
-from pgfifo.cli.exits import usage
+from pgfifo.cli.exits import REFUSED, usage
 from pgfifo.cli.options import OPERATE, AsJson, Dsn, Group, Reason, group_of
-from pgfifo.cli.output import note, out, print_json_rows, print_table, span
+from pgfifo.cli.output import as_json, note, out, print_json_rows, print_table, span
 
 if TYPE_CHECKING:
     from pgfifo.client import Client
-    from pgfifo.models import PolicyChange, PolicyValue
+    from pgfifo.groups import Group as GroupValue
+    from pgfifo.models import PolicyChange, PolicyDifference, PolicyValue
     from pgfifo.policies import Policy
 
 policy = typer.Typer(
@@ -41,17 +44,6 @@ Pack = Annotated[
 ]
 Default = Annotated[bool, typer.Option("--default", help="Everything: what holds where nothing else is set.")]
 
-_DURATIONS = (
-    "spacing",
-    "gap",
-    "max_wait",
-    "timeout",
-    "kill_after",
-    "backoff_initial",
-    "backoff_cap",
-    "retention",
-    "lane_retention",
-)
 _LIMITS = {"max_concurrent", "max_queue_length", "rate", "burst", "spacing", "gap"}
 
 
@@ -284,7 +276,7 @@ def override(
     """Let values win over every scope's for a time; they end by themselves."""
     attributes = list(names or ())
     action = attributes.pop(0) if attributes and not pack and not default else None
-    scope = _Scope(action, group, pack, default)
+    scope = _Scope.given(action, group, pack, default)
     wanted = _values(values)
     if end:
         if wanted or lasting:
@@ -385,17 +377,106 @@ def history(
     )
 
 
+@policy.command()
+def export(
+    file: Annotated[
+        str, typer.Argument(metavar="[FILE]", help="Where to; - or nothing is stdout.", show_default=False)
+    ] = "-",
+    json: AsJson = False,
+    dsn: Dsn = None,
+) -> None:
+    """Write what operators have set as a TOML file, for version control."""
+    from pgfifo import policyfile
+
+    with connected(dsn) as fifo:
+        policies = fifo.export_policies()
+    text = f"{as_json(policies)}\n" if json else policyfile.dumps(policies)
+    if file == "-":
+        sys.stdout.write(text)
+        return
+    Path(file).write_text(text, encoding="utf-8")
+    note(f"Wrote {file}. To bring a database to it: {command('policy', 'apply', file)}")
+
+
+@policy.command()
+def apply(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="The TOML file; - is stdin.", show_default=False)
+    ],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would change.")] = False,
+    check: Annotated[
+        bool, typer.Option("--check", help="As --dry-run, with exit status 1 if anything would change.")
+    ] = False,
+    prune: Annotated[
+        bool, typer.Option("--prune", help="Unset what the file does not name, too; else it stays.")
+    ] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Change group_by even while executions wait.")
+    ] = False,
+    json: AsJson = False,
+    dsn: Dsn = None,
+) -> None:
+    """Bring policies to what a file says, all or nothing, and show what has changed."""
+    from pgfifo import policyfile
+
+    policies = policyfile.loads(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
+    only_look = dry_run or check
+    with connected(dsn) as fifo:
+        found = fifo.apply_policies(policies, prune=prune, dry_run=only_look, force=force)
+    if json:
+        print_json_rows(map(asdict, found))
+    scopes: dict[_Scope, list[PolicyDifference]] = {}
+    for each in found:
+        scopes.setdefault(_Scope.of(each), []).append(each)
+    for scope, differences in scopes.items():
+        for each in differences if not json else ():
+            out(f"{scope}: {_from_to(each)}")
+        for said in dict.fromkeys(each.note for each in differences if each.note):
+            note(f"{scope}: {said}.")
+    if not found:
+        note("Nothing to do: the policies are what the file says.")
+    elif only_look:
+        words = ["--prune", file] if prune else [file]
+        note(f"Nothing was changed. To apply it: {command('policy', 'apply', *words)}")
+    else:
+        for scope, differences in scopes.items():
+            _tell_undo(scope, differences)
+    if check and found:
+        raise typer.Exit(REFUSED)
+
+
+@dataclass(frozen=True)
 class _Scope:
     """What a change is for: an action, one of its lanes, a pack, or everything."""
 
-    def __init__(self, action: str | None, group: list[str] | None, pack: str | None, default: bool) -> None:
+    action: str | None
+    pairs: tuple[str, ...]
+    pack: str | None
+
+    @classmethod
+    def given(cls, action: str | None, group: list[str] | None, pack: str | None, default: bool) -> "_Scope":
+        """Return what the command line names."""
         if [action is not None, pack is not None, default].count(True) != 1:
             raise usage("name one scope", _SCOPES)
         if group and action is None:
             raise usage("--group needs the action whose lane it is")
-        self.action, self.pack, self.pairs = action, pack, group or []
-        self.group = group_of(group)
-        self.is_wide = action is None
+        return cls(action, tuple(group or ()), pack)
+
+    @classmethod
+    def of(cls, difference: "PolicyDifference") -> "_Scope":
+        """Return where a difference is."""
+        group = difference.group_text
+        return cls(difference.action, (group,) if group is not None else (), difference.pack)
+
+    @property
+    def group(self) -> "GroupValue | None":
+        """The lane's group, if it is one."""
+        return group_of(self.pairs)
+
+    @property
+    def is_wide(self) -> bool:
+        """Whether it is more than one action."""
+        return self.action is None
 
     @property
     def words(self) -> list[str]:
@@ -405,8 +486,10 @@ class _Scope:
         return ["--default"] if self.pack is None else ["--pack", self.pack]
 
     def __str__(self) -> str:
+        from pgfifo import groups
+
         if self.action is not None:
-            return " ".join([self.action, *self.pairs])
+            return " ".join([self.action, *map(groups.display, self.pairs)])
         return "everything" if self.pack is None else f"pack {self.pack}"
 
     def set(self, fifo: "Client", force: bool, values: "Policy") -> "list[PolicyChange]":
@@ -494,19 +577,29 @@ def _change(
     dsn: str | None,
 ) -> None:
     """Change a scope's values, and say what that has changed, what it means, and how to undo it."""
-    scope = _Scope(action, group, pack, default)
+    scope = _Scope.given(action, group, pack, default)
     with connected(dsn) as fifo:
         changes = scope.set(fifo, force, values)
     changed = [change for change in changes if change.old != change.new]
     if not changed:
         note(f"Nothing to do: {scope} has these values already.")
     for change in changed:
-        old, new = (_shown(change.attribute, value, none="inherited") for value in (change.old, change.new))
-        out(f"{scope}: {change.attribute} {old} → {new}")
+        out(f"{scope}: {_from_to(change)}")
     if scope.is_wide and any(c.attribute in _LIMITS and c.new not in (None, "unlimited") for c in changed):
         note(_for_each_lane(scope))
     for text in dict.fromkeys(change.note for change in changes if change.note):
         note(f"{text[0].upper()}{text[1:]}.")
+    _tell_undo(scope, changed)
+
+
+def _from_to(change: "PolicyChange | PolicyDifference") -> str:
+    """Say what has changed."""
+    old, new = (_shown(change.attribute, value, none="inherited") for value in (change.old, change.new))
+    return f"{change.attribute} {old} → {new}"
+
+
+def _tell_undo(scope: _Scope, changed: "Sequence[PolicyChange | PolicyDifference]") -> None:
+    """Say how to undo changes of one scope."""
     words = scope.words
     # What waited when group_by was changed waits still.
     words = [*words, "--force"] if any(c.attribute == "group_by" and c.note for c in changed) else words
@@ -528,6 +621,7 @@ def _option(name: str, value: object) -> list[str]:
 def _shown(name: str, value: object, none: str = "-") -> str:
     """Return a value in the form in which it is given on the command line."""
     from pgfifo import durations
+    from pgfifo.policies import DURATIONS
 
     if value is None:
         return none
@@ -535,7 +629,7 @@ def _shown(name: str, value: object, none: str = "-") -> str:
         return "yes" if value else "no"
     if isinstance(value, list):
         return ",".join(map(str, value)) or "(none)"
-    if name in _DURATIONS and isinstance(value, int | float):
+    if name in DURATIONS and isinstance(value, int | float):
         return durations.text(float(value))
     return f"{value:g}" if isinstance(value, float) else str(value)
 

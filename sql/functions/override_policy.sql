@@ -15,7 +15,7 @@ begin
     return query select * from pgfifo._override_policy('action', null, v_action_id, null, p_values, p_lasting, p_reason);
   else
     return query select * from pgfifo._override_policy('lane', null, v_action_id,
-      pgfifo._policy_lane(v_action_id, p_action, p_group, 'override_policy'), p_values, p_lasting, p_reason);
+      pgfifo._policy_lane(v_action_id, pgfifo.group_text(p_action, null, p_group), 'override_policy'), p_values, p_lasting, p_reason);
   end if;
 end $$;
 comment on function pgfifo.override_policy is 'Let values win over every scope''s in an action or one lane for a time; null ends an override.';

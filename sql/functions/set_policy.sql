@@ -14,7 +14,8 @@ begin
   if p_group is null then
     return query select * from pgfifo._set_policy('action', null, v_action_id, null, p_values, p_force);
   else
-    return query select * from pgfifo._set_policy('lane', null, v_action_id, pgfifo._policy_lane(v_action_id, p_action, p_group, 'set_policy'), p_values, p_force);
+    return query select * from pgfifo._set_policy('lane', null, v_action_id,
+      pgfifo._policy_lane(v_action_id, pgfifo.group_text(p_action, null, p_group), 'set_policy'), p_values, p_force);
   end if;
 end $$;
 comment on function pgfifo.set_policy is 'Set limits and rules of an action or of one lane; null inherits again.';

@@ -311,7 +311,8 @@ begin
           cross join lateral (select array_position(v_actions, l.action_id) as nth, l.group_text from pgfifo.lanes l where l.id = t.lane_id offset 0) l
           left join lateral (
             select p.max_concurrent, p.paused_at from pgfifo._lane_policies p
-            where (select exists (select from pgfifo._lane_policies)) and p.lane_id = t.lane_id offset 0) lp on true
+            where (select exists (select from pgfifo.policies q where q.scope = 'lane') or exists (select from pgfifo._overrides))
+              and p.lane_id = t.lane_id offset 0) lp on true
           cross join lateral (select coalesce(lp.max_concurrent, v_max[l.nth]) as max, v_strict[l.nth] as is_strict) a
           cross join lateral (
             select g.ctid as row, g.version, g.running, g.held, g.yielded, g.held_from, g.returned, g.delayed, g.delayed_from, g.consumed, g.starts, g.mark_floor,

@@ -341,17 +341,16 @@ begin
   return p_pack;
 end $$;
 
--- The lane that a policy is set for, created when it is new, its slot lock held.
-create or replace function pgfifo._policy_lane(p_action_id integer, p_action text, p_group text, p_call text) returns bigint
+-- The lane that a policy is set for, by its canonical group, created when it is new, its slot lock held.
+create or replace function pgfifo._policy_lane(p_action_id integer, p_group text, p_call text) returns bigint
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_group text := pgfifo._group(p_action, (select p.group_by from pgfifo._action_policies p where p.action_id = p_action_id), null, p_group);
   v_lane_id bigint;
 begin
   loop
-    v_lane_id := pgfifo._lane(p_action_id, v_group);
+    v_lane_id := pgfifo._lane(p_action_id, p_group);
     continue when v_lane_id is null;
     perform pgfifo._lock_lane(v_lane_id, p_call);
     exit when exists (select from pgfifo.lanes l where l.id = v_lane_id);
