@@ -72,6 +72,7 @@ def test_a_negative_timedelta_is_refused() -> None:
     [
         (0, "0s"),
         (0.25, "250ms"),
+        (0.000_000_01, "0.00001ms"),
         (1.5, "1.5s"),
         (90, "1m30s"),
         (5400, "1h30m"),
