@@ -19,7 +19,7 @@ PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; 
 ARGS ?=
 SABOTAGE ?=
 VERSIONS ?= 14 15 16 17 18
-CODE := $(wildcard _pgfifo.py pgfifo tests bench tools)
+CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-versions lint format mutations bench-quick bench docs build clean

@@ -25,6 +25,10 @@ _WORK = """
     from pgfifo.work(%s, %s, %s, %s, %s::jsonb, %s)
 """
 _REMAINING = "select waiting + coming, active, startable from pgfifo.remaining(%s)"
+_FREE = """
+    select exists (select from pgfifo.lane_stats where action = any (%s) and queue_length > 0 and not paused
+      and active_count < max_concurrent)
+"""
 _STATES = """
     select asked.id, asked.attempt, case when e.attempt = asked.attempt then e.state else 'started again' end
     from unnest(%s::bigint[], %s::integer[]) as asked(id, attempt)
@@ -162,6 +166,15 @@ class Claims:
             for execution in (run.execution for run in answer.starts):
                 execution.timeout, execution.kill_after = answer.limits.get(execution.id, (None, None))
         return answer
+
+    async def is_startable(self) -> bool:
+        """Return whether it looks as if something could start: it waits in a lane with a free slot.
+
+        Raises:
+            psycopg.Error: What cannot be got over.
+        """
+        [(startable,)] = await (await self.connect()).rows(_FREE, (self._names,))
+        return bool(startable)
 
     async def is_empty(self) -> bool:
         """Return whether nothing waits, runs, is held or is to be tried again any more, here or elsewhere.

@@ -41,6 +41,8 @@ KILL_AFTER = 10.0
 _BATCH = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
 _SIGN_OFF_TIMEOUT = 5.0
+# A mark that was committed late is found within a second: see the scans.
+_BELIEVED_AFTER = 1.5
 
 
 class Engine:
@@ -97,6 +99,8 @@ class Engine:
         self._only_doomed = asyncio.Event()
 
         self._check_at = 0.0  # when to look whether all is done
+        self._quiet = False  # whether the last call has found nothing to start now
+        self._quiet_until = math.inf  # when to believe that where it looks otherwise
 
     # Life
 
@@ -243,6 +247,10 @@ class Engine:
                 await self._rest(free)
             elif self._stop.is_set():
                 return
+            elif self._plan.until_idle and self._quiet:
+                if now >= self._quiet_until or not await self._claims.is_startable():
+                    return
+                await self._rest(free)
             elif self._plan.until_empty and now >= self._check_at:
                 self._check_at = now + min(self._plan.poll_interval, LONGEST_SOON)
                 if await self._claims.is_empty():
@@ -304,6 +312,11 @@ class Engine:
             self._finished.extendleft(reversed(batch))
             raise
         self._pace.end(free, len(answer.starts), answer.status, answer.seconds)
+        self._quiet = not answer.starts and (not answer.status or answer.seconds > SOON)
+        if not self._quiet or answer.status:
+            self._quiet_until = math.inf if not self._quiet else self._loop.time()
+        elif self._quiet_until == math.inf:
+            self._quiet_until = self._loop.time() + _BELIEVED_AFTER
         with registration.lock:
             if registration.dead:
                 return  # what was claimed is taken back, as is everything else

@@ -52,6 +52,7 @@ CHECKS: dict[str, Check] = {
     "groups": functools.partial(_given.listed, of="groups"),
     "state": states,
     "force": _given.flag,
+    "testing": _given.flag,
     "repair": _given.flag,
     "retry": _given.flag,
     "split": _given.flag,

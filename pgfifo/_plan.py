@@ -26,6 +26,7 @@ class Plan:
         lease: Seconds.
         shutdown_timeout: Seconds.
         until_empty: Whether to end when nothing is left.
+        until_idle: Whether to end when nothing can start now.
     """
 
     conninfo: str
@@ -40,6 +41,7 @@ class Plan:
     lease: float
     shutdown_timeout: float
     until_empty: bool
+    until_idle: bool
 
     def identity(self) -> Identity:
         """Return what the worker says of itself."""

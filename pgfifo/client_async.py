@@ -59,6 +59,10 @@ _ENQUEUE = """
     from pgfifo.enqueue_one(%s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
       %s::text, %s::text, %s::text, %s::timestamptz, make_interval(secs => %s::float8))
 """
+_FOR_TESTING = """
+    update pgfifo.installation i set testing = true
+    where i.testing or not exists (select from pgfifo.actions) returning 1
+"""
 _ENQUEUE_MANY = """
     select id, created, group_text
     from pgfifo.enqueue_many(%s::text, %s::jsonb[], %s::text[], %s::jsonb[], %s::text[],
@@ -83,13 +87,18 @@ class AsyncClient(AsyncWaiting):
 
     # Schema
 
-    async def install(self) -> None:
+    async def install(self, *, testing: bool = False) -> None:
         """Install the schema, or bring it to this package's version; do nothing where it is there already.
 
         It is safe from many processes at once.
 
+        Args:
+            testing: Whether it is for tests: pgfifo's clock can be moved there, and all be removed. Defaults
+                to false, which leaves that as it is.
+
         Raises:
             SchemaMismatch: The schema is newer than this package.
+            InvalidValue: It is to be for testing, and is in use already.
         """
         async with self._lend() as conn:
             [(current,)] = await fetch(conn, "select to_regclass('pgfifo.installation') is not null", ())
@@ -98,6 +107,12 @@ class AsyncClient(AsyncWaiting):
                 current = await fetch(conn, query, (schema.script_hash(),)) == [(True,)]
         if not current:
             await self._script(schema.sql_text())
+        if testing and not await self._rows(_FOR_TESTING, (), _nothing):
+            raise InvalidValue(
+                "this installation of pgfifo is in use, and is not for testing",
+                detail={"name": "testing"},
+                hint="Use a database of its own for tests.",
+            )
 
     async def upgrade(self) -> None:
         """Bring the schema to this package's version.

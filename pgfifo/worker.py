@@ -12,6 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from types import TracebackType
 from typing import TYPE_CHECKING
 
@@ -22,6 +23,7 @@ from pgfifo.durations import Duration, seconds
 from pgfifo.errors import InvalidValue
 
 if TYPE_CHECKING:
+    from pgfifo._around import Layer
     from pgfifo._run import Run
     from pgfifo.actions import Actions
     from pgfifo.execution import Execution
@@ -124,6 +126,7 @@ class Worker:
             lease=_positive(lease, "lease"),
             shutdown_timeout=seconds(shutdown_timeout, "shutdown_timeout"),
             until_empty=until_empty,
+            until_idle=False,
         )
         if self._plan.heartbeat * 2 > self._plan.lease:
             raise InvalidValue(
@@ -179,7 +182,7 @@ class Worker:
             SchemaMismatch: Package and schema do not fit.
         """
         in_main_thread = threading.current_thread() is threading.main_thread()
-        with asyncio.Runner(loop_factory=_new_loop) as runner:
+        with asyncio.Runner(loop_factory=new_loop) as runner:
             loop = runner.get_loop()
             with _stopped_by_signals(loop, self._signalled) if in_main_thread else contextlib.nullcontext():
                 runner.run(self._run(_end_process if in_main_thread else _nothing))
@@ -278,7 +281,7 @@ class Worker:
 
     def _run_thread(self) -> None:
         try:
-            with asyncio.Runner(loop_factory=_new_loop) as runner:
+            with asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(self._run(_nothing))
         except BaseException as error:
             self._error = error
@@ -292,12 +295,20 @@ class Worker:
         if error is not None:
             raise error
 
-    async def _run(self, overdue: Callable[[list[Run]], None]) -> None:
+    async def _run_until_idle(self, layer: Layer) -> None:
+        """Work until nothing more can start now, with a layer around all actions."""
+        actions = {
+            name: replace(action, layers=(layer, *action.layers))
+            for name, action in self._plan.actions.items()
+        }
+        await self._run(_nothing, replace(self._plan, actions=actions, until_idle=True))
+
+    async def _run(self, overdue: Callable[[list[Run]], None], plan: Plan | None = None) -> None:
         with self._lock:
             if self._engine is not None:
                 raise RuntimeError("this worker works already")
             engine = self._engine = Engine(
-                self._plan, ready=self._registered, overdue=overdue, deadly=overdue is _end_process
+                plan or self._plan, ready=self._registered, overdue=overdue, deadly=overdue is _end_process
             )
         try:
             self._loop = asyncio.get_running_loop()
@@ -340,7 +351,8 @@ def _positive(value: Duration, name: str) -> float:
     return result
 
 
-def _new_loop() -> asyncio.AbstractEventLoop:
+def new_loop() -> asyncio.AbstractEventLoop:
+    """Return an event loop in which a worker can run."""
     # psycopg waits for sockets with add_reader, which the default loop of Windows has not.
     return asyncio.SelectorEventLoop() if sys.platform == "win32" else asyncio.new_event_loop()
 

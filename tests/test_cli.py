@@ -243,6 +243,18 @@ def test_role_without_rights_is_told_so(fresh_dsn: str, cli: CommandLine) -> Non
 # install, upgrade, uninstall, sql
 
 
+def test_install_for_testing_is_refused_where_it_is_in_use(empty_cli: CommandLine, empty_dsn: str) -> None:
+    empty_cli.ok("install", "--testing")
+    empty_cli.ok("install", "--testing")
+    with psycopg.connect(empty_dsn) as conn:
+        assert conn.execute("select testing from pgfifo.installation").fetchone() == (True,)
+        conn.execute("update pgfifo.installation set testing = false")
+    empty_cli.ok("enqueue", "x")
+    said = empty_cli("install", "--testing")
+    assert said.code == 2
+    assert "is in use, and is not for testing" in said.err
+
+
 def test_install_twice_and_uninstall(empty_cli: CommandLine) -> None:
     first = empty_cli.ok("install")
     assert "Installed" in first.err

@@ -35,6 +35,7 @@ PAGES = [
     "docs/architecture.md",
     "docs/python.md",
     "docs/handlers.md",
+    "docs/testing.md",
     "docs/stability.md",
     "docs/migrations.md",
 ]

@@ -66,7 +66,7 @@ def test_the_wheel_holds_every_sql_file_and_the_type_marker(wheel: Path) -> None
 
 def test_the_wheel_holds_nothing_but_the_package_and_its_program(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
-    assert tops == {"pgfifo", "_pgfifo.py", f"pgfifo-{pgfifo.__version__}.dist-info"}
+    assert tops == {"pgfifo", "_pgfifo.py", "_pgfifo_pytest.py", f"pgfifo-{pgfifo.__version__}.dist-info"}
 
 
 def test_the_installed_wheel_reads_the_same_sql_as_the_checkout(installed: Path) -> None:

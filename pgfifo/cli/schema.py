@@ -16,14 +16,20 @@ if TYPE_CHECKING:
 
 
 @app.command(rich_help_panel=SET_UP)
-def install(dsn: Dsn = None) -> None:
+def install(
+    testing: Annotated[
+        bool,
+        typer.Option("--testing", help="For tests: there pgfifo's clock can be moved, and all be removed."),
+    ] = False,
+    dsn: Dsn = None,
+) -> None:
     """Install pgfifo's schema into the database, or bring it up to date.
 
     Doing so twice, or from many places at once, is harmless.
     """
     with connected(dsn, schema=False) as fifo:
         before = _version(fifo)
-        fifo.install()
+        fifo.install(testing=testing)
         after = _version(fifo)
     if before == after:
         note(f"Nothing to do: the schema pgfifo is there, at version {after}.")
