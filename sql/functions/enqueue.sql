@@ -11,7 +11,8 @@ create or replace function pgfifo.enqueue(
   p_dedup_key text default null,
   p_item_key text default null,
   p_run_at timestamptz default null,
-  p_delay interval default null
+  p_delay interval default null,
+  p_on_item text default 'immutable'
 ) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -20,6 +21,6 @@ set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
-  return (pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, p_request_id, p_dedup_key, p_item_key, p_run_at, p_delay)).o_id;
+  return (pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, p_request_id, p_dedup_key, p_item_key, p_run_at, p_delay, p_on_item)).o_id;
 end $$;
 comment on function pgfifo.enqueue is 'Put one execution at the end of its lane, now or when p_run_at has come, in the caller''s transaction; returns its id.';

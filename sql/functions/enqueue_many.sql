@@ -11,7 +11,8 @@ create or replace function pgfifo.enqueue_many(
   p_dedup_keys text[] default null,
   p_item_keys text[] default null,
   p_run_ats timestamptz[] default null,
-  p_delay interval default null
+  p_delay interval default null,
+  p_on_item text default 'immutable'
 ) returns table (ordinal integer, id bigint, created boolean, group_text text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -21,6 +22,6 @@ set plan_cache_mode = force_custom_plan
 as $$
 begin
   return query select * from pgfifo._enqueue_batch(p_action, p_payloads, p_groups, p_headers, p_tags, p_request_ids, p_dedup_keys, p_item_keys,
-    pgfifo._run_ats(p_run_ats, p_delay, cardinality(p_payloads)), false);
+    pgfifo._run_ats(p_run_ats, p_delay, cardinality(p_payloads)), p_on_item, false);
 end $$;
 comment on function pgfifo.enqueue_many is 'Put many executions of one action at the ends of their lanes, now or when their p_run_ats have come, all or nothing; returns ids in input order.';

@@ -11,6 +11,7 @@ create or replace function pgfifo.enqueue_one(
   p_item_key text default null,
   p_run_at timestamptz default null,
   p_delay interval default null,
+  p_on_item text default 'immutable',
   out id bigint,
   out created boolean,
   out group_text text
@@ -23,6 +24,6 @@ set plan_cache_mode = force_generic_plan
 as $$
 begin
   select e.o_id, e.o_created, e.o_group into id, created, group_text
-  from pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, p_request_id, p_dedup_key, p_item_key, p_run_at, p_delay) e;
+  from pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, p_request_id, p_dedup_key, p_item_key, p_run_at, p_delay, p_on_item) e;
 end $$;
 comment on function pgfifo.enqueue_one is 'Put one execution at the end of its lane, as enqueue does; returns its id, whether it is new, and its group.';

@@ -16,6 +16,7 @@ create or replace function pgfifo._enqueue(
   p_item_key text,
   p_run_at timestamptz,
   p_delay interval,
+  p_on_item text,
   out o_id bigint,
   out o_created boolean,
   out o_group text
@@ -39,10 +40,13 @@ declare
   v_due boolean;
   v_mark bigint;
 begin
-  if p_request_id is not null or p_dedup_key is not null or p_item_key is not null or p_run_at is not null or p_delay is not null then
+  if p_request_id is not null or p_dedup_key is not null or p_item_key is not null or p_run_at is not null or p_delay is not null
+    or p_on_item <> 'immutable'
+  then
     select b.id, b.created, b.group_text into strict o_id, o_created, o_group
     from pgfifo._enqueue_batch(p_action, array[p_payload], array[p_group], array[p_headers], p_tags, array[p_request_id], array[p_dedup_key],
-      array[p_item_key], case when p_run_at is not null or p_delay is not null then array[pgfifo._run_at(p_run_at, p_delay, null)] end, true) b;
+      array[p_item_key], case when p_run_at is not null or p_delay is not null then array[pgfifo._run_at(p_run_at, p_delay, null)] end,
+      p_on_item, true) b;
     return;
   end if;
   -- Here and below, asked first and called only then: an `if` is evaluated in place, a `perform` is a query.

@@ -12,6 +12,7 @@ create or replace function pgfifo._enqueue_batch(
   p_dedup_keys text[],
   p_item_keys text[],
   p_run_ats timestamptz[],
+  p_on_item text,
   p_one boolean
 ) returns table (ordinal integer, id bigint, created boolean, group_text text)
 language plpgsql volatile
@@ -24,7 +25,9 @@ declare
   v_count integer := coalesce(cardinality(p_payloads), 0);
   v_requests boolean := coalesce(array_remove(p_request_ids, null) <> '{}', false);
   v_later boolean := coalesce(array_remove(p_run_ats, null) <> '{}', false);
-  v_keyed boolean := v_requests or v_later;
+  v_dedups boolean := coalesce(array_remove(p_dedup_keys, null) <> '{}', false);
+  v_items boolean := coalesce(array_remove(p_item_keys, null) <> '{}', false);
+  v_keyed boolean := v_requests or v_dedups or v_items or v_later;
   v_action_id integer;
   v_policy record;
   v_snapshot boolean := current_setting('transaction_isolation') not in ('read committed', 'read uncommitted');
@@ -41,13 +44,14 @@ declare
   v_now timestamptz;
   v_ids bigint[];
   v_drawn bigint[];
+  v_settled bigint[];
+  v_payloads jsonb[] := p_payloads;
+  v_most integer;
   v_expected integer;
   v_inserted bigint;
   v_full record;
   v_row record;
 begin
-  perform pgfifo._reserved('p_dedup_keys', array_remove(p_dedup_keys, null) <> '{}'),
-    pgfifo._reserved('p_item_keys', array_remove(p_item_keys, null) <> '{}');
   for v_row in
     select a.name, a.size
     from (values ('p_groups', cardinality(p_groups)), ('p_headers', cardinality(p_headers)), ('p_request_ids', cardinality(p_request_ids)),
@@ -59,13 +63,30 @@ begin
       detail = json_build_object('name', v_row.name, 'value', v_row.size, 'payloads', v_count)::text,
       hint = 'Give one element per payload, null where there is none, or leave the array out.';
   end loop;
+  if v_keyed then
+    perform pgfifo._check_keys('request_id', p_request_ids, p_one), pgfifo._check_keys('dedup_key', p_dedup_keys, p_one),
+      pgfifo._check_keys('item_key', p_item_keys, p_one);
+  end if;
+  if coalesce(p_on_item, 'immutable') not in ('immutable', 'replace', 'merge_patch') then
+    raise exception using errcode = 'QF022',
+      message = format('on_item is immutable, replace or merge_patch, not %s', left(p_on_item, 100)),
+      detail = json_build_object('name', 'on_item', 'value', left(p_on_item, 100))::text,
+      hint = 'It says what becomes of the payload of one that waits under the same item_key.';
+  end if;
+  for v_row in
+    select i.n - 1 as at from unnest(p_dedup_keys, p_item_keys) with ordinality i(dedup_key, item_key, n)
+    where i.dedup_key is not null and i.item_key is not null order by i.n limit 1
+  loop
+    raise exception using errcode = 'QF022', message = 'dedup_key and item_key exclude each other',
+      detail = json_build_object('name', 'item_key', 'index', c_index + v_row.at)::text,
+      hint = 'Both say what to do when there is one already: dedup_key in the whole action and until it has ended, item_key in its lane while it waits.';
+  end loop;
   perform pgfifo._durable();
   v_action_id := pgfifo._action(p_action, true);
   if v_count = 0 then
     return;
   end if;
   if v_requests then
-    perform pgfifo._check_keys('request_id', p_request_ids, p_one);
     -- Made again: the answer is that of the first time, whatever limits and rules have become since.
     v_ids := pgfifo._known_requests(v_action_id, p_request_ids);
     if array_position(v_ids, null) is null then
@@ -110,10 +131,12 @@ begin
     select array_agg(g.grp), array_agg(g.n) into v_lane_groups, v_counts
     from (select grp, count(*)::integer as n from unnest(v_groups) grp group by grp order by grp collate "C") g;
   end if;
-  if cardinality(v_lane_groups) > pgfifo.max_batch_lanes() then
+  -- Each may be locked twice, where there are items.
+  v_most := greatest(1, pgfifo.max_batch_lanes() / (1 + v_items::integer));
+  if cardinality(v_lane_groups) > v_most then
     raise exception using errcode = 'QF020',
-      message = format('this batch for %s touches %s lanes; at most %s are allowed in one', p_action, cardinality(v_lane_groups), pgfifo.max_batch_lanes()),
-      detail = json_build_object('action', p_action, 'lanes', cardinality(v_lane_groups), 'limit', pgfifo.max_batch_lanes())::text,
+      message = format('this batch for %s touches %s lanes; at most %s are allowed in one', p_action, cardinality(v_lane_groups), v_most),
+      detail = json_build_object('action', p_action, 'lanes', cardinality(v_lane_groups), 'limit', v_most)::text,
       hint = 'Split the batch: each lane''s lock is held until the commit, in a table that the whole cluster shares.';
   end if;
 
@@ -124,7 +147,7 @@ begin
     from unnest(v_lanes) with ordinality i(lane_id, n) left join pgfifo._lane_policies l on l.lane_id = i.lane_id;
     -- All in one statement: it decides nothing, and what is above a sort comes in its order.
     perform case when s.exclusive then pg_advisory_xact_lock(c_class, s.key) else pg_advisory_xact_lock_shared(c_class, s.key) end
-    from (select pgfifo._key(i.lane_id) as key, v_strict or i.max_length < 'infinity' as exclusive
+    from (select pgfifo._key(i.lane_id) as key, v_strict or v_items or i.max_length < 'infinity' as exclusive
           from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;
     -- Removed while we waited? See enqueue.
     if v_snapshot then
@@ -141,7 +164,7 @@ begin
 
   v_now := pgfifo._now();
   if not v_snapshot then
-    perform pgfifo._admit(i.lane_id, 100, v_strict or i.max_length < 'infinity')
+    perform pgfifo._admit(i.lane_id, 100, v_strict or v_items or i.max_length < 'infinity')
     from (
       select i.lane_id, i.max_length
       from unnest(v_lanes, v_limits) i(lane_id, max_length)
@@ -154,11 +177,18 @@ begin
   if v_keyed then
     -- Whose id is not the one that was drawn for it is there already; only the others have a place in a line.
     v_drawn := array(select nextval('pgfifo.execution_ids') from generate_series(1, v_count));
-    v_ids := v_drawn;
+    v_settled := v_drawn;
     if v_requests then
-      v_ids := pgfifo._settle_requests(v_action_id, p_request_ids, v_drawn, v_now);
+      v_settled := pgfifo._settle_requests(v_action_id, p_request_ids, v_drawn, v_now);
     end if;
-    v_places := array(select case when i.id = i.drawn then i.grp end from unnest(v_ids, v_drawn, v_groups) with ordinality i(id, drawn, grp, n) order by i.n);
+    if v_items then
+      select s.o_ids, s.o_payloads into v_settled, v_payloads
+      from pgfifo._settle_items(p_action,
+        array(select l.lane_id from unnest(v_groups) with ordinality g(grp, n) join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = g.grp order by g.n),
+        p_item_keys, p_on_item, p_payloads, v_policy.max_payload, v_settled, v_drawn, p_one) s;
+    end if;
+    v_ids := case when v_dedups then pgfifo._settle_dedups(v_action_id, p_dedup_keys, v_settled, v_drawn) else v_settled end;
+    v_places := pgfifo._places(v_groups, v_ids, v_drawn);
     v_expected := cardinality(array_remove(v_places, null));
     if v_later then
       -- An xid before the time is read by which they are called delayed: safe timers rely on that, see _scan_from. What is
@@ -170,11 +200,7 @@ begin
       left join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp
       left join lateral (select g.delayed_from from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g on true;
     end if;
-    select array_agg(coalesce(p.now, 0) order by l.n), array_agg(coalesce(p.later, 0) order by l.n) into v_counts, v_delays
-    from unnest(v_lane_groups) with ordinality l(grp, n)
-    left join (
-      select i.grp, count(*) filter (where i.run_at is null)::integer as now, count(i.run_at)::integer as later
-      from unnest(v_places, v_run_ats) i(grp, run_at) group by i.grp) p on p.grp = l.grp;
+    select c.o_now, c.o_later into v_counts, v_delays from pgfifo._counts(v_lane_groups, v_places, v_run_ats) c;
   end if;
 
   -- Only what waits counts, so delayed ones are let in; and in time they join, however long the line is then.
@@ -208,18 +234,42 @@ begin
     insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
     select i.id, v_lanes[1], i.id, v_now, i.payload, i.headers, p_tags
     from unnest(v_ids, p_payloads, p_headers) i(id, payload, headers);
+    get diagnostics v_inserted = row_count;
   elsif v_keyed then
-    insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags, request_id, run_at)
-    select i.id, l.lane_id, case when i.run_at is null then i.id end, v_now, i.payload, i.headers, p_tags, i.request_id, i.run_at
-    from unnest(v_ids, p_payloads, p_headers, v_places, p_request_ids, v_run_ats) i(id, payload, headers, grp, request_id, run_at)
-    join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp;
+    -- An insert that meets the same dedup_key in flight waits for its end; who has lost to it is settled in the next
+    -- statement, and if that one has ended meanwhile, once more. In the order of the keys, as with requests.
+    loop
+      insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags, request_id, dedup_action_id, dedup_key, item_key, run_at)
+      select i.id, l.lane_id, case when i.run_at is null then i.id end, v_now, i.payload, i.headers, p_tags, i.request_id,
+        case when i.dedup_key is not null then v_action_id end, i.dedup_key, i.item_key, i.run_at
+      from unnest(v_ids, v_payloads, p_headers, v_places, p_request_ids, p_dedup_keys, p_item_keys, v_run_ats)
+        i(id, payload, headers, grp, request_id, dedup_key, item_key, run_at)
+      join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp
+      where not exists (select from pgfifo._executions e where e.id = i.id)
+      order by i.dedup_key collate "C", i.id
+      on conflict (dedup_action_id, dedup_key) where dedup_key is not null do nothing;
+      if v_dedups then
+        v_ids := pgfifo._settle_dedups(v_action_id, p_dedup_keys, v_settled, v_drawn);
+        v_places := pgfifo._places(v_groups, v_ids, v_drawn);
+        v_expected := cardinality(array_remove(v_places, null));
+        select c.o_now, c.o_later into v_counts, v_delays from pgfifo._counts(v_lane_groups, v_places, v_run_ats) c;
+      end if;
+      select count(*) into v_inserted from unnest(v_ids, v_drawn) i(id, drawn) where i.id = i.drawn and exists (select from pgfifo._executions e where e.id = i.id);
+      exit when v_inserted = v_expected or not v_dedups;
+    end loop;
+    if v_requests and (v_dedups or v_items) then
+      -- A request whose first enqueue has found another answers with that one.
+      v_ids := array(select coalesce(f.id, i.id) from unnest(v_ids) with ordinality i(id, n) left join unnest(v_drawn, v_ids) f(drawn, id) on f.drawn = i.id order by i.n);
+      update pgfifo.requests q set id = i.id from unnest(p_request_ids, v_ids, v_drawn) i(request_id, id, drawn)
+      where i.id <> i.drawn and q.action_id = v_action_id and q.request_id = i.request_id and q.id = i.drawn;
+    end if;
   else
     insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)
     select i.id, l.lane_id, i.id, v_now, i.payload, i.headers, p_tags
     from unnest(v_ids, p_payloads, p_headers, v_groups) i(id, payload, headers, grp)
     join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp;
+    get diagnostics v_inserted = row_count;
   end if;
-  get diagnostics v_inserted = row_count;
   if v_inserted <> v_expected then
     raise exception using errcode = 'XX000', message = format('enqueue_many wrote %s of %s rows', v_inserted, v_expected);
   end if;
@@ -245,6 +295,26 @@ begin
     return query select i.n::integer, i.id, true, coalesce(i.grp, '') from unnest(v_ids, v_groups) with ordinality i(id, grp, n);
   end if;
 end $$;
+
+-- The group of each item that is new, null for the others.
+create or replace function pgfifo._places(p_groups text[], p_ids bigint[], p_drawn bigint[]) returns text[]
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(case when i.id = i.drawn then i.grp end order by i.n) from unnest(p_groups, p_ids, p_drawn) with ordinality i(grp, id, drawn, n)
+$$;
+
+-- How many of the places are in each of the groups, and how many of them join now and later.
+create or replace function pgfifo._counts(p_groups text[], p_places text[], p_run_ats timestamptz[], out o_now integer[], out o_later integer[]) returns record
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select array_agg(coalesce(p.now, 0) order by g.n), array_agg(coalesce(p.later, 0) order by g.n)
+  from unnest(p_groups) with ordinality g(grp, n)
+  left join (
+    select i.grp, count(*) filter (where i.run_at is null)::integer as now, count(i.run_at)::integer as later
+    from unnest(p_places, p_run_ats) i(grp, run_at) group by i.grp) p on p.grp = g.grp
+$$;
 
 -- Raise the error of the first item whose group is refused, with its index.
 create or replace function pgfifo._raise_for_first(p_action text, p_group_by text[], p_payloads jsonb[], p_groups text[]) returns void

@@ -1,4 +1,5 @@
--- What waits or runs: the content, written once. Whether it runs is in pgfifo.runs; a row here without one there waits.
+-- What waits or runs: the content, written once; only an enqueue with an item_key changes the payload of one that was never
+-- started, under its lane's slot lock. Whether it runs is in pgfifo.runs; a row here without one there waits.
 -- One sequence for ids and tickets. cache 1 is a promise: with a larger cache sessions would draw out of order.
 -- The oid of this table is the class of the enqueue locks: (executions, lane), exclusive in strict lanes and shared in
 -- relaxed ones, taken before an id is drawn and held to the end of the transaction.
@@ -13,6 +14,8 @@ create table if not exists pgfifo._executions (
   headers jsonb,
   tags text[],
   request_id text,
+  -- The action again, where there is a key that is unique within it.
+  dedup_action_id integer,
   dedup_key text,
   item_key text,
   -- When a delayed one is due to join; stays when it has joined.
@@ -20,10 +23,14 @@ create table if not exists pgfifo._executions (
   retry_of bigint,
   -- What it takes along to the end of the line after a failed attempt: {"attempt", "failures", "last_error", "started_at", "attempts"}
   past jsonb,
-  constraint executions_delayed_has_a_time check (ticket is not null or run_at is not null)
+  constraint executions_delayed_has_a_time check (ticket is not null or run_at is not null),
+  constraint executions_dedup_key_has_its_action check ((dedup_key is null) = (dedup_action_id is null))
 );
 create index if not exists executions_line on pgfifo._executions (lane_id, ticket);
 -- Read from a bound in the lane's ledger on, so that dead entries stay behind it.
 create index if not exists executions_delayed on pgfifo._executions (lane_id, run_at, id) where ticket is null;
 create index if not exists executions_sent_back on pgfifo._executions (lane_id) where ticket is null and past is not null;
+-- Who has no key pays nothing for these; nor do claims and finishes, which insert and change nothing here.
+create unique index if not exists executions_dedup on pgfifo._executions (dedup_action_id, dedup_key) where dedup_key is not null;
+create index if not exists executions_item on pgfifo._executions (lane_id, item_key, id) where item_key is not null;
 comment on table pgfifo._executions is 'Content of executions that are not finished.';
