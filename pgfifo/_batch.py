@@ -29,8 +29,10 @@ class Batch:
         item_keys: Sequence[str | None] | None,
         run_ats: Sequence[datetime | None] | None,
         delay: Duration | None,
+        on_item: str,
     ) -> None:
         self.action = action
+        self.on_item = on_item
         self.payloads = dumps_each(({} if item is None else item for item in items), "payload")
         self.tags = None if tags is None else list(tags)
         if group is not None and groups is not None:
@@ -81,6 +83,7 @@ class Batch:
             *(part(keys) for keys in self.keys),
             None if self.run_ats is None else self.run_ats[start:stop],
             self.delay,
+            self.on_item,
         ]
 
 

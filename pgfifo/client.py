@@ -32,6 +32,7 @@ from pgfifo.models import (
     ImportStatus,
     Lane,
     LaneStats,
+    OnItem,
     OrderViolation,
     PolicyChange,
     PolicyDifference,
@@ -57,7 +58,8 @@ _OVERRIDE_DEFAULT = f"pgfifo.override_default_policy(%s::jsonb, {_LASTING}, %s::
 _ENQUEUE = """
     select id, created, group_text
     from pgfifo.enqueue_one(%s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
-      %s::text, %s::text, %s::text, %s::timestamptz, make_interval(secs => %s::float8))
+      %s::text, %s::text, %s::text, %s::timestamptz, make_interval(secs => %s::float8),
+      %s::text)
 """
 _FOR_TESTING = """
     update pgfifo.installation i set testing = true
@@ -66,7 +68,8 @@ _FOR_TESTING = """
 _ENQUEUE_MANY = """
     select id, created, group_text
     from pgfifo.enqueue_many(%s::text, %s::jsonb[], %s::text[], %s::jsonb[], %s::text[],
-      %s::text[], %s::text[], %s::text[], %s::timestamptz[], make_interval(secs => %s::float8))
+      %s::text[], %s::text[], %s::text[], %s::timestamptz[], make_interval(secs => %s::float8),
+      %s::text)
     order by ordinal
 """
 
@@ -176,6 +179,7 @@ class Client(Waiting):
         item_key: str | None = None,
         run_at: datetime | None = None,
         delay: Duration | None = None,
+        on_item: OnItem = "immutable",
         connection: object = None,
     ) -> Enqueued:
         """Put one execution at the end of its lane, now or later.
@@ -189,12 +193,17 @@ class Client(Waiting):
             request_id: A name for this request, unique within its action. Made again with the same one, as
                 long as the action's ``retention`` (an hour at least), it gives back the first one's id and
                 changes nothing. With it the call is repeated by itself when the connection breaks.
-            dedup_key: Reserved for a later version.
-            item_key: Reserved for a later version.
+            dedup_key: A name for this piece of work, unique within its action. While one with it is delayed,
+                waiting or active, nothing is enqueued, and that one's id comes back.
+            item_key: A name for what it is about, unique within its lane among those that wait. While one with
+                it waits and was never started, that one keeps its place, `on_item` says what its payload
+                becomes, and its id comes back; nothing of the lane starts until this has committed.
             run_at: When it is to join the end of its lane, with a time zone. Until then it is delayed: in
                 nobody's way, and not counted by ``max_queue_length``. Defaults to now.
             delay: Instead of a time: so many seconds from now, by the server's clock; or a timedelta, or
                 text (``1h30m``).
+            on_item: ``immutable``: the payload of the one that waits stays; ``replace``: it becomes this one;
+                ``merge_patch``: this one is laid over it (RFC 7396). Defaults to ``immutable``.
             connection: The caller's psycopg, SQLAlchemy or Django connection or session. The enqueue commits
                 or rolls back with its transaction. Without one it is committed when the call returns.
 
@@ -211,6 +220,8 @@ class Client(Waiting):
             InvalidValue: An argument cannot be right, such as a payload that is not JSON.
             CommitUnknown: The connection broke before the answer came; with a `request_id`, several times.
             SnapshotTooOld: The caller's transaction, above READ COMMITTED, began too early.
+            IsolationLevel: An `item_key` in a transaction above READ COMMITTED.
+            Busy: An `item_key`, and somebody's open transaction holds the lane of the one that waits.
             SchemaMissing: pgfifo is not installed in this database.
             SchemaMismatch: Schema and package do not fit.
         """
@@ -230,6 +241,7 @@ class Client(Waiting):
                 item_key,
                 run_at,
                 delay,
+                on_item,
             ),
             lambda id, created, group_text: Enqueued(id, created, Lane(action, group_text)),  # noqa: A006
             connection=connection,
@@ -251,6 +263,7 @@ class Client(Waiting):
         item_keys: Sequence[str | None] | None = None,
         run_ats: Sequence[datetime | None] | None = None,
         delay: Duration | None = None,
+        on_item: OnItem = "immutable",
         connection: object = None,
         split: bool = False,
     ) -> list[Enqueued]:
@@ -264,10 +277,11 @@ class Client(Waiting):
             headers: One mapping for each, or None.
             tags: Texts to find them by, for the whole batch.
             request_ids: One for each, or None; see `enqueue`. If each has one, the call repeats by itself.
-            dedup_keys: Reserved for a later version.
-            item_keys: Reserved for a later version.
+            dedup_keys: One for each, or None; see `enqueue`.
+            item_keys: One for each, or None; see `enqueue`.
             run_ats: A time for each, or None for now; see `enqueue`.
             delay: Delay all of them by so many seconds; or a timedelta, or text (``1h30m``).
+            on_item: For all of them; see `enqueue`.
             connection: As in `enqueue`.
             split: Allow more than one transaction, if there are more lanes than one may touch. When a later
                 part is refused, the earlier ones stay: ``error.detail["enqueued"]`` says how many items.
@@ -281,7 +295,18 @@ class Client(Waiting):
             PgfifoError: What `enqueue` raises; ``error.detail["index"]`` is the first item that is refused.
         """
         batch = Batch(
-            action, items, group, groups, headers, tags, request_ids, dedup_keys, item_keys, run_ats, delay
+            action,
+            items,
+            group,
+            groups,
+            headers,
+            tags,
+            request_ids,
+            dedup_keys,
+            item_keys,
+            run_ats,
+            delay,
+            on_item,
         )
         if not len(batch):
             return []

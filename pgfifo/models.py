@@ -11,6 +11,9 @@ from pgfifo import groups
 if TYPE_CHECKING:
     from datetime import datetime
 
+OnItem = Literal["immutable", "replace", "merge_patch"]
+"""What becomes of the payload of one that waits, when another is enqueued with its item_key."""
+
 State = Literal["delayed", "waiting", "running", "held", "succeeded", "failed", "cancelled", "expired"]
 """Where an execution is in its life; the last four are outcomes."""
 
@@ -186,6 +189,9 @@ class ExecutionInfo:
         progress: How far a running one is, from 0 to 1, if its handler says so.
         progress_message: What its handler says it is doing.
         progress_at: When it said so.
+        request_id: The request_id it was enqueued with; None once it has ended.
+        dedup_key: The key that no other of its action has until it has ended; None then.
+        item_key: The key that no other of its lane has while it waits; None once it has ended.
     """
 
     id: int
@@ -215,6 +221,9 @@ class ExecutionInfo:
     progress: float | None
     progress_message: str | None
     progress_at: datetime | None
+    request_id: str | None
+    dedup_key: str | None
+    item_key: str | None
 
     @property
     def lane(self) -> Lane:

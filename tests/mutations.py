@@ -70,6 +70,11 @@ with ordinality i(lane_id, max_length, n)
 """
 OVERRIDE_LOCK = "    if not pg_try_advisory_xact_lock(v_class::integer, v_key) then\n"
 ENDS_OVERRIDES = "  if v_limit > 0 and exists (select from pgfifo._overrides o where o.until <= v_now) then\n"
+LOCK_OF_ITEMS = "    perform pgfifo._lock_lane(v_lane_id, 'enqueue (item_key is given)');\n"
+NEVER_STARTED = (
+    " and not exists (select from pgfifo.runs r where r.id = e.id and r.attempt > 0)\n"
+    "  order by e.lane_id desc"
+)
 DURABLE = "  if current_setting('synchronous_commit') = 'off' then\n"
 NOTHING = "  if false then\n"
 CLOSE_LOCK = "    if not pgfifo._lock('pgfifo.actions'::regclass, v_action_id, interval '1 s') then\n"
@@ -201,6 +206,18 @@ MUTATIONS = (
         "progress",
         ((ENDS_OVERRIDES, NOTHING),),
         ("tests/test_overrides.py::test_overrides_that_lowered_a_limit_end_and_the_lane_gets_going",),
+    ),
+    Mutation(
+        "slot lock of an item that is replaced",
+        "durability",
+        ((LOCK_OF_ITEMS, "    null;\n"),),
+        ("tests/test_keys.py::test_a_claim_does_not_start_an_item_that_is_being_replaced",),
+    ),
+    Mutation(
+        "items that have been started",
+        "durability",
+        ((NEVER_STARTED, "\n  order by e.lane_id desc"),),
+        ("tests/test_keys.py::test_a_replacement_that_meets_a_claim_in_flight_does_not_report_success",),
     ),
     Mutation(
         "durable commits",

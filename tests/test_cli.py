@@ -328,6 +328,25 @@ def test_enqueue_of_a_request_that_was_made_before_says_so(cli: CommandLine) -> 
     assert "--request-id" in refused.err
 
 
+def test_enqueue_of_what_is_there_already_says_what_became_of_it(cli: CommandLine, conn: Connection) -> None:
+    first = cli.ok("enqueue", "x", '{"a":1}', "--item-key", "k")
+    again = cli.ok("enqueue", "x", '{"b":2}', "--item-key", "k")
+    assert again.out == first.out
+    assert "was there already" in again.err
+    patched = cli.ok("enqueue", "x", '{"b":2}', "--item-key", "k", "--on-item", "merge_patch")
+    assert "patched" in patched.err
+    assert conn.execute("select payload from pgfifo.executions").fetchall() == [({"a": 1, "b": 2},)]
+    cli.ok("enqueue", "x", '{"c":3}', "--item-key", "k", "--on-item", "replace")
+    assert conn.execute("select payload from pgfifo.executions").fetchall() == [({"c": 3},)]
+    one = cli.ok("enqueue", "x", "--dedup-key", "d")
+    assert cli.ok("enqueue", "x", "--dedup-key", "d").out == one.out != first.out
+    assert cli("enqueue", "x", "--on-item", "replace").code == 2
+    assert cli("enqueue", "x", "--item-key", "k", "--on-item", "overwrite").code == 2
+    both = cli("enqueue", "x", "--item-key", "k", "--dedup-key", "k")
+    assert both.code == 2
+    assert "exclude" in both.err
+
+
 @pytest.mark.parametrize("payload", ["12", '"text"', "[1,2]", "null", "true", '{"a":{"b":[]}}'])
 def test_enqueue_takes_any_json(cli: CommandLine, conn: Connection, payload: str) -> None:
     cli.ok("enqueue", "x", payload)

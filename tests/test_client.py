@@ -197,14 +197,7 @@ def test_arguments_of_a_batch_that_do_not_fit_are_named(
     assert caught.value.detail["name"] == name
 
 
-def test_what_is_reserved_is_refused_and_not_ignored(fifo: pgfifo.Client, conn: Connection) -> None:
-    for name in ("dedup_key", "item_key"):
-        one: dict[str, Any] = {name: "a"}
-        many: dict[str, Any] = {f"{name}s": ["a"]}
-        with pytest.raises(pgfifo.InvalidValue, match=name):
-            fifo.enqueue("deploy", **one)
-        with pytest.raises(pgfifo.InvalidValue, match=name):
-            fifo.enqueue_many("deploy", [1], **many)
+def test_a_time_without_a_zone_is_refused(fifo: pgfifo.Client, conn: Connection) -> None:
     with pytest.raises(pgfifo.InvalidValue, match="time zone"):
         fifo.enqueue("deploy", run_at=datetime(2030, 1, 1))
     assert waiting(conn) == []

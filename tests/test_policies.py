@@ -552,12 +552,3 @@ def test_policies_payloads_over_their_limit_are_refused(conn: Connection) -> Non
     for payload in ("null", "1", '"text"', "[1]", "{}"):
         conn.execute("select pgfifo.enqueue('deploy', %s::jsonb)", [payload])
     assert engine.stats()["queue_length"] == 6
-
-
-@pytest.mark.parametrize("name", ["p_dedup_key", "p_item_key"])
-def test_policies_what_is_reserved_is_refused_by_name(conn: Connection, name: str) -> None:
-    with pytest.raises(errors.InvalidValue, match=name):
-        conn.execute(f"select pgfifo.enqueue('deploy', {name} => 'x')")
-    with pytest.raises(errors.InvalidValue, match=f"{name}s"):
-        conn.execute(f"select pgfifo.enqueue_many('deploy', array['{{}}'::jsonb], {name}s => array['x'])")
-    assert conn.execute("select count(*) from pgfifo.executions").fetchone() == (0,)

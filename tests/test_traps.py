@@ -320,21 +320,6 @@ def test_trap_16_a_delayed_execution_stalls_nobody_and_is_seen_as_what_it_is(con
     assert value(conn, "select delayed_count from pgfifo.queue_stats") == 1
 
 
-def test_trap_16_what_is_not_supported_yet_is_refused_by_name_and_never_ignored(conn: Connection) -> None:
-    for argument, given in {
-        "p_dedup_key": "'x'",
-        "p_item_key": "'x'",
-    }.items():
-        with pytest.raises(psycopg.Error, match=argument) as refused:
-            conn.execute(f"select pgfifo.enqueue('a', {argument} => {given})")
-        assert refused.value.sqlstate == "QF022"
-        arguments = f"array['{{}}'::jsonb], {argument}s => array[{given}]"
-        many = f"select from pgfifo.enqueue_many('a', {arguments})"
-        with pytest.raises(psycopg.Error, match=argument):
-            conn.execute(many)
-    assert value(conn, "select count(*) from pgfifo.executions") == 0
-
-
 # 17. Documents that promise more than the code does
 
 

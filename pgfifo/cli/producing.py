@@ -1,6 +1,6 @@
 """Enqueue: one execution, or a file of them."""
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
@@ -67,6 +67,35 @@ RequestId = Annotated[
         show_default=False,
     ),
 ]
+DedupKey = Annotated[
+    str | None,
+    typer.Option(
+        "--dedup-key",
+        metavar="TEXT",
+        help="A name for this piece of work: while one of the action has it and has not ended, nothing is "
+        "enqueued, and that one's id is printed.",
+        show_default=False,
+    ),
+]
+ItemKey = Annotated[
+    str | None,
+    typer.Option(
+        "--item-key",
+        metavar="TEXT",
+        help="A name for what it is about: while one of the lane has it and waits, that one keeps its place, "
+        "--on-item says what its payload becomes, and its id is printed.",
+        show_default=False,
+    ),
+]
+OnItem = Annotated[
+    Literal["immutable", "replace", "merge_patch"] | None,
+    typer.Option(
+        "--on-item",
+        help="With --item-key: leave the payload of the one that waits, replace it, or lay this one over it "
+        "(RFC 7396). [default: immutable]",
+        show_default=False,
+    ),
+]
 CommitEvery = Annotated[
     int | None,
     typer.Option(
@@ -103,6 +132,9 @@ def enqueue(
     tag: Tag = None,
     header: Header = None,
     request_id: RequestId = None,
+    dedup_key: DedupKey = None,
+    item_key: ItemKey = None,
+    on_item: OnItem = None,
     run_at: RunAt = None,
     delay: Delay = None,
     commit_every: CommitEvery = None,
@@ -121,8 +153,10 @@ def enqueue(
     that also records how far it has come. If it stops, --resume goes on with the very next line.
     """
     headers = pairs_of("--header", header, json_or_text) if header else None
-    keys = {"request_id": request_id}
     one_time(run_at, delay)
+    keys = {"--request-id": request_id, "--dedup-key": dedup_key, "--item-key": item_key}
+    if on_item is not None and item_key is None:
+        raise usage("--on-item belongs to --item-key")
     if file is None and resume is None:
         if commit_every is not None or skip_bad:
             raise usage("--commit-every and --skip-bad belong to --file")
@@ -136,6 +170,9 @@ def enqueue(
                 headers=headers,
                 tags=tag,
                 request_id=request_id,
+                dedup_key=dedup_key,
+                item_key=item_key,
+                on_item=on_item or "immutable",
                 run_at=run_at,
                 delay=delay,
             )
@@ -152,8 +189,11 @@ def enqueue(
         if job.created:
             when = "" if run_at is None and delay is None else ", to join it later"
             did(f"Enqueued in {job.lane}{when}.", command("cancel", str(job.id)))
-        else:
+        elif item_key is None or request_id is not None or on_item in (None, "immutable"):
             did(f"Nothing was enqueued: execution {job.id} in {job.lane} was there already.")
+        else:
+            change = "replaced" if on_item == "replace" else "patched"
+            did(f"Nothing was enqueued: the payload of execution {job.id} in {job.lane} was {change}.")
         return
     if wait or timeout is not None:
         raise usage("--wait and --timeout belong to one execution, not to --file")
@@ -161,7 +201,7 @@ def enqueue(
         raise usage("a payload and --file exclude each other")
     for name, key in keys.items():
         if key is not None:
-            raise usage(f"--{name.replace('_', '-')} belongs to one execution, and a file holds many")
+            raise usage(f"{name} belongs to one execution, and a file holds many")
     from pgfifo.cli.filing import Options, enqueue_file
 
     repeated = {

@@ -236,26 +236,29 @@ begin
     from unnest(v_ids, p_payloads, p_headers) i(id, payload, headers);
     get diagnostics v_inserted = row_count;
   elsif v_keyed then
-    -- An insert that meets the same dedup_key in flight waits for its end; who has lost to it is settled in the next
-    -- statement, and if that one has ended meanwhile, once more. In the order of the keys, as with requests.
+    -- An insert that meets the same dedup_key in flight waits for its end, and loses to it or not; who has lost settles
+    -- again, in a statement that sees the winner, or that it has ended meanwhile. Keys are taken in their order only, or two
+    -- batches could wait for each other: so one that holds others already undoes all of its own and begins anew.
     loop
-      insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags, request_id, dedup_action_id, dedup_key, item_key, run_at)
-      select i.id, l.lane_id, case when i.run_at is null then i.id end, v_now, i.payload, i.headers, p_tags, i.request_id,
-        case when i.dedup_key is not null then v_action_id end, i.dedup_key, i.item_key, i.run_at
-      from unnest(v_ids, v_payloads, p_headers, v_places, p_request_ids, p_dedup_keys, p_item_keys, v_run_ats)
-        i(id, payload, headers, grp, request_id, dedup_key, item_key, run_at)
-      join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = i.grp
-      where not exists (select from pgfifo._executions e where e.id = i.id)
-      order by i.dedup_key collate "C", i.id
-      on conflict (dedup_action_id, dedup_key) where dedup_key is not null do nothing;
-      if v_dedups then
-        v_ids := pgfifo._settle_dedups(v_action_id, p_dedup_keys, v_settled, v_drawn);
-        v_places := pgfifo._places(v_groups, v_ids, v_drawn);
-        v_expected := cardinality(array_remove(v_places, null));
-        select c.o_now, c.o_later into v_counts, v_delays from pgfifo._counts(v_lane_groups, v_places, v_run_ats) c;
+      if v_dedups and v_count > 1 then
+        begin
+          v_inserted := pgfifo._insert_keyed(v_action_id, v_lane_groups, v_lanes, v_places, v_ids, v_now, v_payloads, p_headers, p_tags, p_request_ids,
+            p_dedup_keys, p_item_keys, v_run_ats);
+          if v_inserted < v_expected then
+            raise sqlstate 'QF000';
+          end if;
+        exception when sqlstate 'QF000' then
+          v_inserted := 0;
+        end;
+      else
+        v_inserted := pgfifo._insert_keyed(v_action_id, v_lane_groups, v_lanes, v_places, v_ids, v_now, v_payloads, p_headers, p_tags, p_request_ids,
+          p_dedup_keys, p_item_keys, v_run_ats);
       end if;
-      select count(*) into v_inserted from unnest(v_ids, v_drawn) i(id, drawn) where i.id = i.drawn and exists (select from pgfifo._executions e where e.id = i.id);
       exit when v_inserted = v_expected or not v_dedups;
+      v_ids := pgfifo._settle_dedups(v_action_id, p_dedup_keys, v_settled, v_drawn);
+      v_places := pgfifo._places(v_groups, v_ids, v_drawn);
+      v_expected := cardinality(array_remove(v_places, null));
+      select c.o_now, c.o_later into v_counts, v_delays from pgfifo._counts(v_lane_groups, v_places, v_run_ats) c;
     end loop;
     if v_requests and (v_dedups or v_items) then
       -- A request whose first enqueue has found another answers with that one.
@@ -294,6 +297,27 @@ begin
   else
     return query select i.n::integer, i.id, true, coalesce(i.grp, '') from unnest(v_ids, v_groups) with ordinality i(id, grp, n);
   end if;
+end $$;
+
+-- Insert the content of those that have a place; of two with one dedup_key, one. Returns how many there were.
+create or replace function pgfifo._insert_keyed(p_action_id integer, p_lane_groups text[], p_lanes bigint[], p_places text[], p_ids bigint[], p_now timestamptz,
+  p_payloads jsonb[], p_headers jsonb[], p_tags text[], p_request_ids text[], p_dedup_keys text[], p_item_keys text[], p_run_ats timestamptz[]) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_inserted integer;
+begin
+  insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags, request_id, dedup_action_id, dedup_key, item_key, run_at)
+  select i.id, l.lane_id, case when i.run_at is null then i.id end, p_now, i.payload, i.headers, p_tags, i.request_id,
+    case when i.dedup_key is not null then p_action_id end, i.dedup_key, i.item_key, i.run_at
+  from unnest(p_ids, p_payloads, p_headers, p_places, p_request_ids, p_dedup_keys, p_item_keys, p_run_ats)
+    i(id, payload, headers, grp, request_id, dedup_key, item_key, run_at)
+  join unnest(p_lane_groups, p_lanes) l(grp, lane_id) on l.grp = i.grp
+  order by i.dedup_key collate "C", i.id
+  on conflict (dedup_action_id, dedup_key) where dedup_key is not null do nothing;
+  get diagnostics v_inserted = row_count;
+  return v_inserted;
 end $$;
 
 -- The group of each item that is new, null for the others.

@@ -1,17 +1,3 @@
--- What is promised for later versions is refused by name, not ignored.
-create or replace function pgfifo._reserved(p_name text, p_given boolean) returns void
-language plpgsql immutable parallel safe
-set search_path = pg_catalog, pg_temp
-as $$
-begin
-  if p_given then
-    raise exception using errcode = 'QF022',
-      message = format('%s is reserved and not supported by this version of pgfifo', p_name),
-      detail = json_build_object('name', p_name)::text,
-      hint = 'Leave it out.';
-  end if;
-end $$;
-
 -- A closed action or lane (given, when it is the lane) takes nothing new. Which of them is closed the caller has read in a
 -- statement after the lock that keeps it so.
 create or replace function pgfifo._refuse_closed(p_action_id integer, p_lane_id bigint, p_index integer) returns void

@@ -66,11 +66,12 @@ create or replace function pgfifo._settle_dedups(p_action_id integer, p_dedup_ke
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select array_agg(
-    case when i.dedup_key is null or i.id <> i.drawn then i.id
-         else coalesce(e.id, min(i.drawn) filter (where i.id = i.drawn) over (partition by i.dedup_key)) end order by i.n)
-  from unnest(p_dedup_keys, p_ids, p_drawn) with ordinality i(dedup_key, id, drawn, n)
-  left join lateral (select e.id from pgfifo._executions e where e.dedup_action_id = p_action_id and e.dedup_key = i.dedup_key offset 0) e on true
+  select array(
+    select case when i.dedup_key is null or i.id <> i.drawn then i.id
+           else coalesce(e.id, min(i.drawn) filter (where i.id = i.drawn) over (partition by i.dedup_key)) end
+    from unnest(p_dedup_keys, p_ids, p_drawn) with ordinality i(dedup_key, id, drawn, n)
+    left join lateral (select e.id from pgfifo._executions e where e.dedup_action_id = p_action_id and e.dedup_key = i.dedup_key offset 0) e on true
+    order by i.n)
 $$;
 
 -- The same for item_key, unique within the lane among what was never started. What is found stays in its place; its payload

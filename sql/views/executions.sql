@@ -7,7 +7,7 @@ select e.id, a.name as action, l.group_text,
   coalesce(r.started_at, w.started_at) as started_at, null::timestamptz as finished_at, r.worker_id, null::jsonb as result, null::text as result_error,
   coalesce(r.last_error, w.last_error) as error, c.requested_at as cancel_requested_at, e.retry_of, r.start_no, e.lane_id,
   coalesce(r.due_at, case when e.ticket is null then e.run_at end) as due_at, coalesce(r.attempts, w.attempts) as attempts, c.reason,
-  p.fraction as progress, p.message as progress_message, p.at as progress_at
+  p.fraction as progress, p.message as progress_message, p.at as progress_at, e.request_id, e.dedup_key, e.item_key
 from pgfifo._executions e
 join pgfifo.lanes l on l.id = e.lane_id
 join pgfifo.actions a on a.id = l.action_id
@@ -18,7 +18,7 @@ left join pgfifo.reports p on p.id = r.id and p.attempt = r.attempt and r.state 
 union all
 select h.id, a.name, h.group_text, h.outcome, h.attempt, h.failures, h.payload, h.headers, h.tags, h.ticket, h.enqueued_at, h.started_at,
   h.finished_at, h.worker_id, h.result, h.result_error, h.error, h.cancel_requested_at, h.retry_of, h.start_no, h.lane_id, null, h.attempts, h.reason,
-  null, null, null
+  null, null, null, null, null, null
 from pgfifo.history h
 join pgfifo.actions a on a.id = h.action_id;
 comment on view pgfifo.executions is 'Every execution in every state, history included.';
@@ -49,3 +49,6 @@ comment on column pgfifo.executions.reason is 'Why it was cancelled or finished 
 comment on column pgfifo.executions.progress is 'How far a running one is, from 0 to 1, as its handler said last; null where it said nothing.';
 comment on column pgfifo.executions.progress_message is 'What its handler said it is doing.';
 comment on column pgfifo.executions.progress_at is 'When it said so.';
+comment on column pgfifo.executions.request_id is 'The request_id it was enqueued with; null once it has ended.';
+comment on column pgfifo.executions.dedup_key is 'The key that no other of its action has until it has ended; null then.';
+comment on column pgfifo.executions.item_key is 'The key that no other of its lane has while it waits; null once it has ended.';
