@@ -195,8 +195,8 @@ class Client(Waiting):
                 changes nothing. With it the call is repeated by itself when the connection breaks.
             dedup_key: A name for this piece of work, unique within its action. While one with it is delayed,
                 waiting or active, nothing is enqueued, and that one's id comes back.
-            item_key: A name for what it is about, unique within its lane among those that wait. While one with
-                it waits and was never started, that one keeps its place, `on_item` says what its payload
+            item_key: A name for what it is about, unique within its lane among those that wait. While one
+                with it waits and was never started, that one keeps its place, `on_item` says what its payload
                 becomes, and its id comes back; nothing of the lane starts until this has committed.
             run_at: When it is to join the end of its lane, with a time zone. Until then it is delayed: in
                 nobody's way, and not counted by ``max_queue_length``. Defaults to now.
