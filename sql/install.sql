@@ -86,6 +86,7 @@ end $$;
 \ir internal/finish_batch.sql
 \ir internal/fence_worker.sql
 \ir internal/lock_run.sql
+\ir internal/expire.sql
 \ir internal/scan.sql
 \ir internal/remark.sql
 \ir internal/claim_returned.sql
@@ -105,6 +106,7 @@ end $$;
 -- Looking
 \ir functions/format_group.sql
 \ir views/_default_policy.sql
+\ir views/_max_waits.sql
 \ir views/_action_policies.sql
 \ir views/_lane_policies.sql
 \ir views/lane_stats.sql

@@ -84,6 +84,7 @@ begin
   end loop;
 
   -- Law 1: only what is read from here on counts. Under its lane's slot lock nothing starts and nothing ends.
+  perform pgfifo._expire_ids(v_rest, v_locked);
   for v_run in
     select r.* from unnest(v_rest) i(id) cross join lateral (select r.* from pgfifo.runs r where r.id = i.id offset 0) r
     where r.lane_id = any (v_locked) order by r.id

@@ -27,6 +27,8 @@ declare
   v_run pgfifo.runs;
   v_now timestamptz := pgfifo._now();
   v_budget integer := p_limit;
+  v_waits boolean := exists (select from pgfifo.policies p where p.max_wait < 'infinity');
+  v_wait interval;
   v_locks integer := 0;
   v_rows integer;
   v_left integer;
@@ -59,13 +61,16 @@ begin
     if v_lane <> v_after[2] then
       v_after := array[v_after[1], v_lane, 0];
     end if;
+    if v_waits then
+      v_wait := pgfifo._max_wait(v_lane);
+    end if;
     loop
       if v_budget <= 0 or v_locks >= 64 then
         next := array_to_string(v_after, '.');
         exit;
       end if;
       -- Without a lock: a hint, or all that a dry run wants to know.
-      select * into v_found from pgfifo._select_unfinished(v_selection, v_lane, v_after[3], v_budget);
+      select * into v_found from pgfifo._select_unfinished(v_selection, v_lane, v_after[3], v_budget, v_now - v_wait);
       v_budget := v_budget - 1 - v_found.o_seen;
       if not p_dry_run and cardinality(v_found.o_fresh || v_found.o_parked || v_found.o_running) > 0 then
         if not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane)) then
@@ -80,7 +85,7 @@ begin
         end if;
         v_locks := v_locks + 1;
         -- Law 1: what they are doing is read again under the lock. While we have it no state changes here.
-        select * into v_found from pgfifo._select_unfinished(v_selection, v_lane, v_after[3], greatest(1, v_found.o_seen));
+        select * into v_found from pgfifo._select_unfinished(v_selection, v_lane, v_after[3], greatest(1, v_found.o_seen), v_now - v_wait);
         insert into pgfifo.cancellations (id, requested_at, requested_by, reason)
         select i.id, v_now, session_user, left(p_reason, 1000) from unnest(v_found.o_running || v_found.o_parked) i(id) on conflict (id) do nothing;
         for v_run in select r.* from unnest(v_found.o_parked) i(id) join pgfifo.runs r on r.id = i.id loop

@@ -30,6 +30,9 @@ begin
     end if;
     perform pgfifo._lock_lane(v_lane_id, 'finish_execution');
     -- Law 1: what it is doing is read under the lock.
+    if pgfifo._expire_ids(array[p_id], array[v_lane_id]) <> '{}' then
+      return false;
+    end if;
     select r.* into v_run from pgfifo.runs r where r.id = p_id;
     if v_run.completed then
       p_outcome := 'succeeded';  -- its handler has said so in the transaction of its writes

@@ -37,6 +37,7 @@ begin
     end loop;
     select * into v_sweep from pgfifo._sweep(v_tick.swept_to, 1000);
     v_admitted := pgfifo._admit_late(v_sweep.o_late, v_rescue.o_taken = 0 and v_sweep.o_removed = 0);
+    perform pgfifo._expire_late(v_tick.swept_to, v_sweep.o_to);
     perform pgfifo._forget_requests();
     v_prune := v_now - v_tick.pruned_at not between interval '0' and interval '10 s';
     if v_prune then

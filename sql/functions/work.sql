@@ -50,6 +50,8 @@ declare
   v_from bigint[];
   v_timer_from timestamptz[];
   v_remarked boolean;
+  v_waits boolean;
+  v_passed bigint[];
   v_stale boolean;
   v_fires boolean;
   v_scan record;
@@ -149,8 +151,9 @@ begin
     v_soon := cardinality(v_actions) < cardinality(v_action_ids);
     select array_agg(p.action_id), array_agg(p.action), array_agg(coalesce(c.cap, v_limit)), array_agg(p.max_concurrent),
         array_agg(p.ordering = 'strict'), (select i.epoch from pgfifo.installation i),
-        exists (select from pgfifo.remarks r where r.action_id = any (v_actions)), bool_or(p.ordering = 'relaxed')
-      into v_actions, v_names, v_caps, v_max, v_strict, v_epoch, v_remarked, v_relaxed
+        exists (select from pgfifo.remarks r where r.action_id = any (v_actions)), bool_or(p.ordering = 'relaxed'),
+        exists (select from pgfifo.policies w where w.max_wait < 'infinity')
+      into v_actions, v_names, v_caps, v_max, v_strict, v_epoch, v_remarked, v_relaxed, v_waits
     from unnest(v_action_ids, v_limits) c(action_id, cap)
     join pgfifo._action_policies p on p.action_id = c.action_id
     where p.action_id = any (v_actions) and p.paused_at is null and coalesce(c.cap, v_limit) > 0;
@@ -269,6 +272,20 @@ begin
         select k.ctid from unnest(v_mark_id, v_mark_lane, v_mark_row) s(id, lane_id, ctid)
         cross join lateral (select m.ctid from pgfifo.marks m where m.ctid = s.ctid and m.id = s.id for update skip locked) k
         where s.id <= v_cut and s.lane_id = any (v_locked)));
+    end if;
+
+    if v_waits then
+      -- What has waited for too long is passed over. A lane with more of it than one claim can do comes again soon.
+      v_passed := pgfifo._expire_fronts(v_locked, v_now, v_left);
+      if v_passed <> '{}' then
+        v_soon := true;
+        select coalesce(array_agg(l.lane_id), '{}'), array_agg(l.version), array_agg(l.announces) into v_locked, v_locked_versions, v_announces
+        from unnest(v_locked, v_locked_versions, v_announces) l(lane_id, version, announces) where l.lane_id <> all (v_passed);
+        if v_locked = '{}' then
+          exit when v_locks >= 64 or v_budget >= 64;
+          continue;
+        end if;
+      end if;
     end if;
 
     v_tops := null;

@@ -33,7 +33,7 @@ begin
     order by e.lane_id, e.run_at, e.id limit p_limit for update skip locked
   loop
     -- One by one: the sequence is drawn from in this order, and each row is found by its key.
-    update pgfifo._executions e set ticket = nextval('pgfifo.execution_ids') where e.id = v_id returning coalesce(v_first, e.ticket) into strict v_first;
+    update pgfifo._executions e set ticket = nextval('pgfifo.execution_ids'), joined_at = v_now where e.id = v_id returning coalesce(v_first, e.ticket) into strict v_first;
     v_count := v_count + 1;
   end loop;
   if v_count = 0 then

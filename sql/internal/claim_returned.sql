@@ -34,6 +34,10 @@ begin
     get diagnostics v_late = row_count;
     if v_late > 0 then
       v_state := pgfifo._append(p_lane_id, p_returned => v_late, p_returned_from => p_late);
+      if exists (select from pgfifo.policies p where p.max_wait < 'infinity') then
+        perform pgfifo._expire_fronts(array[p_lane_id], v_now, 1);
+        select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
+      end if;
     end if;
   end if;
   -- Both parts are read from their first living row on; it goes into the ledger with the next version, so each dead

@@ -90,6 +90,8 @@ create or replace function pgfifo._length(p_lane_id bigint, out o_length bigint,
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_wait interval;
 begin
   select g.waiting + a.n, g.joined + a.n
     into o_length, o_total
@@ -99,6 +101,11 @@ begin
         (select coalesce(m.total - g.joined, (select sum(s.n) from pgfifo.arrivals s where s.lane_id = p_lane_id and s.id > g.mark_floor))
          from pgfifo.arrivals m where m.lane_id = p_lane_id and m.id > g.mark_floor order by m.lane_id desc, m.id desc limit 1), 0) as n
     ) a;
+  -- What has expired does not count, whether its outcome is written or not.
+  v_wait := pgfifo._max_wait(p_lane_id);
+  if o_length > 0 and v_wait is not null then
+    o_length := o_length - pgfifo._count_expired(p_lane_id, pgfifo._now() - v_wait);
+  end if;
 end $$;
 
 create or replace function pgfifo._queue_full(p_action text, p_group text, p_limit double precision, p_current bigint, p_asked bigint, p_index integer)

@@ -93,8 +93,8 @@ $$;
 -- Of one lane's executions that are not finished, from a key on and at most so many looked at, those that are selected:
 -- those without a row in runs (waiting, or yet to join), held, yielded or returned ones, running ones that have not been
 -- asked to stop. The key is the ticket; those that have none yet come after all that have, in the order of their ids.
--- o_next: where to go on; null at the end of the lane.
-create or replace function pgfifo._select_unfinished(p_selection pgfifo._selection, p_lane_id bigint, p_after bigint, p_limit integer,
+-- o_next: where to go on; null at the end of the lane. p_before: what had joined the line by then and was never started has expired.
+create or replace function pgfifo._select_unfinished(p_selection pgfifo._selection, p_lane_id bigint, p_after bigint, p_limit integer, p_before timestamptz,
   out o_fresh bigint[], out o_parked bigint[], out o_running bigint[], out o_seen integer, out o_next bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
@@ -104,17 +104,17 @@ declare
 begin
   with line as materialized (
     select u.* from (
-      (select e.id, e.ticket as key, e.ticket, e.tags, e.enqueued_at from pgfifo._executions e
+      (select e.id, e.ticket as key, e.ticket, e.tags, e.enqueued_at, coalesce(e.joined_at, e.enqueued_at) <= p_before as is_over from pgfifo._executions e
        where e.lane_id = p_lane_id and e.ticket > p_after order by e.lane_id, e.ticket limit p_limit)
       union all
-      (select e.id, c_behind + e.id, null, e.tags, e.enqueued_at from pgfifo._executions e
+      (select e.id, c_behind + e.id, null, e.tags, e.enqueued_at, false from pgfifo._executions e
        where e.lane_id = p_lane_id and e.ticket is null and e.id > p_after - c_behind order by e.id limit p_limit)) u
     order by u.key limit p_limit),
   looked as (
     select e.id, e.key, r.state as run,
       pgfifo._selects(p_selection, e.id, case when r.state in ('running', 'held') then r.state when r.state = 'yielded' or e.ticket is null then 'delayed'
-        else 'waiting' end, e.tags, e.enqueued_at, null) as selected
-    from line e left join lateral (select r.state from pgfifo.runs r where r.id = e.id offset 0) r on true)
+        else 'waiting' end, e.tags, e.enqueued_at, null) and (e.is_over is not true or r.attempt > 0) as selected
+    from line e left join lateral (select r.state, r.attempt from pgfifo.runs r where r.id = e.id offset 0) r on true)
   select coalesce(array_agg(k.id order by k.key) filter (where k.selected and k.run is null), '{}'),
       coalesce(array_agg(k.id order by k.key) filter (where k.selected and k.run in ('held', 'yielded', 'returned')), '{}'),
       coalesce(array_agg(k.id order by k.key) filter (where k.selected and k.run = 'running'

@@ -18,7 +18,9 @@ create or replace function pgfifo._append(
   p_returned_floor bigint default null,
   p_yielded integer default 0,
   p_delayed integer default 0,
-  p_delayed_from timestamptz default null
+  p_delayed_from timestamptz default null,
+  p_expired integer default 0,
+  p_consumed bigint default null
 ) returns pgfifo.ledger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -33,13 +35,13 @@ begin
   insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
     pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
   select o.lane_id, o.version + 1, o.running + p_running, o.held + p_held, o.yielded + p_yielded, o.returned + p_returned, o.waiting + p_waiting,
-    o.delayed + p_delayed, o.consumed, o.mark_floor, o.pending_mark, o.pending_xid,
+    o.delayed + p_delayed, greatest(o.consumed, p_consumed), o.mark_floor, o.pending_mark, o.pending_xid,
     -- greatest and least pass over nulls: without one before, the bound is where the new one stands.
     case when o.held + o.yielded + p_held + p_yielded > 0
          then least(case when o.held + o.yielded > 0 then greatest(o.held_from, p_held_floor) end, p_held_from) end,
     case when o.returned + p_returned > 0 then least(case when o.returned > 0 then greatest(o.returned_from, p_returned_floor) end, p_returned_from) end,
     coalesce(p_delayed_from, o.delayed_from), o.starts + p_starts, o.enqueued, o.joined, o.succeeded + p_succeeded,
-    o.failed + p_failed, o.cancelled + p_cancelled, o.expired, pgfifo._now()
+    o.failed + p_failed, o.cancelled + p_cancelled, o.expired + p_expired, pgfifo._now()
   from newest o
   returning * into strict v_new;
   return v_new;

@@ -258,6 +258,9 @@ begin
       v_note := format('%s waiting executions stay in their old lanes', v_waiting);
     end if;
   end if;
+  if v_new.max_wait is distinct from v_old.max_wait then
+    perform pgfifo._settle_waits(p_pack, p_action_id, p_lane_id);
+  end if;
   v_new.scope := p_scope;
   v_new.pack := p_pack;
   v_new.lane_id := p_lane_id;

@@ -10,6 +10,8 @@ create table if not exists pgfifo._executions (
   -- The place in the line; null while delayed, that is until it joins the line.
   ticket bigint,
   enqueued_at timestamptz not null,
+  -- When it joined the line, if that was not with its enqueue.
+  joined_at timestamptz,
   payload jsonb not null,
   headers jsonb,
   tags text[],

@@ -59,6 +59,8 @@ create unique index if not exists policies_everything on pgfifo.policies (scope)
 create unique index if not exists policies_pack on pgfifo.policies (pack) where scope = 'pack';
 create unique index if not exists policies_declared on pgfifo.policies (action_id) where scope = 'declared';
 create unique index if not exists policies_action on pgfifo.policies (action_id) where scope = 'action';
+-- Whether anything can expire at all; mostly this index is empty.
+create index if not exists policies_max_wait on pgfifo.policies (id) where max_wait < 'infinity';
 create unique index if not exists policies_lane on pgfifo.policies (lane_id) where scope = 'lane';
 -- Whether any policy limits how long attempts run: each claim asks.
 create index if not exists policies_timeout on pgfifo.policies (id) where timeout is not null or kill_after is not null;

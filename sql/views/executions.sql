@@ -1,11 +1,12 @@
 -- Every execution, whatever its state, as long as its retention says.
 create or replace view pgfifo.executions as
 select e.id, a.name as action, l.group_text,
-  case when r.id is null then case when e.ticket is null then 'delayed' else 'waiting' end
+  case when o.is_over then 'expired'
+       when r.id is null then case when e.ticket is null then 'delayed' else 'waiting' end
        when r.state = 'returned' then 'waiting' when r.state = 'yielded' then 'delayed' else r.state end as state,
   coalesce(r.attempt, w.attempt, 0) as attempt, coalesce(r.failures, w.failures, 0) as failures, e.payload, e.headers, e.tags, e.ticket, e.enqueued_at,
-  coalesce(r.started_at, w.started_at) as started_at, null::timestamptz as finished_at, r.worker_id, null::jsonb as result, null::text as result_error,
-  coalesce(r.last_error, w.last_error) as error, c.requested_at as cancel_requested_at, e.retry_of, r.start_no, e.lane_id,
+  coalesce(r.started_at, w.started_at) as started_at, case when o.is_over then o.ends_at end as finished_at, r.worker_id, null::jsonb as result, null::text as result_error,
+  case when o.is_over then 'waited for longer than max_wait' else coalesce(r.last_error, w.last_error) end as error, c.requested_at as cancel_requested_at, e.retry_of, r.start_no, e.lane_id,
   coalesce(r.due_at, case when e.ticket is null then e.run_at end) as due_at, coalesce(r.attempts, w.attempts) as attempts, c.reason,
   p.fraction as progress, p.message as progress_message, p.at as progress_at, e.request_id, e.dedup_key, e.item_key
 from pgfifo._executions e
@@ -15,6 +16,13 @@ left join pgfifo.runs r on r.id = e.id
 left join lateral jsonb_populate_record(null::pgfifo.runs, e.past) w on e.past is not null and r.id is null
 left join pgfifo.cancellations c on c.id = e.id
 left join pgfifo.reports p on p.id = r.id and p.attempt = r.attempt and r.state = 'running'
+-- What has waited for too long has expired, though nobody may have written that down yet: see _expire.
+cross join pgfifo.installation i
+left join pgfifo._max_waits m on m.lane_id = e.lane_id
+cross join lateral (select coalesce(e.joined_at, e.enqueued_at) + m.max_wait as ends_at) d
+cross join lateral (
+  select d.ends_at, d.ends_at <= statement_timestamp() + i.clock_offset and e.ticket is not null
+    and (r.id is null or (r.state = 'returned' and r.attempt = 0)) as is_over) o
 union all
 select h.id, a.name, h.group_text, h.outcome, h.attempt, h.failures, h.payload, h.headers, h.tags, h.ticket, h.enqueued_at, h.started_at,
   h.finished_at, h.worker_id, h.result, h.result_error, h.error, h.cancel_requested_at, h.retry_of, h.start_no, h.lane_id, null, h.attempts, h.reason,
