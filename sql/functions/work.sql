@@ -339,7 +339,11 @@ begin
             select coalesce(sum(a.n), 0)::bigint as n, coalesce(sum(a.delayed), 0)::bigint as delayed, max(a.id) as top, count(*) as rows,
               min(a.first_ticket) as first_ticket, max(a.delayed_from) as delayed_from, array_agg(a.ctid) as gone
             from (select a.id, a.n, a.delayed, a.first_ticket, a.delayed_from, a.ctid from pgfifo.arrivals a
-                  where t.announces and a.lane_id = t.lane_id and a.id > g.mark_floor and (v_tops is null or a.id <= t.top)
+                  where t.announces and a.lane_id = t.lane_id and a.id > g.mark_floor
+                    -- Looked at again: what a relaxed enqueue below that point has committed in between was not put ahead of the line.
+                    and (v_tops is null or a.id <= t.top and not (a.first_ticket <= g.consumed and exists (
+                      select from pgfifo._executions e where e.lane_id = t.lane_id and e.ticket between a.first_ticket and g.consumed
+                        and not exists (select from pgfifo.runs r where r.id = e.id))))
                   order by a.lane_id, a.id limit 1000) a) f
           cross join lateral (
             select coalesce(g.pending_xid > v_xmin and v_last - g.mark_floor > 500, false) as is_pinned,
