@@ -1304,6 +1304,26 @@ class Client(Waiting):
             once=True,
         )
 
+    def import_enqueued(
+        self, number: int, count: int, first_id: int, last_id: int, *, connection: object = None
+    ) -> None:
+        """Record what a transaction has enqueued for an import, after `import_commit`.
+
+        Args:
+            number: The import.
+            count: How many executions it has made.
+            first_id: The first of them.
+            last_id: The last of them.
+            connection: The connection with that transaction.
+        """
+        self._rows(
+            "select pgfifo.import_enqueued(%s::bigint, %s::bigint, %s::bigint, %s::bigint)",
+            (number, count, first_id, last_id),
+            _nothing,
+            connection=connection,
+            once=True,
+        )
+
     def import_status(self, number: int) -> ImportStatus:
         """Return how far an import has come.
 

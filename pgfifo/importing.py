@@ -225,6 +225,8 @@ class Importer:
                     ],
                 )
                 first, last = cursor.fetchone() or (None, None)
+                made = [self.number, len(batch.texts), first, last]
+                cursor.execute("select pgfifo.import_enqueued(%s, %s, %s, %s)", made)
         self._count(batch, first, last)
 
     def _count(self, batch: Batch, first: int | None, last: int | None) -> None:

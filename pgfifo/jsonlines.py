@@ -22,6 +22,7 @@ Examine = Callable[[str, dict[str, Any]], None]
 SHOWN = 20
 """How many bad lines a report keeps."""
 
+_MARKED = 1000
 _BLANK = b" \t\r\n"
 _KINDS = {
     list: "an array",
@@ -100,6 +101,20 @@ class Batch:
     size: int = 0
 
 
+class Changed(Exception):  # noqa: N818 - it has
+    """What is read is not what was read before.
+
+    Attributes:
+        first: the first line that may be another.
+        last: the last line of those, or of what there is now.
+    """
+
+    def __init__(self, first: int, last: int) -> None:
+        super().__init__(f"changed in lines {first:,} to {last:,}")
+        self.first = first
+        self.last = last
+
+
 class Readable(Protocol):
     """What lines can be read from, such as a file opened as bytes."""
 
@@ -114,29 +129,53 @@ class Lines:
         number: the number of the last line that was read; the first is 1.
         offset: how many bytes have been read.
         end: how many bytes there are to read; None if nobody knows.
+        marks: the fingerprint after every so many lines, in short.
     """
 
-    def __init__(self, stream: Readable, *, end: int | None = None) -> None:
+    def __init__(self, stream: Readable, *, end: int | None = None, like: "Lines | None" = None) -> None:
         """Begin to read.
 
         Args:
             stream: where to read.
             end: stop after so many bytes, however long the file has become since. Defaults to reading all.
+            like: what was read before, to its end, and should be the same. Defaults to nothing.
         """
         self.number = 0
         self.offset = 0
         self.end = end
         self._stream = stream
+        self._like = like
         self._digest = hashlib.sha256()
+        self.marks: list[bytes] = []
 
     def __iter__(self) -> Iterator[bytes]:
-        """Yield each line with its line feed; of one longer than `MAX_LINE` only so much."""
+        """Yield each line with its line feed; of one longer than `MAX_LINE` only so much.
+
+        Raises:
+            Changed: it is not what was read before; said before any line is passed on that nobody has
+                compared for longer than `_MARKED` lines.
+        """
         while raw := self._read():
             self.number += 1
             line = raw
             while len(raw) == MAX_LINE and not raw.endswith(b"\n"):
                 raw = self._read()
+            if self.number % _MARKED == 0:
+                self._mark()
             yield line
+        if self._like is not None and self.fingerprint() != self._like.fingerprint():
+            raise self._changed()
+
+    def _mark(self) -> None:
+        """Note the fingerprint at this line, or compare it with the one that was noted."""
+        mark = self._digest.digest()[:8]
+        at = len(self.marks)
+        if self._like is not None and self._like.marks[at : at + 1] != [mark]:
+            raise self._changed()
+        self.marks.append(mark)
+
+    def _changed(self) -> Changed:
+        return Changed(len(self.marks) * _MARKED + 1, self.number)
 
     def fingerprint(self) -> str:
         """Name what has been read so far by its length and its hash."""

@@ -493,6 +493,9 @@ class ImportStatus:
         fingerprint: What tells its content from another's.
         upto: The last line that is in.
         finished_at: When all of it was in; None until then.
+        enqueued: How many executions it has made so far.
+        first_id: The first of them; None while there is none.
+        last_id: The last of them. Those of others may be in between.
     """
 
     action: str
@@ -500,3 +503,6 @@ class ImportStatus:
     fingerprint: str
     upto: int
     finished_at: datetime | None
+    enqueued: int
+    first_id: int | None
+    last_id: int | None

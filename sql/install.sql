@@ -140,6 +140,7 @@ end $$;
 \ir functions/reschedule.sql
 \ir functions/import_start.sql
 \ir functions/import_commit.sql
+\ir functions/import_enqueued.sql
 \ir functions/import_status.sql
 \ir functions/import_finish.sql
 

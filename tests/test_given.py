@@ -73,6 +73,9 @@ def good(fifo: pgfifo.Client) -> dict[str, Any]:
         "fingerprint": "1:abc",
         "number": fifo.import_start("deploy", "f", "p"),
         "upto": 1,
+        "count": 1,
+        "first_id": 1,
+        "last_id": 1,
     }
 
 

@@ -1,5 +1,6 @@
 """Files on their way in: checked first, each line in exactly once, and taken up again where they stopped."""
 
+import contextlib
 import io
 import json
 import os
@@ -7,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -265,7 +266,8 @@ def test_resume_needs_no_file_name_and_the_right_action(
     assert "one of x" in said.err
     cli.ok("enqueue", "x", "--resume", number)
     assert numbers(conn) == lines(1, 1000)
-    assert cli("enqueue", "x", "--resume", 999).code == 2
+    unknown = cli("enqueue", "x", "--resume", 999)
+    assert (unknown.code, "there is no import 999" in unknown.err) == (1, True)
 
 
 def test_stdin_is_checked_batch_by_batch_and_goes_on(cli: CommandLine, conn: Connection) -> None:
@@ -294,19 +296,15 @@ def test_named_pipe_is_read_once(
     assert numbers(conn) == lines(1, 1500)
 
 
-def test_interrupt_says_how_to_go_on(
-    cli: CommandLine,
-    conn: Connection,
-    dsn: str,
-    write: Callable[..., Path],
-    connect: Callable[..., Connection],
-) -> None:
-    path = write(1000)
-    cli.ok("policy", "set", "x", "--max-concurrent", 1)
-    blocker = connect(autocommit=False)
+@contextlib.contextmanager
+def held_up(
+    path: Path, dsn: str, conn: Connection, blocker: Connection, *words: str
+) -> "Iterator[subprocess.Popen[str]]":
+    """An import in a process of its own, whose next batch waits until `blocker` ends its transaction."""
     with subprocess.Popen(
-        [program(), "enqueue", "x", "--file", str(path), "--commit-every", "100"],
+        [program(), "enqueue", "x", "--file", str(path), *words],
         env=os.environ | {"PGFIFO_DSN": dsn},
+        stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
     ) as process:
@@ -314,15 +312,87 @@ def test_interrupt_says_how_to_go_on(
         blocker.execute("select pgfifo.enqueue('x')")  # it waits for this one's commit
         waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
         wait_for(lambda: process.poll() is not None or conn.execute(waits).fetchone() == (1,), 60)
-        process.send_signal(signal.SIGINT)
+        assert process.poll() is None, "it was through before it could be held up"
+        yield process
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_interrupt_says_how_to_go_on(
+    cli: CommandLine,
+    conn: Connection,
+    dsn: str,
+    write: Callable[..., Path],
+    connect: Callable[..., Connection],
+    number: signal.Signals,
+    code: int,
+) -> None:
+    cli.ok("policy", "set", "x", "--max-concurrent", 1)
+    blocker = connect(autocommit=False)
+    with held_up(write(1000), dsn, conn, blocker, "--commit-every", "100") as process:
+        process.send_signal(number)
         _, err = process.communicate(timeout=60)
     blocker.rollback()
-    if process.returncode == 0:
-        pytest.fail("it was through before it could be interrupted")
-    assert process.returncode == 130, err
+    assert process.returncode == code, err
     assert "Traceback" not in err
     cli.ok(*resume_words(err))
     assert numbers(conn) == lines(1, 1000)
+
+
+def test_file_that_changes_while_it_is_read_is_stopped_before_the_change(
+    cli: CommandLine,
+    conn: Connection,
+    dsn: str,
+    tmp_path: Path,
+    connect: Callable[..., Connection],
+) -> None:
+    path = tmp_path / "events.jsonl"
+    # More than is read ahead, so that the change is met.
+    path.write_bytes(b"".join(b'{"n":%d,"p":"%s"}\n' % (n, b"x" * 100) for n in lines(1, 30_000)))
+    text = path.read_bytes()
+    cli.ok("policy", "set", "x", "--max-concurrent", 1)
+    blocker = connect(autocommit=False)
+    with held_up(path, dsn, conn, blocker) as process:
+        with path.open("r+b") as stream:
+            stream.seek(text.index(b'{"n":29500,'))
+            stream.write(b'{"n":29,"m":')
+        blocker.rollback()
+        _, err = process.communicate(timeout=60)
+    assert process.returncode == 1, err
+    assert "was changed while it was read, in lines 29,001 to 30,000" in err
+    assert "line 29,000 and all before it are in" in err
+    assert f"tail -n +29001 {path} | pgfifo enqueue x --file -" in err
+    resume = resume_words(err)
+    assert numbers(conn) == lines(1, 29_000)
+    said = cli(*resume)
+    assert said.code == 1
+    assert "line 29,000 of that and all before it are in" in said.err
+    path.write_bytes(text)
+    cli.ok(*resume)
+    assert numbers(conn) == lines(1, 30_000)
+
+
+def test_undo_after_a_resume_covers_the_whole_import(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    resume = stopped(cli, write(1000))
+    said = cli.ok(*resume, "--json")
+    found = json.loads(said.out)
+    assert (found["enqueued"], found["enqueued_in_all"]) == (800, 1000)
+    assert "Enqueued 800 lines" in said.err
+    assert "1,000 with those of before" in said.err
+    [undo] = said.undo
+    cli.ok(*undo)
+    assert conn.execute("select distinct state from pgfifo.executions").fetchall() == [("cancelled",)]
+
+
+def test_undo_is_not_printed_where_it_would_cancel_what_others_have_enqueued(
+    cli: CommandLine, conn: Connection, write: Callable[..., Path]
+) -> None:
+    resume = stopped(cli, write(1000))
+    conn.execute("select pgfifo.enqueue('x')")
+    said = cli.ok(*resume)
+    assert said.undo == []
+    assert "in between others have enqueued too" in said.err
 
 
 # Whatever happens to the connection

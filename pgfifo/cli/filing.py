@@ -1,5 +1,6 @@
 """Enqueue a file from the command line: check it, enqueue it, show how it goes, say how to go on."""
 
+import shlex
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -106,11 +107,9 @@ class _File:
             progress.next("Enqueueing", lines.end)
             try:
                 job.run(lines, examine=examine, progress=progress.step)
+                self._fifo.import_finish(job.number)
             except BaseException as caught:
                 raise self._stopped(job, caught) from caught
-        if lines.end is not None and lines.fingerprint() != fingerprint:
-            raise Refused(f"{self._name} has changed while it was read; its lines are in as they were read")
-        self._fifo.import_finish(job.number)
         self._report(job, time.monotonic() - begin)
 
     def _whole(self, examine: "Examine | None", progress: Shower) -> "tuple[Lines, str] | None":
@@ -125,7 +124,7 @@ class _File:
         report = check(lines, examine=examine, progress=progress.step)
         fingerprint = lines.fingerprint()
         if self._known is not None and fingerprint != self._known.fingerprint:
-            raise _another(self._name, self._options)
+            raise _another(self._name, self._options, self._known)
         if report.bad and not self._options.skip_bad:
             _tell_bad(report.first_bad, report.bad)
             raise Refused(
@@ -138,7 +137,7 @@ class _File:
             note(f"Nothing to do: there is nothing to enqueue in {self._name}.")
             return None
         self._stream.seek(0)
-        return Lines(self._stream, end=end), fingerprint
+        return Lines(self._stream, end=end, like=lines), fingerprint
 
     def _piecewise(self) -> "tuple[Lines, str] | None":
         """Take a stream that can be read only once, with its beginning as its fingerprint; None if empty."""
@@ -148,7 +147,7 @@ class _File:
         length = None if self._known is None else int(self._known.fingerprint.partition(":")[0])
         stream = Rewound(self._stream, length)
         if self._known is not None and stream.fingerprint != self._known.fingerprint:
-            raise _another(self._name, self._options)
+            raise _another(self._name, self._options, self._known)
         if not stream.beginning:
             note(f"Nothing to do: there is nothing to enqueue in {self._name}.")
             return None
@@ -179,12 +178,18 @@ class _File:
     def _stopped(self, job: "Importer", caught: BaseException) -> BaseException:
         """Return an error that says how far the import has come, and how to go on."""
         from pgfifo.importing import BadBatch
+        from pgfifo.jsonlines import Changed
 
         options = self._options
         if isinstance(caught, BadBatch):
             _tell_bad(caught.bad[:20], len(caught.bad))
             reason = Refused(
                 f"{count(len(caught.bad), 'line')} cannot be enqueued", "Leave them out with --skip-bad."
+            )
+        elif isinstance(caught, Changed):
+            reason = Refused(
+                f"{self._name} was changed while it was read, in lines {caught.first:,} to {caught.last:,}",
+                f"Go on when it is again what it was. {_as_new(self._name, job.done.upto, options.action)}",
             )
         else:
             refused = explained(caught)
@@ -196,39 +201,46 @@ class _File:
             words += ["--commit-every", str(options.commit_every)]
         if options.skip_bad:
             words.append("--skip-bad")
-        done = job.done
-        how_far = f"line {done.upto:,} and all before it are in" if done.upto else "nothing is in yet"
+        upto = job.done.upto
+        how_far = f"line {upto:,} and all before it are in" if upto else "nothing is in yet"
+        go_on = f"To go on: {command('enqueue', options.action, *words)}"
         return Refused(
             f"{reason.message}; {how_far}",
-            "\n".join(filter(None, [reason.hint, f"To go on: {command('enqueue', options.action, *words)}"])),
+            "\n".join(filter(None, [reason.hint, go_on])),
             code=REFUSED if reason.code == USAGE else reason.code,
         )
 
     def _report(self, job: "Importer", seconds: float) -> None:
         """Say what went in."""
         options, done = self._options, job.done
+        whole = self._fifo.import_status(job.number)  # with the parts of earlier runs
         if done.skipped:
             _tell_bad(done.first_bad, done.skipped)
             note(f"Left out {count(done.skipped, 'bad line')}.")
         if options.json:
             keys = ("enqueued", "skipped", "upto", "first_id", "last_id")
-            fields = {key: getattr(done, key) for key in keys}
+            fields = {key: getattr(done, key) for key in keys} | {"enqueued_in_all": whole.enqueued}
             print_json(
                 {"import": job.number, "action": options.action, **fields, "seconds": round(seconds, 3)}
             )
         else:
             out(str(job.number))
         rate = f" ({done.enqueued / seconds:,.0f} a second)" if seconds > 0.1 else ""
-        undo = None
-        # Only where all ids in between are ours: with others at work the range would cancel theirs too.
-        first, last = done.first_id, done.last_id
-        if first is not None and last is not None and last - first + 1 == done.enqueued:
-            ids = f"{first}..{last}"
-            listed = command(
-                "list", options.action, "--state", "waiting", "--ids", ids, "--limit", "0", "--quiet"
-            )
-            undo = f"{listed} | {command('cancel', '-')}"
-        did(f"Enqueued {count(done.enqueued, 'line')} of {self._name} in {options.action}{rate}.", undo)
+        in_all = f"; {whole.enqueued:,} with those of before" if whole.enqueued > done.enqueued else ""
+        did(
+            f"Enqueued {count(done.enqueued, 'line')} of {self._name} in {options.action}{rate}{in_all}.",
+            _undo(options.action, whole),
+        )
+        if not _undo(options.action, whole):
+            note("No one command undoes it: in between others have enqueued too.")
+
+
+def _undo(action: str, whole: "ImportStatus") -> str | None:
+    """Return the command that undoes an import; None where it would cancel others' executions too."""
+    first, last = whole.first_id, whole.last_id
+    if first is None or last is None or last - first + 1 != whole.enqueued:
+        return None
+    return command("cancel", "--action", action, "--state", "waiting", "--ids", f"{first}..{last}")
 
 
 @contextmanager
@@ -249,18 +261,34 @@ def _known(fifo: "Client", options: Options) -> "ImportStatus | None":
     """Return what is known of the import to go on with."""
     if options.resume is None:
         return None
-    known = fifo.import_status(options.resume)
+    from pgfifo.errors import InvalidValue
+
+    try:
+        known = fifo.import_status(options.resume)
+    except InvalidValue as unknown:
+        raise Refused(unknown.message, unknown.hint) from None
     if known.action != options.action:
         raise usage(f"import {options.resume} is one of {known.action}, not of {options.action}")
     return known
 
 
-def _another(name: str, options: Options) -> Refused:
+def _another(name: str, options: Options, known: "ImportStatus") -> Refused:
     """Return the error for a file that is not the one that the import began with."""
+    how_far = f"; line {known.upto:,} of that and all before it are in" if known.upto else ""
     return Refused(
-        f"{name} is not what import {options.resume} began with: it was changed, or it is another file",
-        "To enqueue it as a new import, leave --resume out.",
+        f"{name} is not what import {options.resume} began with: it was changed, or is another file{how_far}",
+        f"Go on when it is again what it was. {_as_new(name, known.upto, options.action)}",
     )
+
+
+def _as_new(name: str, upto: int, action: str) -> str:
+    """Say how to enqueue what is not in yet as a new import."""
+    if not upto:
+        return "To enqueue it as a new import, leave --resume out."
+    rest = f"{command('enqueue', action, '--file', '-')}"
+    if name == "stdin":
+        return f"To enqueue the rest as a new import, leave --resume and the first {upto:,} lines out."
+    return f"To enqueue the rest as a new import: {shlex.join(['tail', '-n', f'+{upto + 1}', name])} | {rest}"
 
 
 def _tell_bad(first: "Sequence[BadLine]", number: int) -> None:

@@ -5,6 +5,10 @@ create table if not exists pgfifo.imports (
   source text not null,
   fingerprint text not null,
   upto bigint not null default 0 check (upto >= 0),
+  -- How many executions it has made, and the range that their ids are in.
+  enqueued bigint not null default 0 check (enqueued >= 0),
+  first_id bigint,
+  last_id bigint,
   started_at timestamptz not null,
   updated_at timestamptz not null,
   finished_at timestamptz
