@@ -12,6 +12,7 @@ import psycopg
 from pgfifo._connections import AsyncLink, Pauses, brief, is_passing
 from pgfifo._plan import Plan
 from pgfifo._run import Run
+from pgfifo._words import count
 from pgfifo.errors import LeaseLost, translated
 from pgfifo.execution import Execution
 from pgfifo.heartbeat import Registration
@@ -196,7 +197,8 @@ class Claims:
         if active or startable:
             return False
         if waiting:
-            logger.warning("worker %s ends; %d executions wait in paused lanes", self._plan.name, waiting)
+            left = count(waiting, "execution waits", "executions wait")
+            logger.warning("worker %s ends; %s in paused lanes", self._plan.name, left)
         return True
 
     async def states(self, keys: Iterable[Key]) -> dict[Key, str]:

@@ -23,6 +23,7 @@ from pgfifo._pace import LONGEST_SOON, SOON, Pace
 from pgfifo._plan import Plan
 from pgfifo._run import ROLLED_BACK, Run
 from pgfifo._threads import Threads
+from pgfifo._words import count
 from pgfifo.command import Command, kept
 from pgfifo.errors import LeaseLost
 from pgfifo.execution import Execution
@@ -38,6 +39,7 @@ KILL_GRACE = 1.0
 KILL_AFTER = 10.0
 """Seconds that handlers have to end in when their time is up, where the policy does not say."""
 
+_NAMED = 20
 _BATCH = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
 _SIGN_OFF_TIMEOUT = 5.0
@@ -155,6 +157,14 @@ class Engine:
             await asyncio.wait({serving, stop}, return_when=asyncio.FIRST_COMPLETED)
         finally:
             stop.cancel()
+        if self._stop.is_set() and self._runs:
+            logger.info(
+                "worker %s waits up to %g s for %s: %s",
+                self._plan.name,
+                self._plan.shutdown_timeout,
+                count(len(self._runs), "execution"),
+                _named(self._runs),
+            )
         only_doomed = asyncio.create_task(self._only_doomed.wait())
         ends = {serving, only_doomed}
         for patience in (self._plan.shutdown_timeout, CANCEL_GRACE):
@@ -168,11 +178,11 @@ class Engine:
         if not serving.done() and self._runs:
             if not self._only_doomed.is_set():
                 logger.error(
-                    "%d executions still run %g s after worker %s was to stop: %s",
-                    len(self._runs),
+                    "%s %g s after worker %s was to stop: %s",
+                    count(len(self._runs), "execution still runs", "executions still run"),
                     self._plan.shutdown_timeout,
                     self._plan.name,
-                    ", ".join(str(run.execution.id) for run in self._runs),
+                    _named(self._runs),
                 )
             self._overdue(list(self._runs))
         while not serving.done() and self._runs:
@@ -193,7 +203,8 @@ class Engine:
             async with asyncio.timeout(_SIGN_OFF_TIMEOUT):
                 await self._hand_in_rest()
         except (TimeoutError, psycopg.Error):
-            logger.warning("%d outcomes could not be handed in", len(self._finished) + len(self._refused))
+            left = count(len(self._finished) + len(self._refused), "outcome")
+            logger.warning("%s could not be handed in", left)
         for run in (*self._finished, *self._refused):
             self._let_go(run)
         self._threads.close()
@@ -511,6 +522,12 @@ class Engine:
 def _cancel_tasks(runs: Iterable[Held]) -> None:
     for run in runs:
         run.cancel_task()
+
+
+def _named(runs: Iterable[Run]) -> str:
+    """Name executions; many of them by the first."""
+    ids = sorted(run.execution.id for run in runs)
+    return ", ".join(map(str, ids[:_NAMED])) + (", …" if len(ids) > _NAMED else "")
 
 
 def _log_lost(run: Run) -> None:

@@ -265,6 +265,8 @@ class SchemaMissing(PgfifoError, code="QF015"):
 
     database = _Fact[str]("database")
     """The database that was asked."""
+    server = _Fact[str]("server")
+    """What the server said."""
 
 
 class SchemaMismatch(PgfifoError, code="QF016"):
@@ -393,15 +395,20 @@ def translated(error: psycopg.Error, *, database: str | None = None) -> psycopg.
             hint=error.diag.message_hint or "Roll back and run the whole transaction again.",
         )
     if state in _MISSING and _OURS.search(error.diag.message_primary or ""):
-        return schema_missing(database)
+        return schema_missing(database, error.diag.message_primary)
     return error
 
 
-def schema_missing(database: str | None = None) -> SchemaMissing:
-    """Return the error for a database (by its name) that pgfifo is not installed in."""
+def schema_missing(database: str | None = None, said: str | None = None) -> SchemaMissing:
+    """Return the error for a database that pgfifo is not installed in, or not as this package needs it.
+
+    Args:
+        database: Its name.
+        said: What the server said.
+    """
     where = f"database {database!r}" if database else "this database"
     return SchemaMissing(
-        f"pgfifo is not installed in {where}",
-        detail={"database": database},
+        f"pgfifo is not installed in {where}" + (f", or not completely: {said}" if said else ""),
+        detail={"database": database, "server": said},
         hint="Run `pgfifo install`, or Client(…).install(), against this database.",
     )

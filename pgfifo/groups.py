@@ -7,6 +7,7 @@ that the caller chose. To people it is ``env=prod``.
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Mapping
 
 from pgfifo._given import brief, text
@@ -99,8 +100,16 @@ def display(text: str) -> str:
     return ",".join(f"{path}={_shown(value)}" for path, value in group.items())
 
 
+_READS_AS_JSON = re.compile(
+    r'[ \t\n\r]*(-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?|true|false|null|".*")[ \t\n\r]*', re.DOTALL
+)
+
+
 def _shown(value: object) -> str:
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    """Return a value so that text and number can be told apart, and `from_pairs` reads it as it was."""
+    if isinstance(value, str) and not _READS_AS_JSON.fullmatch(value):
+        return value
+    return json.dumps(value, ensure_ascii=False)
 
 
 def lane(action: str, group_text: str) -> str:

@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Protocol
 import psycopg
 
 from pgfifo._connections import Link, Pauses, brief, is_passing
+from pgfifo._words import count
 from pgfifo.compatibility import SCHEMA_INFO, check
 from pgfifo.errors import LeaseLost, translated
 
@@ -293,10 +294,10 @@ class Heartbeat:
             registration.dead = True
             held = list(registration.held.values())
         logger.error(
-            "worker %s (%s) was declared dead; the %d executions that it had are no longer its own",
+            "worker %s (%s) was declared dead, and has lost its %s",
             registration.worker,
             self._identity.name,
-            len(held),
+            count(len(held), "execution"),
         )
         self._stopping([one for one in held if one.stop("lost")])
 

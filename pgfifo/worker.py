@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from pgfifo import dsn as dsns
 from pgfifo._engine import CANCEL_GRACE, KILL_GRACE, Engine
 from pgfifo._plan import Plan
+from pgfifo._words import count
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import InvalidValue
 
@@ -367,7 +368,8 @@ def _stopped_by_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[int], N
         interrupts += number == signal.SIGINT
         if interrupts > 1:
             _end_process_now(_INTERRUPTED)
-        logger.info("%s: stopping", signal.Signals(number).name)
+        again = "; once more ends it at once" if number == signal.SIGINT else ""
+        logger.info("%s: stopping%s", signal.Signals(number).name, again)
         stop(number)
 
     numbers = (signal.SIGTERM, signal.SIGINT)
@@ -392,7 +394,7 @@ def _nothing(runs: list[Run]) -> None:
 
 def _end_process(runs: list[Run]) -> None:
     """End the process before its executions are given back: only then is it sure that they do not run."""
-    logger.error("ending the process: %d handlers did not return", len(runs))
+    logger.error("ending the process: %s did not return", count(len(runs), "handler"))
     _end_process_now(1)
 
 

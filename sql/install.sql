@@ -64,6 +64,7 @@ end $$;
 
 -- Helpers
 \ir internal/types.sql
+\ir internal/words.sql
 \ir internal/clock.sql
 \ir internal/isolation.sql
 \ir internal/durable.sql

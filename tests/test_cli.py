@@ -383,6 +383,9 @@ def test_enqueue_group_given(cli: CommandLine) -> None:
         (["x", "--set", "a"], "no key and value"),
         (["x", "--set", "=1"], "no key and value"),
         (["x", "--set", "a=1", "--set", "a=2"], "given twice"),
+        (["x", "--set", "a.b=1", "--set", "a=2"], "--set a and --set a.b exclude each other"),
+        (["x", "--set", "a=1", "--set", "a.b=2"], "--set a and --set a.b exclude each other"),
+        (["x", "--tag="], "cannot be empty"),
         (["x", "[1]", "--set", "a=1"], "needs a payload that is an object"),
         (["x", '{"a":1}', "--set", "a.b=1"], "'a' is not an object"),
         (["x", "--header", "a"], "no key and value"),
@@ -395,7 +398,6 @@ def test_enqueue_group_given(cli: CommandLine) -> None:
         (["x", "--file", "-", "--commit-every", "0"], "--commit-every"),
         (["x", "--file", "/nowhere/at/all"], "cannot read /nowhere/at/all"),
         (["x", "--file", "/"], "cannot read /"),
-        (["x", "--resume", "7"], "import"),
         (["with space"], ""),
         ([""], ""),
         (["x" * 300], ""),
@@ -519,7 +521,20 @@ def test_list_formats(cli: CommandLine) -> None:
 
 
 @pytest.mark.parametrize(
-    "words", [["--state", "done"], ["--ids", "x"], ["--ids", "1..x"], ["--limit", "-1"], ["--group", "a=1"]]
+    "words",
+    [
+        ["--state", "done"],
+        ["--ids", "x"],
+        ["--ids", "1..x"],
+        ["--ids", "9..1"],
+        ["--ids", ".."],
+        ["--ids", ""],
+        ["--ids", "-5"],
+        ["--ids", "1" * 30],
+        ["--tag="],
+        ["--limit", "-1"],
+        ["--group", "a=1"],
+    ],
 )
 def test_list_bad_input_is_2(cli: CommandLine, words: list[str]) -> None:
     assert cli("list", *words).code == 2
@@ -1156,8 +1171,35 @@ def test_watch_shows_again_and_again_until_interrupted(cli: CommandLine, dsn: st
 
 
 def test_bad_durations_are_2(cli: CommandLine) -> None:
-    for text in ("soon", "-1s", ""):
+    for text in ("soon", "-1s", "", "0", "0s"):
         assert cli("stats", "--watch", "--every", text).code == 2
+
+
+def test_tables_separate_thousands_in_counts_and_in_nothing_else(cli: CommandLine, conn: Connection) -> None:
+    conn.execute("alter sequence pgfifo.execution_ids restart 12345")
+    cli.ok("policy", "set", "x", "--max-concurrent", 10_000)
+    conn.execute("select count(*) from pgfifo.enqueue_many('x', array_fill('{}'::jsonb, array[1234]))")
+    assert cli.ok("stats").out.splitlines()[1].split()[:6] == ["x", "1", "1,234", "0", "0", "10,000"]
+    assert "1,234" in cli.ok("lanes", "x").out
+    (row,) = json.loads(cli.ok("stats", "--json").out)
+    assert (row["queue_length"], row["max_concurrent"]) == (1234, 10_000)
+    assert cli.ok("list", "--limit", 1, "--oldest").out.splitlines()[1].split()[0] == "12345"
+    shown = cli.ok("show", 12345).out
+    assert re.search(r"^id +12345$", shown, re.MULTILINE)
+    assert re.search(r"^ticket +12345$", shown, re.MULTILINE)
+    policy = cli.ok("policy", "show", "x").out
+    assert "max_concurrent           10000 " in policy, "it could not be given as it is shown"
+
+
+def test_groups_of_text_and_of_numbers_look_different(cli: CommandLine) -> None:
+    cli.ok("policy", "set", "x", "--group-by", "n")
+    for payload in ('{"n":1}', '{"n":"1"}', '{"n":"one"}'):
+        cli.ok("enqueue", "x", payload)
+    groups = {line.split()[0] for line in cli.ok("lanes", "x").out.splitlines()[1:]}
+    assert groups == {"n=1", 'n="1"', "n=one"}
+    for group in groups:
+        assert len(json.loads(cli.ok("list", "x", "--group", group, "--json").out)) == 1
+    assert 'in x n="1".' in cli.ok("enqueue", "x", '{"n":"1"}').err
 
 
 def test_workers(cli: CommandLine, conn: Connection) -> None:
@@ -1314,18 +1356,20 @@ def test_worker_stops_on_signals(
         (["json:loads"], 2, "no pgfifo.Actions"),
         (["broken_jobs:actions"], 1, "no configuration"),
         (["lacking_jobs:actions"], 1, "not_installed_anywhere"),
-        (["shop_jobs:actions", "--action", "doubl"], 1, "'double'"),
+        (["shop_jobs:actions", "--action", "doubl"], 2, "'double'"),
         (["shop_jobs:actions", "--shell"], 2, "belong to a command"),
         (["shop_jobs:actions", "--concurrency", "0"], 2, "0"),
         (["shop_jobs:actions", "--concurrency", "x"], 2, "no number"),
         (["shop_jobs:actions", "--concurrency", "double=x"], 2, "no number"),
-        (["shop_jobs:actions", "--concurrency", "doubl=2"], 1, "'double'"),
+        (["shop_jobs:actions", "--concurrency", "doubl=2"], 2, "'double'"),
         (["shop_jobs:actions", "--processes", "0"], 2, "--processes"),
         (["shop_jobs:actions", "--lease", "soon"], 2, "soon"),
         (["shop_jobs:actions", "--result", "xml"], 2, "json"),
         (["shop_jobs:actions", "--poll-only", "--listen-dsn", "postgresql://x/y"], 2, "exclude"),
         (["shop_jobs:actions", "--listen-dsn", "mysql://x"], 2, "mysql"),
         (["shop_jobs:actions", "--log-level", "loud"], 2, "loud"),
+        (["shop_jobs:actions", "--action", "nothing"], 2, "no handler is registered for action 'nothing'"),
+        (["shop_jobs:actions", "--concurrency", "nothing=1"], 2, "no handler"),
     ],
 )
 def test_worker_bad_input(

@@ -717,13 +717,15 @@ def test_an_import_goes_on_where_it_stopped(fifo: pgfifo.Client, conn: Connectio
     number = fifo.import_start("deliver", "events.jsonl", "abc")
     with fifo.transaction() as mine:
         fifo.import_commit(number, 10, 0, connection=mine)
-        fifo.enqueue_many("deliver", range(10), connection=mine)
+        jobs = fifo.enqueue_many("deliver", range(10), connection=mine)
+        fifo.import_enqueued(number, 10, jobs[0].id, jobs[-1].id, connection=mine)
     with fifo.transaction() as mine:
         fifo.import_commit(number, 20, 10, connection=mine)
         fifo.enqueue_many("deliver", range(10), connection=mine)
         raise psycopg.Rollback
     status = fifo.import_status(number)
-    assert status == pgfifo.ImportStatus("deliver", "events.jsonl", "abc", 10, None)
+    made = (10, jobs[0].id, jobs[-1].id)
+    assert status == pgfifo.ImportStatus("deliver", "events.jsonl", "abc", 10, None, *made)
     assert len(waiting(conn)) == status.upto
     with pytest.raises(pgfifo.InvalidValue):
         fifo.import_commit(number, 20, 15)
@@ -788,8 +790,14 @@ def test_a_database_without_the_schema_is_named_with_the_command_to_run(empty_ds
             with pytest.raises(pgfifo.SchemaMissing):
                 client.enqueue("deploy", connection=mine)
             mine.execute("insert into kept values (1)")
+            assert "does not exist" in str(caught.value), "what the server said was hidden"
+            assert isinstance(caught.value.__cause__, psycopg.Error)
         client.install()
         assert client.enqueue("deploy").created, "the client did not look again after the installation"
+        with psycopg.connect(empty_dsn, autocommit=True) as mine:
+            mine.execute("drop function pgfifo.position")
+        with pytest.raises(pgfifo.SchemaMissing, match=r"function pgfifo.position\(bigint\) does not"):
+            client.position(1)
 
 
 def test_a_schema_that_does_not_fit_is_refused_until_it_does(fresh_dsn: str) -> None:

@@ -143,6 +143,8 @@ def test_a_database_without_pgfifo_is_told_from_a_mistake_in_other_sql(empty_dsn
             assert isinstance(missing, pgfifo.SchemaMissing)
             assert "'app'" in str(missing)
             assert "pgfifo install" in str(missing)
+            assert missing.server == caught.value.diag.message_primary
+            assert str(missing.server) in str(missing)
         with pytest.raises(psycopg.Error) as caught:
             conn.execute("select from nothing")
         assert errors.translated(caught.value) is caught.value

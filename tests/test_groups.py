@@ -1,5 +1,6 @@
 """Groups go to SQL as text, come back as a mapping, and are shown as env=prod."""
 
+import json
 import math
 
 import psycopg
@@ -16,6 +17,9 @@ SCALARS = st.one_of(
     st.integers(-(10**15), 10**15),
     st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=8),
 )
+
+ODD = st.sampled_from(["true", "null", '"a"', " 1", "1e5", "-0.0", "\u00a01"])
+NUMBERS = st.one_of(st.integers(-999, 999).map(str), ODD)
 
 
 def test_a_mapping_becomes_json_and_text_stays_text() -> None:
@@ -72,13 +76,33 @@ def test_a_group_is_shown_as_people_read_it() -> None:
     assert groups.lane("deploy", "") == "deploy"
 
 
+def test_text_that_reads_as_something_else_is_shown_in_quotes() -> None:
+    for text in ("1", "-0", "1.5e3", "true", "null", '"x"', " 1 "):
+        shown = groups.display(json.dumps({"n": text}))
+        assert shown == f"n={json.dumps(text)}"
+        assert shown != groups.display(f'{{"n":{text}}}')
+    for text in ("01", "1.", "+1", "True", "nil", "1 2", "NaN", "", "[1]"):
+        assert groups.display(json.dumps({"n": text})) == f"n={text}"
+
+
+@given(st.dictionaries(st.sampled_from(["env", "a.b", "ä"]), st.one_of(SCALARS, NUMBERS), min_size=1))
+def test_a_group_that_is_shown_can_be_given_again(group: dict[str, object]) -> None:
+    shown = [groups.display(json.dumps({path: value})) for path, value in group.items()]
+    again = groups.from_pairs(shown)
+    assert again == group
+    assert isinstance(again, dict)
+    assert [type(again[path]) for path in group] == [type(value) for value in group.values()]
+
+
 def test_a_canonical_group_comes_back_as_a_mapping() -> None:
     assert groups.parse('{"env":"prod"}') == {"env": "prod"}
     assert groups.parse("free key") == "free key"
 
 
 @settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=50, deadline=None)
-@given(st.dictionaries(st.sampled_from(["env", "a.b", "ä", "Z", "n_1"]), SCALARS, max_size=4))
+@given(
+    st.dictionaries(st.sampled_from(["env", "a.b", "ä", "Z", "n_1"]), st.one_of(SCALARS, NUMBERS), max_size=4)
+)
 def test_python_and_sql_show_a_group_alike(conn: psycopg.Connection, group: dict[str, object]) -> None:
     row = conn.execute(
         "select t, pgfifo.format_group(t) from (select pgfifo.group_text('anything', '{}', %s) as t) g",

@@ -412,7 +412,7 @@ def test_policies_group_by_waits_for_enqueues_in_flight(conn: Connection, connec
     change = in_background(lambda: operator.policy(group_by=["app"]))
     wait_until_blocked(conn, operator.pid)
     producer.conn.commit()
-    with pytest.raises(errors.Busy, match="1 executions wait"):
+    with pytest.raises(errors.Busy, match="1 execution waits"):
         change.result()
 
 

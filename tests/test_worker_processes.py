@@ -143,7 +143,8 @@ def test_a_signal_lets_what_runs_finish(
     worker = start(SYNC, RUN)
     wait_for_lines(tmp_path, 1)
     worker.send_signal(number)
-    wait_for_word(worker, "stopping")
+    wait_for_word(worker, "stopping" if number == signal.SIGTERM else "stopping; once more ends it at once")
+    wait_for_word(worker, f"waits up to 30 s for 1 execution: {first}")
     assert worker.poll() is None
     (tmp_path / "go").touch()
     assert ends(worker) == 0

@@ -165,6 +165,7 @@ def operating(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
     number = fifo.import_start("deploy", "events.jsonl", "abc")
     assert_type(number, int)
     fifo.import_commit(number, 1000, connection=conn)
+    fifo.import_enqueued(number, 1000, 1, 1000, connection=conn)
     assert_type(fifo.import_status(number), pgfifo.ImportStatus)
     fifo.import_finish(number)
     with fifo:

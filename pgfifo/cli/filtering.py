@@ -1,5 +1,6 @@
 """Options that say which executions are meant, and the filter that they make."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
@@ -7,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgfifo.cli.exits import usage
-from pgfifo.cli.options import group_of
+from pgfifo.cli.options import group_of, tag
 
 if TYPE_CHECKING:
     from datetime import datetime
@@ -72,7 +73,8 @@ States = Annotated[
     ),
 ]
 Tags = Annotated[
-    list[str] | None, _which("--tag", metavar="TAG", help="Only with this tag; may be repeated.")
+    list[str] | None,
+    _which("--tag", metavar="TAG", help="Only with this tag; may be repeated.", parser=tag),
 ]
 Ids = Annotated[str | None, _which("--ids", metavar="FROM..TO", help="Only these ids, both included.")]
 Since = Annotated[
@@ -88,7 +90,7 @@ def filter_of(
     action: str | None,
     group: Iterable[str] | None,
     state: Iterable[State] | None,
-    tag: Iterable[str] | None,
+    tags: Iterable[str] | None,
     ids: str | None,
     times: "Mapping[str, float | datetime | None]",
 ) -> "Filter":
@@ -98,7 +100,7 @@ def filter_of(
         action: ``--action``.
         group: ``--group``.
         state: ``--state``.
-        tag: ``--tag``.
+        tags: ``--tag``.
         ids: ``--ids``.
         times: ``--since`` and ``--before``, under the keys of the filter that they stand for.
     """
@@ -109,7 +111,7 @@ def filter_of(
         "action": action,
         "group": group_of(group),
         "state": states_of(state) or None,
-        "tags": list(tag or ()) or None,
+        "tags": list(tags or ()) or None,
         "from_id": first,
         "to_id": last,
         **times,
@@ -125,9 +127,9 @@ def range_of(text: str | None) -> tuple[int | None, int | None]:
     first, dots, last = text.partition("..")
     if not dots:
         last = first
-    try:
-        return int(first) if first else None, int(last) if last else None
-    except ValueError:
-        raise usage(
-            f"--ids {text!r} is no range of ids", "Write it like 17..1016, 17.., ..1016 or 17."
-        ) from None
+    if not (first or last) or any(part and not re.fullmatch(r"[0-9]{1,18}", part) for part in (first, last)):
+        hint = "Write it like 17..1016, 17.., ..1016 or 17."
+        raise usage(f"--ids {text!r} is no range of ids", hint)
+    if first and last and int(first) > int(last):
+        raise usage(f"--ids {text} is an empty range", f"The smaller one comes first: {last}..{first}")
+    return int(first) if first else None, int(last) if last else None

@@ -13,7 +13,7 @@ import typer
 from pgfifo.cli.app import app
 from pgfifo.cli.database import connected, rows
 from pgfifo.cli.exits import INTERRUPTED, REFUSED
-from pgfifo.cli.options import LOOK, OPERATE, Action, AnyAction, AsJson, Dsn, Id, duration
+from pgfifo.cli.options import LOOK, OPERATE, Action, AnyAction, AsJson, Dsn, Id, duration, some_seconds
 from pgfifo.cli.output import count, flush, note, out, print_json, print_json_rows, print_table, span, table
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 Row = dict[str, Any]
 Watch = Annotated[bool, typer.Option("--watch", "-w", help="Show it again and again, until Ctrl-C.")]
-Every = Annotated[float, duration("--every", "With --watch: how often. [default: 1s]")]
+Every = Annotated[float, duration("--every", "With --watch: how often. [default: 1s]", some_seconds)]
 
 _HEADINGS = {
     "queue_length": "waiting",

@@ -63,9 +63,24 @@ def seconds(text: str) -> float:
         raise typer.BadParameter(f"{error.message}. {error.hint or ''}".strip()) from None
 
 
-def duration(name: str, help: str) -> Any:  # noqa: ANN401, A002 - as typer.Option itself
+def some_seconds(text: str) -> float:
+    """Read a duration that is longer than nothing."""
+    found = seconds(text)
+    if found <= 0:
+        raise typer.BadParameter("It must be longer than nothing.")
+    return found
+
+
+def duration(name: str, help: str, parser: Callable[[str], float] = seconds) -> Any:  # noqa: ANN401, A002
     """Return an option whose value is a duration."""
-    return typer.Option(name, metavar="TIME", help=help, parser=seconds, show_default=False)
+    return typer.Option(name, metavar="TIME", help=help, parser=parser, show_default=False)
+
+
+def tag(text: str) -> str:
+    """Read a tag; an empty one is a variable that is not set."""
+    if not text:
+        raise typer.BadParameter("A tag cannot be empty.")
+    return text
 
 
 def pairs_of(name: str, given: Iterable[str] | None, value: Callable[[str], object]) -> dict[str, object]:

@@ -11,10 +11,14 @@ from decimal import Decimal
 from itertools import islice
 from typing import IO, Any
 
+from pgfifo._words import count as count  # noqa: PLC0414 - from here the commands take what they print with
+
 Row = Mapping[str, Any]
 
 _BOLD, _RED, _DIM = "1", "31", "2"
 _AT_ONCE = 1000
+_NUMBERED = {"id", "pid", "ticket", "worker_id", "retry_of", "start_no", "lane_id", "import"}
+"""Fields whose numbers count nothing: they are shown as they are typed."""
 
 
 def note(text: str) -> None:
@@ -105,7 +109,7 @@ def table(rows: Sequence[Row], *, wide: Sequence[str] = (), width: int | None = 
         width: how many characters there is room for. Defaults to any number.
     """
     names = list(rows[0])
-    cells = [[show(row[name]) for name in names] for row in rows]
+    cells = [[show(row[name], name) for name in names] for row in rows]
     sizes = [max(len_shown(name), *(len_shown(line[at]) for line in cells)) for at, name in enumerate(names)]
     if width is not None:
         spare = width - sum(sizes) - 2 * (len(names) - 1)
@@ -127,21 +131,28 @@ def print_fields(row: Row) -> None:
     """Print one thing, a line for each of its fields."""
     size = max(map(len, row))
     for name, value in row.items():
-        out(f"{paint(name.replace('_', ' ').ljust(size), _BOLD, sys.stdout)}  {show(value)}")
+        out(f"{paint(name.replace('_', ' ').ljust(size), _BOLD, sys.stdout)}  {show(value, name)}")
 
 
-def show(value: object) -> str:
-    """Return a value as people read it."""
+def show(value: object, name: str = "") -> str:
+    """Return a value as people read it.
+
+    Args:
+        value: the value.
+        name: the field that it is of.
+    """
     if value is None:
         return "-"
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int) and name not in _NUMBERED:
+        return f"{value:,}"
     if isinstance(value, datetime):
         return value.astimezone().strftime("%Y-%m-%d %H:%M:%S")
     if isinstance(value, timedelta):
         return span(value.total_seconds())
     if isinstance(value, list | tuple):
-        return ", ".join(map(show, value)) or "-"
+        return ", ".join(show(each, name) for each in value) or "-"
     if isinstance(value, dict):
         return as_json(value)
     if isinstance(value, float):
@@ -162,11 +173,6 @@ def span(seconds: float) -> str:
         elif parts:
             break
     return " ".join(parts[:2])
-
-
-def count(number: int, what: str, plural: str | None = None) -> str:
-    """Return a number with its noun, as ``1 execution`` or ``2,000 executions``."""
-    return f"{number:,} {what if number == 1 else plural or what + 's'}"
 
 
 def len_shown(text: str) -> int:

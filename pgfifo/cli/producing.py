@@ -20,6 +20,7 @@ from pgfifo.cli.options import (
     json_or_text,
     pairs_of,
 )
+from pgfifo.cli.options import tag as tag_of
 from pgfifo.cli.output import as_json, did, note, out, print_json
 
 if TYPE_CHECKING:
@@ -51,7 +52,8 @@ File = Annotated[
     ),
 ]
 Tag = Annotated[
-    list[str] | None, typer.Option("--tag", metavar="TAG", help="A tag; may be repeated.", show_default=False)
+    list[str] | None,
+    typer.Option("--tag", metavar="TAG", help="A tag; may be repeated.", parser=tag_of, show_default=False),
 ]
 Header = Annotated[
     list[str] | None,

@@ -4,6 +4,7 @@ import logging
 import os
 import re
 import sys
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +20,7 @@ from pgfifo.cli.options import LOOK, WORK, AsJson, Dsn, duration
 from pgfifo.cli.output import print_json_rows, print_table, span
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from pgfifo.actions import Actions
 
@@ -239,7 +240,19 @@ def _application(words: "Sequence[str]", only: "Sequence[str] | None") -> "Actio
     # Processes that this one starts find the application in the same place.
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [str(Path.cwd()), os.environ.get("PYTHONPATH")]))
     actions = load_actions(words[0])
-    return actions.subset(only) if only else actions
+    with _named_here():
+        return actions.subset(only) if only else actions
+
+
+@contextmanager
+def _named_here() -> "Iterator[None]":
+    """Take an action without a handler for a mistake on the command line, not for one in the database."""
+    from pgfifo.errors import UnknownAction
+
+    try:
+        yield
+    except UnknownAction as unknown:
+        raise usage(unknown.message, unknown.hint) from None
 
 
 def _concurrency(given: "Sequence[str] | None", actions: "Actions") -> "int | Mapping[str, int]":
@@ -252,6 +265,7 @@ def _concurrency(given: "Sequence[str] | None", actions: "Actions") -> "int | Ma
                 f"--concurrency {text!r} is no number", "Write --concurrency 10, or --concurrency index=2."
             )
         if equals:
-            actions[name]
+            with _named_here():
+                actions[name]
         limits[name or "*"] = int(number)
     return limits

@@ -36,7 +36,7 @@ begin
   perform pgfifo._require_read_committed('cancel');
   if coalesce(cardinality(p_ids), 0) > c_most or array_position(p_ids, null) is not null then
     raise exception using errcode = 'QF022',
-      message = case when cardinality(p_ids) > c_most then format('%s ids at once; at most %s are allowed', cardinality(p_ids), c_most)
+      message = case when cardinality(p_ids) > c_most then format('%s ids at once; at most %s are allowed', pgfifo._number(cardinality(p_ids)), pgfifo._number(c_most))
                      else 'null is no id of an execution' end,
       detail = json_build_object('name', 'p_ids', 'value', cardinality(p_ids))::text, hint = 'Give ids of executions, in several calls if they are many.';
   end if;
@@ -69,7 +69,8 @@ begin
     group by e.lane_id order by pgfifo._key(e.lane_id));
   if cardinality(v_lanes) > pgfifo.max_batch_lanes() then
     raise exception using errcode = 'QF020',
-      message = format('these executions wait in %s lanes; at most %s are allowed in one call', cardinality(v_lanes), pgfifo.max_batch_lanes()),
+      message = format('these executions wait in %s; at most %s are allowed in one call',
+        pgfifo._counted(cardinality(v_lanes), 'lane', 'lanes'), pgfifo._number(pgfifo.max_batch_lanes())),
       detail = json_build_object('lanes', cardinality(v_lanes), 'limit', pgfifo.max_batch_lanes())::text,
       hint = 'Cancel fewer at once: each lane''s lock is held until the commit, in a table that the whole cluster shares.';
   end if;

@@ -75,8 +75,8 @@ begin
     format('start %s (execution %s) made %s active of %s', v.start_no, v.id, v.active, v.max_concurrent)
   from pgfifo.slot_violations v
   union all
-  select 'overdue', 'worker', null, format('worker %s (%s, pid %s) was last seen at %s and still has %s executions', w.id, w.host, w.pid, w.last_seen,
-    (select count(*) from pgfifo.runs r where r.worker_id = w.id))
+  select 'overdue', 'worker', null, format('worker %s (%s, pid %s) was last seen at %s and still has %s', w.id, w.host, w.pid, w.last_seen,
+    pgfifo._counted((select count(*) from pgfifo.runs r where r.worker_id = w.id), 'execution', 'executions'))
   from pgfifo._workers w
   where (w.state <> 'alive' or w.last_seen < pgfifo._now() - w.lease) and exists (select from pgfifo.runs r where r.worker_id = w.id)
   union all

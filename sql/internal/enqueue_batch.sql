@@ -135,7 +135,8 @@ begin
   v_most := greatest(1, pgfifo.max_batch_lanes() / (1 + v_items::integer));
   if cardinality(v_lane_groups) > v_most then
     raise exception using errcode = 'QF020',
-      message = format('this batch for %s touches %s lanes; at most %s are allowed in one', p_action, cardinality(v_lane_groups), v_most),
+      message = format('this batch for %s touches %s; at most %s are allowed in one', p_action,
+        pgfifo._counted(cardinality(v_lane_groups), 'lane', 'lanes'), pgfifo._number(v_most)),
       detail = json_build_object('action', p_action, 'lanes', cardinality(v_lane_groups), 'limit', v_most)::text,
       hint = 'Split the batch: each lane''s lock is held until the commit, in a table that the whole cluster shares.';
   end if;

@@ -116,8 +116,8 @@ as $$
 begin
   raise exception using errcode = 'QF001',
     message = format('the line of %s%s is full: %s waiting, at most %s allowed%s', p_action,
-      case when p_group = '' then '' else ' (' || pgfifo.format_group(p_group) || ')' end, p_current, p_limit,
-      case when p_asked > 1 then format(', and %s were to come', p_asked) else '' end),
+      case when p_group = '' then '' else ' (' || pgfifo.format_group(p_group) || ')' end, pgfifo._number(p_current),
+      pgfifo._number(p_limit::numeric), case when p_asked > 1 then format(', and %s were to come', pgfifo._number(p_asked)) else '' end),
     detail = json_build_object('action', p_action, 'group', p_group, 'limit', p_limit, 'current', p_current, 'asked', p_asked, 'index', p_index)::text,
     hint = 'Nothing was enqueued. Try again later, run more workers, or raise max_queue_length.';
 end $$;

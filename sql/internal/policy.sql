@@ -251,11 +251,12 @@ begin
     select coalesce(sum(s.queue_length), 0) into v_waiting from pgfifo.queue_stats s join pgfifo.actions a on a.name = s.action where a.id = p_action_id;
     if v_waiting > 0 and not p_force then
       raise exception using errcode = 'QF023',
-        message = format('group_by cannot change while %s executions wait: they would stay in their old lanes', v_waiting),
+        message = format('group_by cannot change while %s: what waits would stay in its old lane',
+          pgfifo._counted(v_waiting, 'execution waits', 'executions wait')),
         detail = json_build_object('waiting', v_waiting)::text,
         hint = 'Let the action drain, or force the change: what waits keeps its lane and its order.';
     elsif v_waiting > 0 then
-      v_note := format('%s waiting executions stay in their old lanes', v_waiting);
+      v_note := pgfifo._counted(v_waiting, 'waiting execution stays in its old lane', 'waiting executions stay in their old lanes');
     end if;
   end if;
   if v_new.max_wait is distinct from v_old.max_wait then
