@@ -13,9 +13,9 @@ from pgfifo.errors import InvalidValue
 T = TypeVar("T")
 
 BIGINT = 2**63 - 1
-"""The largest id, and the largest limit."""
+"""The largest id."""
 INTEGER = 2**31 - 1
-"""The largest attempt."""
+"""The largest attempt, and the largest limit."""
 
 _LONGEST = 80
 

@@ -26,7 +26,7 @@ CHECKS: dict[str, Check] = {
     "from_id": _given.id_,
     "to_id": _given.id_,
     "attempt": functools.partial(_given.number, most=_given.INTEGER),
-    "limit": _given.number,
+    "limit": functools.partial(_given.number, most=_given.INTEGER),
     "number": _given.number,
     "upto": _given.number,
     "count": _given.number,
@@ -37,6 +37,8 @@ CHECKS: dict[str, Check] = {
     "pack": _NAME,
     "outcome": _given.text,
     "reason": _given.text,
+    "what": _given.text,
+    "scope": _given.text,
     "error": _given.text,
     "source": _given.text,
     "fingerprint": _given.text,
@@ -66,7 +68,7 @@ CHECKS: dict[str, Check] = {
 _OF_METHODS: dict[tuple[str, str], Check] = {("enqueue_many", "headers"): _given.mappings}
 """Where a name means something else."""
 
-ELSEWHERE = {"payload", "result", "group", "actions", "connection", "timeout", "values", "where"}
+ELSEWHERE = {"payload", "result", "group", "actions", "connection", "timeout", "lasting", "values", "where"}
 """Arguments that are looked at where they are turned into what SQL takes."""
 
 C = TypeVar("C", bound=type)

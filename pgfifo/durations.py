@@ -11,6 +11,9 @@ from pgfifo.errors import InvalidValue
 
 Duration = float | timedelta | str
 
+LONGEST = 3_155_760_000.0
+"""The longest duration, in seconds: 100 years."""
+
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 _PART = re.compile(r"(\d+(?:\.\d+)?)\s*(ms|s|m|h|d|w)\s*")
 _HINT = "Write it like 30s, 5m, 1h30m or 2d, as a number of seconds, or as a timedelta."
@@ -25,7 +28,7 @@ def seconds(value: Duration, name: str = "duration") -> float:
         name: What the error message calls it.
 
     Raises:
-        InvalidValue: It is not a duration, is negative, or has no end.
+        InvalidValue: It is not a duration, is negative, has no end, or is longer than 100 years.
     """
     if isinstance(value, timedelta):
         result = value.total_seconds()
@@ -42,6 +45,8 @@ def seconds(value: Duration, name: str = "duration") -> float:
         raise _wrong(value, name, "has no end")
     if result < 0:
         raise _wrong(value, name, "is negative")
+    if result > LONGEST:
+        raise _wrong(value, name, "is longer than 100 years")
     return result
 
 
