@@ -61,6 +61,7 @@ CHECKS: dict[str, Check] = {
     "repair": _given.flag,
     "retry": _given.flag,
     "split": _given.flag,
+    "prune": _given.flag,
     "dry_run": _given.flag,
 }
 """How arguments are looked at, by their names. None passes where it is an argument's default."""
@@ -68,7 +69,7 @@ CHECKS: dict[str, Check] = {
 _OF_METHODS: dict[tuple[str, str], Check] = {("enqueue_many", "headers"): _given.mappings}
 """Where a name means something else."""
 
-ELSEWHERE = {"payload", "result", "group", "actions", "connection", "timeout", "lasting", "values", "where"}
+ELSEWHERE = {"payload", "result", "group", "actions", "connection", "policies", "timeout", "lasting", "values", "where"}
 """Arguments that are looked at where they are turned into what SQL takes."""
 
 C = TypeVar("C", bound=type)

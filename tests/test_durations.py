@@ -48,6 +48,8 @@ def test_a_duration_is_read_as_it_is_written(written: durations.Duration, expect
         "1:30",
         float("nan"),
         float("inf"),
+        1e300,
+        "36525d1s",
         -1,
         True,
         None,

@@ -74,6 +74,7 @@ def good(fifo: pgfifo.Client) -> dict[str, Any]:
         "number": fifo.import_start("deploy", "f", "p"),
         "upto": 1,
         "count": 1,
+        "policies": {"default": {"max_attempts": 3}},
         "first_id": 1,
         "last_id": 1,
     }
