@@ -69,7 +69,18 @@ CHECKS: dict[str, Check] = {
 _OF_METHODS: dict[tuple[str, str], Check] = {("enqueue_many", "headers"): _given.mappings}
 """Where a name means something else."""
 
-ELSEWHERE = {"payload", "result", "group", "actions", "connection", "policies", "timeout", "lasting", "values", "where"}
+ELSEWHERE = {
+    "actions",
+    "connection",
+    "group",
+    "lasting",
+    "payload",
+    "policies",
+    "result",
+    "timeout",
+    "values",
+    "where",
+}
 """Arguments that are looked at where they are turned into what SQL takes."""
 
 C = TypeVar("C", bound=type)
