@@ -45,6 +45,7 @@ CHECKS: dict[str, Check] = {
     "request_id": _given.text,
     "dedup_key": _given.text,
     "item_key": _given.text,
+    "on_item": _given.text,
     "tags": _given.texts,
     "request_ids": _given.texts_or_none,
     "dedup_keys": _given.texts_or_none,
