@@ -468,3 +468,37 @@ def test_policies_that_are_set_to_what_they_are_leave_no_trace(engine: Engine) -
     before = engine.rows("select * from pgfifo.audit")
     engine.policy("web.get", rate="60/s", quota="5/day UTC", max_wait="unlimited", gap=None)
     assert engine.rows("select * from pgfifo.audit") == before
+
+
+def test_policies_are_read_by_key_however_many_there_are(conn: Connection) -> None:
+    """With the plans of empty tables, as functions have them."""
+    engine = Engine(conn)
+    conn.execute("set enable_seqscan = off")
+    conn.execute("set plan_cache_mode = force_generic_plan")
+    conn.execute(
+        "prepare action(integer[]) as"
+        " select p.max_concurrent, p.rate_n from pgfifo._action_policies p where p.action_id = any ($1)"
+    )
+    conn.execute(
+        "prepare lane(bigint) as"
+        " select p.max_concurrent, p.rate_n from pgfifo._lane_policies p where p.lane_id = $1"
+    )
+
+    def walked(plan: Any) -> float:
+        """How many rows the busiest step of a plan has seen."""
+        removed = sum(count for name, count in plan.items() if name.startswith("Rows Removed"))
+        own = (plan["Actual Rows"] + removed) * plan["Actual Loops"]
+        return float(max([own, *map(walked, plan.get("Plans", []))]))
+
+    engine.rows("execute action('{5}')")
+    engine.rows("execute lane(5)")
+    read = "select count(*) from generate_series(1, 200) n, lateral pgfifo"
+    engine.policy("web.a1", max_concurrent=2)
+    engine.rows(f"{read}.set_policy('web.a' || n, '{{\"max_concurrent\": 2}}') p")
+    engine.rows(f"{read}.set_pack_policy('p' || n, '{{\"max_concurrent\": 2}}') p")
+    engine.rows(f"{read}.set_policy('web.a1', '{{\"max_concurrent\": 2}}', n::text) p")
+    engine.rows(f"{read}.override_policy('web.a1', '{{\"rate\": \"5/s\"}}', '1 hour', n::text) p")
+    for what, key in (("action", "'{5}'"), ("lane", "5")):
+        [found] = engine.one(f"explain (analyze, format json) execute {what}({key})")
+        assert found["Plan"]["Actual Rows"] == 1
+        assert walked(found["Plan"]) <= 5, f"the policies of {what}s are searched, not looked up"

@@ -296,8 +296,8 @@ def override(
     for change in changes:
         old = _shown(change.attribute, change.old, none="as set")
         out(f"{scope}: {change.attribute} {old} → {_shown(change.attribute, change.new)}, {change.note}")
-    if scope.is_wide and any(change.attribute in _LIMITS for change in changes):
-        note(_for_each_lane(scope))
+    for text in _below(scope, changes):
+        note(text)
     note(f"Undo: {command('policy', 'override', *scope.words, '--end', *(c.attribute for c in changes))}")
 
 
@@ -560,10 +560,18 @@ def _attribute(name: str) -> str:
     raise usage(f"a policy has no attribute {name!r}", f"Did you mean {near[0]!r}?" if near else there_are)
 
 
-def _for_each_lane(scope: _Scope) -> str:
-    """Say what a limit of a wide scope is not."""
-    below = f"This is a default for each lane below {scope}"
-    return f"{below}, not a cap over all of them together: that is a shared limit."
+def _below(scope: _Scope, changed: "Sequence[PolicyChange]") -> list[str]:
+    """Say what limits of a wide scope are, and what they are not."""
+    limits = {c.attribute for c in changed if c.new not in (None, "unlimited")} if scope.is_wide else set()
+    said = []
+    if limits & _LIMITS:
+        below = f"This is a default for each lane below {scope}"
+        said.append(f"{below}, not a cap over all of them together: that is a shared limit.")
+    if "max_action_queue_length" in limits:
+        said.append(f"max_action_queue_length is a default for each action below {scope}.")
+    if "quota" in limits:
+        said.append(f"The quota is one for all of {scope} together.")
+    return said
 
 
 def _change(
@@ -585,8 +593,8 @@ def _change(
         note(f"Nothing to do: {scope} has these values already.")
     for change in changed:
         out(f"{scope}: {_from_to(change)}")
-    if scope.is_wide and any(c.attribute in _LIMITS and c.new not in (None, "unlimited") for c in changed):
-        note(_for_each_lane(scope))
+    for text in _below(scope, changed):
+        note(text)
     for text in dict.fromkeys(change.note for change in changes if change.note):
         note(f"{text[0].upper()}{text[1:]}.")
     _tell_undo(scope, changed)
