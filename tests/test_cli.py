@@ -944,10 +944,10 @@ def test_policy_scopes(cli: CommandLine) -> None:
     assert slots() == (2, "everything")
     assert "not a cap" in cli.ok("policy", "set", "--pack", "core.http", "--max-concurrent", 3).err
     assert slots() == (3, "pack")
-    wide = cli.ok("policy", "set", "--pack", "web", "--max-action-queue-length", 3, "--quota", "5/day").err
-    assert "default for each action below pack web" in wide
-    assert "one for all of pack web together" in wide
-    assert "not a cap" not in wide
+    said = cli.ok("policy", "set", "--pack", "web", "--max-action-queue-length", 3, "--quota", "5/day").err
+    assert "default for each action below pack web" in said
+    assert "one for all of pack web together" in said
+    assert "not a cap" not in said
     assert "not a cap" not in cli.ok("policy", "set", "core.http.get", "--max-concurrent", 4).err
     assert slots() == (4, "action")
     cli.ok("policy", "set", "core.http.get", "--group", "k", "--max-concurrent", 5)
