@@ -103,6 +103,7 @@ end $$;
 \ir internal/sweep.sql
 \ir internal/retention.sql
 \ir internal/maintain_if_late.sql
+\ir internal/slot.sql
 
 -- Looking
 \ir functions/format_group.sql
@@ -114,6 +115,7 @@ end $$;
 \ir views/queue_stats.sql
 \ir views/executions.sql
 \ir views/workers.sql
+\ir views/slots.sql
 \ir views/starts.sql
 \ir views/order_violations.sql
 \ir views/slot_violations.sql
@@ -155,6 +157,9 @@ end $$;
 \ir functions/finish.sql
 \ir functions/release.sql
 \ir functions/heartbeat.sql
+\ir functions/slot_enter.sql
+\ir functions/slot_look.sql
+\ir functions/slot_leave.sql
 \ir functions/progress.sql
 \ir functions/sleeping.sql
 \ir functions/awake.sql

@@ -52,6 +52,9 @@ begin
   from pgfifo.runs r left join pgfifo._workers w on w.id = r.worker_id
   where r.state = 'running' and w.id is null
   union all
+  select 'violation', 'orphan', null, format('execution %s waits for a slot in the name of worker %s, which is unknown', e.id, e.owner)
+  from pgfifo._executions e where e.owner is not null and not exists (select from pgfifo._workers w where w.id = e.owner)
+  union all
   select 'violation', 'outcome', null, format('execution %s has %s outcomes on record', h.id, count(*))
   from pgfifo.history h group by h.id having count(*) > 1
   union all

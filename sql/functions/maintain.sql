@@ -45,7 +45,7 @@ begin
       delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo._executions e where e.id = c.id);
       delete from pgfifo.reports p where not exists (select from pgfifo.runs r where r.id = p.id and r.attempt = p.attempt and r.state = 'running');
       delete from pgfifo._workers w where w.state <> 'alive' and w.ended_at < v_now - interval '1 day'
-        and not exists (select from pgfifo.runs r where r.worker_id = w.id);
+        and not exists (select from pgfifo.runs r where r.worker_id = w.id) and not exists (select from pgfifo._executions e where e.owner = w.id);
       v_out := v_out || jsonb_build_object('partitions_dropped', v_retain.o_dropped, 'history_deleted', v_retain.o_deleted);
     end if;
     insert into pgfifo.ticks (tick, at, swept_to, sweep_found, pruned_at)

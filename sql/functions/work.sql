@@ -5,13 +5,18 @@
 -- with one short wait; policy locks (shared, by try); slot locks of claimed lanes (by try). Nothing here waits for a lane
 -- while it could itself be waited for by anybody but such a short wait.
 -- p_call numbers the worker's claims: the same number again (its answer was lost) returns the same rows.
+-- What stands for a slot that a program waits for (see slot_enter) is started like any other when its turn comes, whoever
+-- claims, but in the name of its owner: he is told, and it is no row of the claim's and does not count against its limit.
+-- p_lane_id is for such programs, who move their lane on where no worker does: only this lane is looked at, whether it has
+-- a mark or not, and of it only such executions are started, up to the first other one. That one is left to the workers.
 create or replace function pgfifo.work(
   p_worker bigint,
   p_actions text[],
   p_limit integer,
   p_call bigint default null,
   p_finished jsonb default null,
-  p_limits integer[] default null
+  p_limits integer[] default null,
+  p_lane_id bigint default null
 ) returns setof pgfifo.work_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -97,6 +102,7 @@ declare
   v_relaxed boolean;
   v_lane_policy record;
   v_ids bigint[];
+  v_owned bigint[];
 begin
   -- Asked first, called only then: an `if` is evaluated in place, a `perform` is a query.
   if current_setting('transaction_isolation') <> 'read committed' then
@@ -202,7 +208,18 @@ begin
   loop
     exit when v_actions is null or v_left <= 0;
     v_mark_id := null;
-    if not v_more then
+    if p_lane_id is not null then
+      exit when v_budget > 0;
+      v_budget := 1;
+      if not pg_try_advisory_xact_lock(c_lanes, pgfifo._key(p_lane_id)) then
+        v_soon := true;
+        exit;
+      end if;
+      v_locked := array[p_lane_id];
+      v_locked_versions := '{0}';
+      v_announces := '{true}';
+      v_refilled := v_locked;
+    elsif not v_more then
       -- No older mark waits; now the lanes that we have just finished something in.
       exit when v_refilled <> '{}' or v_ended_lanes = '{}';
       v_announces := null;
@@ -303,6 +320,7 @@ begin
       v_put_back := '{}';
       v_past := '{}';
       v_ids := '{}';
+      v_owned := '{}';
       -- This call's limit, shared out among the lanes; an action's cap, among its lanes.
       v_share := v_left / cardinality(v_locked);
       v_rest := v_left % cardinality(v_locked);
@@ -322,7 +340,13 @@ begin
             g.row, g.version, g.starts, g.held + g.yielded as off, g.held_from, g.returned, g.consumed, f.n as folded, f.delayed as folded_delayed,
             t.joined_from, f.top, f.rows, f.gone, p.is_pinned, p.is_special,
             case when lp.paused_at is not null then 0 else greatest(0, a.max - g.running - g.held) end as free,
-            coalesce(t.quota, v_share + (t.n <= v_rest)::integer) as quota
+            -- For who moves his lane on: as many as stand before the first that nobody owns; if there is none, all.
+            case when p_lane_id is not null then coalesce(
+                   (select min(o.place) - 1 from (
+                      select e.owner, row_number() over (order by e.ticket) as place from pgfifo._executions e
+                      where e.lane_id = t.lane_id and e.ticket > g.consumed
+                      order by e.lane_id, e.ticket limit greatest(0, a.max - g.running - g.held)) o where o.owner is null), a.max + 1)
+                 else coalesce(t.quota, v_share + (t.n <= v_rest)::integer) end as quota
           from unnest(v_locked, v_locked_versions, v_announces, v_tops, v_joined_from, v_quotas) with ordinality
             t(lane_id, version, announces, top, joined_from, quota, n)
           cross join lateral (select array_position(v_actions, l.action_id) as nth, l.group_text from pgfifo.lanes l where l.id = t.lane_id offset 0) l
@@ -356,16 +380,17 @@ begin
         -- What has returned comes before the line; if some is still there, this call's limit is used up.
         picked as materialized (
           select s.turn, s.lane_id, s.nth, s.group_text, s.max, s.is_strict, s.row, s.version, s.starts, s.folded, s.folded_delayed,
-            s.joined_from, s.top, s.rows, e.id, e.ticket, e.content, row_number() over w as place, count(*) over w as n,
+            s.joined_from, s.top, s.rows, e.id, e.ticket, e.content, e.owner, row_number() over w as place, count(*) over w as n,
             bool_or(e.past is not null) over w as has_past
           from state s
           cross join lateral (
-            select e.id, e.ticket, e.past, e.ctid as content from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
+            select e.id, e.ticket, e.past, e.owner, e.ctid as content from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
             order by e.lane_id, e.ticket limit case when s.is_special or s.returned > 0 then 0 else least(s.free, s.quota) end) e
           window w as (partition by s.turn order by e.ticket rows between unbounded preceding and unbounded following)),
         started as (
           insert into pgfifo.runs (id, lane_id, ticket, state, attempt, worker_id, call_no, start_no, start_limit, is_strict, version, started_at)
-          select p.id, p.lane_id, p.ticket, 'running', 1, p_worker, p_call, p.starts + p.place, p.max, p.is_strict, p.version + 1, v_now from picked p),
+          select p.id, p.lane_id, p.ticket, 'running', 1, coalesce(p.owner, p_worker), case when p.owner is null then p_call end,
+            p.starts + p.place, p.max, p.is_strict, p.version + 1, v_now from picked p),
         changed as materialized (
           select p.row, p.n::integer, p.ticket, p.folded, p.folded_delayed, p.joined_from, p.top, p.rows, p.is_strict from picked p where p.place = p.n
           union all
@@ -391,7 +416,7 @@ begin
         forgotten as (
           delete from pgfifo.arrivals a where a.ctid = any (array(select u.row from state s, unnest(s.gone) u(row) where s.rows > 0 and not s.is_special)))
         -- Contents are read where they were found: whoever changes one that waits holds the slot lock.
-        select case when p.has_past then 'past' else 'start' end, p.id, 1, v_epoch || '-' || p.id || '-1', v_names[p.nth], p.group_text, e.payload, e.headers, e.tags, e.enqueued_at,
+        select case when p.owner is not null then 'owned' when p.has_past then 'past' else 'start' end, p.id, 1, v_epoch || '-' || p.id || '-1', v_names[p.nth], p.group_text, e.payload, e.headers, e.tags, e.enqueued_at,
           greatest(0, extract(epoch from v_now - greatest(e.enqueued_at, e.run_at)))::double precision, p.lane_id, p.starts + p.place, null::text, null::jsonb
         from picked p
         cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at, e.run_at from pgfifo._executions e where e.ctid = p.content and e.id = p.id) e
@@ -415,6 +440,8 @@ begin
           if p_limits is not null then
             v_ids := v_ids || v_row.id;
           end if;
+        elsif v_row.kind = 'owned' then
+          v_owned := v_owned || v_row.id;
         elsif v_row.kind = 'past' then
           v_past := v_past || v_row.id;
         elsif v_row.kind = 'again' then
@@ -431,6 +458,12 @@ begin
         insert into pgfifo.marks (action_id, id, lane_id)
         select l.action_id, nextval('pgfifo.mark_ids'), l.id from unnest(v_put_back) with ordinality p(lane_id, n)
         join pgfifo.lanes l on l.id = p.lane_id order by p.n;
+        if p_lane_id is not null then
+          perform pgfifo._wake(a.id, a.name) from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id where l.id = p_lane_id;
+        end if;
+      end if;
+      if v_owned <> '{}' then
+        perform pgfifo._tell_owners(v_owned, p_worker);
       end if;
       if v_past <> '{}' then
         v_past := pgfifo._go_on(v_past);
@@ -469,7 +502,7 @@ begin
         left join pgfifo._lane_policies lp on lp.lane_id = l.id
         where l.id = v_special[v_nth];
         v_ids := pgfifo._claim_returned(v_special[v_nth], least(v_left, v_lane_policy.cap), p_worker, p_call, v_lane_policy.max,
-          v_lane_policy.is_strict, v_lane_policy.paused, v_firsts[v_nth]);
+          v_lane_policy.is_strict, v_lane_policy.paused, v_firsts[v_nth], p_lane_id is not null);
         if v_ids <> '{}' then
           return query select * from pgfifo._start_rows(v_ids);
           v_left := v_left - cardinality(v_ids);

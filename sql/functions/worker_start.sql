@@ -1,5 +1,6 @@
 -- Register a worker. Its id is never used again. p_locked: the calling session also takes the worker's liveness lock and
 -- keeps it; when that session is gone, so is the worker, a short grace later. Not through a transaction pooler.
+-- p_kind 'slot': it claims nothing, so it has no actions; it holds slots and waits for them, see slot_enter.
 create or replace function pgfifo.worker_start(
   p_name text,
   p_host text,
@@ -7,7 +8,8 @@ create or replace function pgfifo.worker_start(
   p_actions text[],
   p_concurrency integer,
   p_lease interval default '30 s',
-  p_locked boolean default true
+  p_locked boolean default true,
+  p_kind text default 'worker'
 ) returns bigint
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -20,13 +22,17 @@ begin
   -- A registration that a crash forgets would give its id to another process, and both would answer to it.
   perform pgfifo._durable();
   perform pgfifo._known_action(a) from unnest(p_actions) a;
-  if coalesce(cardinality(p_actions), 0) = 0 or p_concurrency is null or p_concurrency < 1 or p_lease is null or p_lease < interval '1 s' then
+  if p_kind is null or p_kind not in ('worker', 'slot') then
+    raise exception using errcode = 'QF022', message = format('p_kind is worker or slot, not %s', coalesce(quote_literal(p_kind), 'null')),
+      detail = json_build_object('name', 'p_kind', 'value', p_kind)::text;
+  end if;
+  if (coalesce(cardinality(p_actions), 0) = 0) <> (p_kind = 'slot') or p_concurrency is null or p_concurrency < 1 or p_lease is null or p_lease < interval '1 s' then
     raise exception using errcode = 'QF022',
-      message = 'a worker needs at least one action, a concurrency of 1 or more and a lease of 1 s or more',
+      message = 'a worker needs at least one action (one of kind slot none), a concurrency of 1 or more and a lease of 1 s or more',
       detail = json_build_object('actions', p_actions, 'concurrency', p_concurrency, 'lease', p_lease)::text;
   end if;
-  insert into pgfifo._workers (name, host, pid, actions, concurrency, lease, locked, locked_on, started_at, last_seen, seen_tick)
-  select coalesce(p_name, ''), coalesce(p_host, ''), coalesce(p_pid, 0), p_actions, p_concurrency, p_lease, p_locked,
+  insert into pgfifo._workers (kind, name, host, pid, actions, concurrency, lease, locked, locked_on, started_at, last_seen, seen_tick)
+  select p_kind, coalesce(p_name, ''), coalesce(p_host, ''), coalesce(p_pid, 0), coalesce(p_actions, '{}'), p_concurrency, p_lease, p_locked,
     case when p_locked then pg_postmaster_start_time() end, pgfifo._now(), pgfifo._now(), max(t.tick)
   from pgfifo.ticks t
   returning id into strict v_id;

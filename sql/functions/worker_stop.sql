@@ -18,6 +18,8 @@ begin
   perform pg_advisory_xact_lock('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker));
   update pgfifo._workers w set state = 'stopped', ended_at = pgfifo._now() where w.id = p_worker and w.state = 'alive';
   v_count := pgfifo._take_back(p_worker, 'released', null, 10000);
+  -- Programs that take a slot now and then would leave a row each time, and rescue looks at all of them.
+  delete from pgfifo._workers w where w.id = p_worker and w.kind = 'slot' and not exists (select from pgfifo._executions e where e.owner = w.id);
   return v_count;
 end $$;
 comment on function pgfifo.worker_stop is 'Sign a worker off and return what it holds to its place.';

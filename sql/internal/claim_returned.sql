@@ -5,10 +5,11 @@
 -- lowered below what is active, or an older one waits for a slot that it keeps, those that are due give their slots back,
 -- the youngest first, and wait at their place.
 -- Yielded ones that are due come back to their places, up to 1,000 in a call, also in a paused lane: they wait there.
+-- One that has an owner is started in his name, and is not among those that are returned; p_owned: only such ones are.
 -- p_late: the oldest ticket among the arrivals of a relaxed lane that this claim has folded. Not a question of what the
 -- lane is now: it may have become strict since these were enqueued.
 create or replace function pgfifo._claim_returned(p_lane_id bigint, p_limit integer, p_worker bigint, p_call bigint,
-  p_max integer, p_strict boolean, p_paused boolean, p_late bigint) returns bigint[]
+  p_max integer, p_strict boolean, p_paused boolean, p_late bigint, p_owned boolean) returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -16,6 +17,7 @@ declare
   v_now timestamptz := pgfifo._now();
   v_state pgfifo.ledger;
   v_run pgfifo.runs;
+  v_owner bigint;
   v_late integer;
   v_yielded integer;
   v_first bigint;
@@ -105,6 +107,10 @@ begin
     order by r.ticket
   loop
     exit when cardinality(v_started) >= p_limit;
+    select e.owner into v_owner from pgfifo._executions e where e.id = v_run.id;
+    -- A held one has a slot of its own, so it holds up nobody; a returned one comes before all younger ones.
+    continue when p_owned and v_owner is null and v_run.state = 'held';
+    exit when p_owned and v_owner is null;
     select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
     if v_run.state = 'held' then
       v_state := pgfifo._append(p_lane_id, p_running => 1, p_held => -1, p_starts => 1,
@@ -115,13 +121,17 @@ begin
     else
       continue;  -- no slot for a returned one; a held one behind it that is due would have given its own back
     end if;
-    update pgfifo.runs r set state = 'running', worker_id = p_worker, call_no = p_call, attempt = r.attempt + 1, due_at = null,
+    update pgfifo.runs r set state = 'running', worker_id = coalesce(v_owner, p_worker), call_no = case when v_owner is null then p_call end, attempt = r.attempt + 1, due_at = null,
       held_by = null, held_outcome = null, ended_at = null, start_no = v_state.starts, start_limit = p_max, is_strict = p_strict, started_at = v_now,
       version = v_state.version,
       joined_no = case when v_run.state = 'held' then v_state.starts - 1 else r.joined_no end,
       attempts = case when v_run.state = 'held' then pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts - 1)) else r.attempts end
     where r.id = v_run.id and r.state = v_run.state;
-    v_started := v_started || v_run.id;
+    if v_owner is not null then
+      perform pgfifo._tell_owners(array[v_run.id], p_worker);
+    else
+      v_started := v_started || v_run.id;
+    end if;
   end loop;
   return v_started;
 end $$;

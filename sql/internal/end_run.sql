@@ -59,13 +59,14 @@ begin
     delete from pgfifo._executions e where e.id = p_run.id returning e.*)
   insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
     start_limit, is_strict, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
-    result_error, error, reason, attempts, lost)
+    result_error, error, reason, attempts, lost, owner)
   -- A yielded or returned one's last attempt is in its log already: its own columns describe no stay in a slot.
   select e.id, l.action_id, e.lane_id, l.group_text, p_outcome, p_run.attempt, coalesce(p_failures, p_run.failures), p_run.ticket,
     p_run.worker_id, p_run.joined_no, case when p_run.state in ('running', 'held') then p_run.start_no end,
     case when p_run.state in ('running', 'held') then p_run.start_limit end, case when p_run.state in ('running', 'held') then p_run.is_strict end,
     v_ledger.starts, e.enqueued_at, p_run.started_at, pgfifo._now(), v_cancel.requested_at, e.retry_of, e.payload, e.headers, e.tags,
-    p_result, p_result_error, coalesce(p_error, case when p_outcome <> 'succeeded' then p_run.last_error end), coalesce(p_reason, v_cancel.reason), p_run.attempts, p_lost
+    p_result, p_result_error, coalesce(p_error, case when p_outcome <> 'succeeded' then p_run.last_error end), coalesce(p_reason, v_cancel.reason), p_run.attempts, p_lost,
+    e.owner
   from content e join pgfifo.lanes l on l.id = e.lane_id;
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s has no content', p_run.id);

@@ -24,12 +24,12 @@ begin
     returning e.*),
   kept as (
     insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, end_no, enqueued_at, started_at,
-      finished_at, cancel_requested_at, retry_of, payload, headers, tags, result, error, reason, attempts)
+      finished_at, cancel_requested_at, retry_of, payload, headers, tags, result, error, reason, attempts, owner)
     select e.id, l.action_id, e.lane_id, l.group_text, p_outcome, coalesce(p.attempt, 0), coalesce(p.failures, 0), e.ticket, g.starts, e.enqueued_at,
       p.started_at, coalesce(coalesce(e.joined_at, e.enqueued_at) + p_wait, pgfifo._now()), case when p_outcome = 'cancelled' then pgfifo._now() end,
       e.retry_of, e.payload, e.headers, e.tags, p_result,
       case p_outcome when 'failed' then p_reason when 'expired' then 'waited for longer than max_wait' when 'cancelled' then p.last_error end,
-      left(p_reason, 1000), p.attempts
+      left(p_reason, 1000), p.attempts, e.owner
     from content e
     left join lateral jsonb_populate_record(null::pgfifo.runs, e.past) p on e.past is not null
     cross join lateral (select l.action_id, l.group_text from pgfifo.lanes l where l.id = e.lane_id offset 0) l

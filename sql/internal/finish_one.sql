@@ -11,6 +11,7 @@ $$;
 -- End one attempt of a running execution: to an outcome, into a backoff that keeps its slot, or back to its place.
 -- p_lost: its worker did not say so itself; a late word from it will not count. The caller holds the lane's slot lock and
 -- has read p_run (running) under it. Returns the outcome, 'held' or 'returned'.
+-- What stands for a slot that a program holds is never run again: nobody but that program could.
 create or replace function pgfifo._finish_one(
   p_run pgfifo.runs,
   p_outcome text,
@@ -43,6 +44,13 @@ begin
   if v_cancel or p_outcome = 'cancelled' then
     perform pgfifo._end_run(p_run, 'cancelled', null, v_error, null, v_failures, p_lost);
     return 'cancelled';
+  end if;
+  if exists (select from pgfifo._executions e where e.id = p_run.id and e.owner is not null) then
+    if p_lost or p_outcome = 'released' then
+      v_error := 'holder lost' || coalesce(': ' || v_error, '');
+    end if;
+    perform pgfifo._end_run(p_run, 'failed', null, v_error, null, p_run.failures + 1, p_lost);
+    return 'failed';
   end if;
   if p_outcome = 'released' then
     v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_returned => 1, p_waiting => 1, p_returned_from => p_run.ticket);

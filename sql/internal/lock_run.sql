@@ -55,6 +55,7 @@ begin
   select g.waiting into v_waiting from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
   if v_waiting > 0 then
     perform pgfifo._mark(p_lane_id);
+    perform pgfifo._tell_next(p_lane_id);
     perform pgfifo._wake(a.id, a.name) from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id where l.id = p_lane_id;
   end if;
 end $$;

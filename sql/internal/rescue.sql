@@ -17,13 +17,14 @@ begin
   o_more := false;
   for v_worker in
     select w.* from pgfifo._workers w where w.state <> 'alive' and w.ended_at < pgfifo._now()
-      and exists (select from pgfifo.runs r where r.worker_id = w.id) order by w.id
+      and (exists (select from pgfifo.runs r where r.worker_id = w.id) or exists (select from pgfifo._executions e where e.owner = w.id)) order by w.id
   loop
     -- Its declaration has committed: this snapshot shows it, and this transaction did not write it. One that signed off
     -- has lost nothing; what it left was in lanes that somebody had locked at that moment.
     o_taken := o_taken + pgfifo._take_back(v_worker.id, case v_worker.state when 'dead' then 'failed' else 'released' end,
       case v_worker.state when 'dead' then format('worker %s (%s, pid %s) was lost', v_worker.id, v_worker.host, v_worker.pid) end, 1000);
-    select count(*) into v_left from pgfifo.runs r where r.worker_id = v_worker.id;
+    select (select count(*) from pgfifo.runs r where r.worker_id = v_worker.id)
+        + (select count(*) from pgfifo._executions e where e.owner = v_worker.id) into v_left;
     o_more := o_more or v_left > 0;
   end loop;
   for v_worker in

@@ -25,6 +25,22 @@ comment on column pgfifo.work_row.start_no is 'The number of this start in its l
 comment on column pgfifo.work_row.status is 'Of a finish: lost or retry; of more: now, soon or later.';
 comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer. Of limit: {"timeout": …, "kill_after": …}.';
 
+-- How things stand with a slot that a program waits for or holds.
+do $$ begin
+  if to_regtype('pgfifo.slot_row') is null then
+    create type pgfifo.slot_row as (
+      id bigint, state text, attempt integer, token text, group_text text, look_after double precision, error text);
+  end if;
+end $$;
+comment on type pgfifo.slot_row is 'What pgfifo.slot_enter and pgfifo.slot_look answer.';
+comment on column pgfifo.slot_row.id is 'The execution that stands for the slot.';
+comment on column pgfifo.slot_row.state is 'waiting, running (the slot is yours), its outcome if somebody has ended it, or lost.';
+comment on column pgfifo.slot_row.attempt is 'Which start of it this is; 0 while it waits.';
+comment on column pgfifo.slot_row.token is 'epoch-id-attempt, for writes elsewhere that shall reject who lost his slot; null while it waits.';
+comment on column pgfifo.slot_row.group_text is 'The group as canonical JSON.';
+comment on column pgfifo.slot_row.look_after is 'In how many seconds to look again; null: when notified, or in a second.';
+comment on column pgfifo.slot_row.error is 'Why it ended.';
+
 -- Which executions a bulk change is about; what is null says nothing. Made by _selection of what a caller gives.
 do $$ begin
   if to_regtype('pgfifo._selection') is null then

@@ -24,6 +24,49 @@ begin
             then pg_advisory_unlock('pgfifo.marks'::regclass::oid::integer, p_action_id) else false end;
 end $$;
 
+-- Tell whoever waits for a slot that his turn may have come: channel pgfifo_slots, payload: his worker's id. He is the first
+-- of the line; if he cannot start yet, he finds that out by looking. Under the lane's slot lock.
+create or replace function pgfifo._tell_next(p_lane_id bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  if current_setting('pgfifo.notify', true) is distinct from 'off' then
+    perform pg_notify('pgfifo_slots', o.owner::text)
+    from (
+      select e.owner from pgfifo._executions e
+      where e.lane_id = p_lane_id
+        and e.ticket > (select g.consumed from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1)
+      order by e.lane_id, e.ticket limit 1) o
+    where o.owner is not null;
+  end if;
+end $$;
+
+-- Executions that have just been started, under their lanes' slot locks, in the names of those who wait for the slots: tell
+-- them. Who is gone is not told: it has failed, and its slot is free again. Should he be declared dead while we are at it,
+-- rescue finds the row when we have committed.
+create or replace function pgfifo._tell_owners(p_ids bigint[], p_worker bigint) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_run pgfifo.runs;
+begin
+  for v_run in
+    select r.* from unnest(p_ids) i(id) cross join lateral (select r.* from pgfifo.runs r where r.id = i.id offset 0) r
+    where not exists (select from pgfifo._workers w where w.id = r.worker_id and w.state = 'alive')
+  loop
+    perform pgfifo._end_run(v_run, 'failed', p_error => 'holder lost', p_failures => v_run.failures + 1, p_lost => true);
+    perform pgfifo._mark_if_waiting(v_run.lane_id);
+  end loop;
+  if current_setting('pgfifo.notify', true) is distinct from 'off' then
+    perform pg_notify('pgfifo_slots', w.id::text)
+    from (select distinct r.worker_id as id from unnest(p_ids) i(id)
+          cross join lateral (select r.worker_id from pgfifo.runs r where r.id = i.id and r.state = 'running' offset 0) r) w
+    where w.id <> p_worker;
+  end if;
+end $$;
+
 -- Have the workers of these executions ask at once what to stop, and not with their next heartbeat: payload 'cancel' and the worker,
 -- with a space, which no action's name has. They listen while they are busy too, so nobody is asked whether somebody sleeps; it is
 -- one notification per worker, however many are cancelled. Who polls behind a pooler listens to nothing.
@@ -33,9 +76,9 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   if p_ids <> '{}' and current_setting('pgfifo.notify', true) is distinct from 'off' then
-    perform pg_notify('pgfifo', 'cancel ' || w.id)
+    perform pg_notify(case o.kind when 'slot' then 'pgfifo_slots' else 'pgfifo' end, case o.kind when 'slot' then '' else 'cancel ' end || w.id)
     from (select distinct r.worker_id as id from unnest(p_ids) i(id)
           cross join lateral (select r.worker_id from pgfifo.runs r where r.id = i.id offset 0) r) w
-    where exists (select from pgfifo._workers o where o.id = w.id and o.locked);
+    join pgfifo._workers o on o.id = w.id and o.locked;
   end if;
 end $$;

@@ -25,6 +25,10 @@ create table if not exists pgfifo._executions (
   retry_of bigint,
   -- What it takes along to the end of the line after a failed attempt: {"attempt", "failures", "last_error", "started_at", "attempts"}
   past jsonb,
+  -- Only of what stands for a slot that a program waits for (see slot_enter): its worker, and the worker's number for it.
+  owner bigint,
+  owner_no bigint,
+  constraint executions_owned_has_a_number check ((owner is null) = (owner_no is null)),
   constraint executions_delayed_has_a_time check (ticket is not null or run_at is not null),
   constraint executions_dedup_key_has_its_action check ((dedup_key is null) = (dedup_action_id is null))
 );
@@ -35,4 +39,6 @@ create index if not exists executions_sent_back on pgfifo._executions (lane_id) 
 -- Who has no key pays nothing for these; nor do claims and finishes, which insert and change nothing here.
 create unique index if not exists executions_dedup on pgfifo._executions (dedup_action_id, dedup_key) where dedup_key is not null;
 create index if not exists executions_item on pgfifo._executions (lane_id, item_key, id) where item_key is not null;
+-- Asking again under the same number finds the first; and what somebody waits for can be found when he is gone.
+create unique index if not exists executions_owner on pgfifo._executions (owner, owner_no) where owner is not null;
 comment on table pgfifo._executions is 'Content of executions that are not finished.';

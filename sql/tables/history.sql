@@ -29,7 +29,9 @@ create table if not exists pgfifo.history (
   reason text,
   attempts jsonb,
   -- The last attempt was taken from its worker, who did not end it.
-  lost boolean not null default false
+  lost boolean not null default false,
+  -- It stood for a slot that this worker waited for or had.
+  owner bigint
 ) partition by range (finished_at);
 create table if not exists pgfifo.history_default partition of pgfifo.history default;
 create index if not exists history_id on pgfifo.history (id);

@@ -1,7 +1,8 @@
--- Processes that claim. Ids are never used twice. A row of a dead worker stays until nothing is left in its name.
+-- Processes that claim, and (kind 'slot') processes that hold slots or wait for them. Ids are never used twice. A row of a dead worker stays until nothing is left in its name.
 -- The oid of this table is the class of the liveness locks: (workers, worker), held by a session of the living worker.
 create table if not exists pgfifo._workers (
   id bigint generated always as identity primary key,
+  kind text not null default 'worker' check (kind in ('worker', 'slot')),
   name text not null,
   host text not null,
   pid integer not null,

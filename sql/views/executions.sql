@@ -8,7 +8,8 @@ select e.id, a.name as action, l.group_text,
   coalesce(r.started_at, w.started_at) as started_at, case when o.is_over then o.ends_at end as finished_at, r.worker_id, null::jsonb as result, null::text as result_error,
   case when o.is_over then 'waited for longer than max_wait' else coalesce(r.last_error, w.last_error) end as error, c.requested_at as cancel_requested_at, e.retry_of, r.start_no, e.lane_id,
   coalesce(r.due_at, case when e.ticket is null then e.run_at end) as due_at, coalesce(r.attempts, w.attempts) as attempts, c.reason,
-  p.fraction as progress, p.message as progress_message, p.at as progress_at, e.request_id, e.dedup_key, e.item_key
+  p.fraction as progress, p.message as progress_message, p.at as progress_at, e.request_id, e.dedup_key, e.item_key,
+  e.owner is not null as is_slot
 from pgfifo._executions e
 join pgfifo.lanes l on l.id = e.lane_id
 join pgfifo.actions a on a.id = l.action_id
@@ -26,7 +27,7 @@ cross join lateral (
 union all
 select h.id, a.name, h.group_text, h.outcome, h.attempt, h.failures, h.payload, h.headers, h.tags, h.ticket, h.enqueued_at, h.started_at,
   h.finished_at, h.worker_id, h.result, h.result_error, h.error, h.cancel_requested_at, h.retry_of, h.start_no, h.lane_id, null, h.attempts, h.reason,
-  null, null, null, null, null, null
+  null, null, null, null, null, null, h.owner is not null
 from pgfifo.history h
 join pgfifo.actions a on a.id = h.action_id;
 comment on view pgfifo.executions is 'Every execution in every state, history included.';
@@ -60,3 +61,4 @@ comment on column pgfifo.executions.progress_at is 'When it said so.';
 comment on column pgfifo.executions.request_id is 'The request_id it was enqueued with; null once it has ended.';
 comment on column pgfifo.executions.dedup_key is 'The key that no other of its action has until it has ended; null then.';
 comment on column pgfifo.executions.item_key is 'The key that no other of its lane has while it waits; null once it has ended.';
+comment on column pgfifo.executions.is_slot is 'Whether it stands for a slot that a program itself holds, held or waits for; no worker runs it.';

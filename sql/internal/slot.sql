@@ -1,0 +1,104 @@
+-- How things stand with what a worker has asked a slot for: a row of what slot_enter and its like answer.
+create or replace function pgfifo._slot_row(p_worker bigint, p_id bigint, p_look_after double precision default null) returns pgfifo.slot_row
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select (s.id, s.state, s.attempt, case when s.attempt > 0 then i.epoch || '-' || s.id || '-' || s.attempt end, l.group_text, p_look_after, s.error)::pgfifo.slot_row
+  from pgfifo.installation i
+  cross join (
+    select e.id, e.lane_id, case when r.state = 'running' then 'running' else 'waiting' end as state, coalesce(r.attempt, 0) as attempt, null::text as error
+    from pgfifo._executions e left join pgfifo.runs r on r.id = e.id
+    where e.id = p_id and e.owner = p_worker
+    union all
+    -- Ended in its holder's name by somebody else, or as it waited.
+    select h.id, h.lane_id, case when h.lost then 'lost' else h.outcome end, h.attempt, coalesce(h.error, h.reason)
+    from pgfifo.history h where h.id = p_id and h.owner = p_worker) s
+  left join pgfifo.lanes l on l.id = s.lane_id
+$$;
+
+-- Move a lane on for those who wait in it for slots: what stands for them at the head of its line is started as far as the
+-- lane's limits go. The caller has fenced his worker. Returns when it is worth looking again, in seconds; null: when he is told.
+create or replace function pgfifo._move_on(p_worker bigint, p_lane_id bigint, p_wait interval) returns double precision
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_more record;
+begin
+  -- A short wait in place of a claim's try: whoever claims here in this moment may have looked before we came.
+  if not pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(p_lane_id), p_wait) then
+    return 0.05;
+  end if;
+  select w.status, w.detail into v_more
+  from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id
+  cross join lateral pgfifo.work(p_worker, array[a.name], 1, p_lane_id => l.id) w
+  where l.id = p_lane_id and w.kind = 'more';
+  return case v_more.status when 'soon' then 0.05 when 'later' then (v_more.detail ->> 'seconds')::double precision end;
+end $$;
+
+-- Enqueue what stands for a slot that a worker waits for, and move its lane on, in one transaction: it is running at its
+-- commit, or in the line. Should the enqueue have been made before under the same number, that one counts.
+-- The lane's enqueue lock is held when its slot lock is waited for: nobody waits for them the other way round.
+create or replace function pgfifo._slot_enter(
+  p_worker bigint,
+  p_no bigint,
+  p_action text,
+  p_payload jsonb,
+  p_group text,
+  p_headers jsonb,
+  p_tags text[],
+  p_wait interval,
+  p_try boolean
+) returns pgfifo.slot_row
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_id bigint;
+  v_lane_id bigint;
+  v_mark bigint;
+  v_before text := current_setting('lock_timeout');
+  v_after double precision;
+  v_row pgfifo.slot_row;
+begin
+  select e.id, e.lane_id into v_id, v_lane_id from pgfifo._executions e where e.owner = p_worker and e.owner_no = p_no;
+  if not found then
+    if p_wait is not null then
+      perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from least(p_wait, interval '1 day')) * 1000))::integer::text, true);
+    end if;
+    v_id := (pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, null, null, null, null, null, null)).o_id;
+    v_mark := currval('pgfifo.mark_ids');
+    update pgfifo._executions e set owner = p_worker, owner_no = p_no where e.id = v_id returning e.lane_id into strict v_lane_id;
+    perform set_config('lock_timeout', v_before, true);
+  end if;
+  for v_try in 1 .. case when p_try then 10 else 1 end loop
+    v_after := pgfifo._move_on(p_worker, v_lane_id, interval '1 s');
+    v_row := pgfifo._slot_row(p_worker, v_id, v_after);
+    exit when v_row.state = 'running' or v_after is distinct from 0.05;
+    -- The limits are being changed in this moment.
+    perform pg_sleep(0.01) where p_try;
+  end loop;
+  -- Our enqueue's mark was for who looks at the lane after our commit. Where its arrival has been counted we have looked
+  -- ourselves, under the slot lock, and left a mark if a worker has something to do here. Where no worker serves the
+  -- action such marks would stay for ever.
+  delete from pgfifo.marks m
+  where m.action_id = (select l.action_id from pgfifo.lanes l where l.id = v_lane_id) and m.id = v_mark and m.lane_id = v_lane_id
+    and not exists (select from pgfifo.arrivals a where a.lane_id = m.lane_id and a.id = m.id);
+  return v_row;
+end $$;
+
+-- Whether a slot would certainly have to be waited for, as of now: then a try need not write anything.
+create or replace function pgfifo._is_full(p_action text, p_payload jsonb, p_group text) returns boolean
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select exists (
+    select from pgfifo.actions a
+    join pgfifo._action_policies p on p.action_id = a.id
+    join pgfifo.lanes l on l.action_id = a.id and l.group_text = pgfifo._group(p_action, p.group_by, p_payload, p_group)
+    left join lateral (select lp.max_concurrent, lp.paused_at from pgfifo._lane_policies lp where lp.lane_id = l.id offset 0) lp on true
+    cross join lateral (
+      select g.running + g.held as active, g.waiting from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
+    where a.name = p_action
+      and (g.active >= coalesce(lp.max_concurrent, p.max_concurrent) or g.waiting > 0 or lp.paused_at is not null or p.paused_at is not null))
+$$;
