@@ -416,7 +416,8 @@ begin
         forgotten as (
           delete from pgfifo.arrivals a where a.ctid = any (array(select u.row from state s, unnest(s.gone) u(row) where s.rows > 0 and not s.is_special)))
         -- Contents are read where they were found: whoever changes one that waits holds the slot lock.
-        select case when p.owner is not null then 'owned' when p.has_past then 'past' else 'start' end, p.id, 1, v_epoch || '-' || p.id || '-1', v_names[p.nth], p.group_text, e.payload, e.headers, e.tags, e.enqueued_at,
+        select case when p.owner is not null then 'owned' when p.has_past then 'past' else 'start' end,
+          p.id, 1, v_epoch || '-' || p.id || '-1', v_names[p.nth], p.group_text, e.payload, e.headers, e.tags, e.enqueued_at,
           greatest(0, extract(epoch from v_now - greatest(e.enqueued_at, e.run_at)))::double precision, p.lane_id, p.starts + p.place, null::text, null::jsonb
         from picked p
         cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at, e.run_at from pgfifo._executions e where e.ctid = p.content and e.id = p.id) e

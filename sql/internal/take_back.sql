@@ -1,6 +1,6 @@
 -- Take executions back from a worker that is dead, stopped, or does not know them: 'failed' counts as a failure with its
--- backoff, 'released' does not. What stands for a slot that it had or waited for has failed: nobody else can go on with it. Lane by lane, by try; what is locked, or more lanes than a batch may lock, is left for the
--- next round. p_only: just these.
+-- backoff, 'released' does not. What stands for a slot that it had or waited for has failed: nobody else can go on with it.
+-- Lane by lane, by try; what is locked, or more lanes than a batch may lock, is left for the next round. p_only: just these.
 -- The caller has made sure that the worker can start nothing more under this name, or that these rows are not its own.
 create or replace function pgfifo._take_back(p_worker bigint, p_outcome text, p_error text, p_limit integer, p_only bigint[] default null) returns integer
 language plpgsql volatile
