@@ -28,6 +28,7 @@ from pgfifo.models import (
     Cancelled,
     Enqueued,
     ExecutionInfo,
+    Explanation,
     Finding,
     ImportStatus,
     Lane,
@@ -46,7 +47,7 @@ from pgfifo.models import (
     select,
 )
 from pgfifo.policies import Policy, checked
-from pgfifo.waiting import Waiting
+from pgfifo.waiting import EXPLAIN, Waiting
 
 _EXECUTIONS = "pgfifo.executions"
 _AT_ONCE = 1000
@@ -742,6 +743,17 @@ class Client(Waiting):
         return self._row(
             "select pos, coalesce(exact, true) from pgfifo.position(%s::bigint)", (id,), Position
         )
+
+    def explain(self, id: int) -> Explanation:  # noqa: A002
+        """Say why an execution is not running, for people and for programs. Only reads.
+
+        Args:
+            id: The execution.
+
+        Raises:
+            UnknownExecution: There is no such execution, or it is older than its retention.
+        """
+        return self._row(EXPLAIN, (id,), Explanation)
 
     @overload
     def stats(self) -> list[ActionStats]: ...

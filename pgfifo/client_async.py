@@ -28,6 +28,7 @@ from pgfifo.models import (
     Cancelled,
     Enqueued,
     ExecutionInfo,
+    Explanation,
     Finding,
     ImportStatus,
     Lane,
@@ -46,7 +47,7 @@ from pgfifo.models import (
     select,
 )
 from pgfifo.policies import Policy, checked
-from pgfifo.waiting_async import AsyncWaiting
+from pgfifo.waiting_async import EXPLAIN, AsyncWaiting
 
 _EXECUTIONS = "pgfifo.executions"
 _AT_ONCE = 1000
@@ -744,6 +745,17 @@ class AsyncClient(AsyncWaiting):
         return await self._row(
             "select pos, coalesce(exact, true) from pgfifo.position(%s::bigint)", (id,), Position
         )
+
+    async def explain(self, id: int) -> Explanation:  # noqa: A002
+        """Say why an execution is not running, for people and for programs. Only reads.
+
+        Args:
+            id: The execution.
+
+        Raises:
+            UnknownExecution: There is no such execution, or it is older than its retention.
+        """
+        return await self._row(EXPLAIN, (id,), Explanation)
 
     @overload
     async def stats(self) -> list[ActionStats]: ...

@@ -339,7 +339,10 @@ class Busy(PgfifoError, code="QF023"):
 
 
 class WaitTimeout(PgfifoError, TimeoutError, code="QF024"):
-    """The execution that was waited for had not ended in the time that was given; it goes on."""
+    """The execution that was waited for had not ended in the time that was given; it goes on.
+
+    The message says why, as far as `Client.explain` knows.
+    """
 
     id = _Fact[int]("id")
     """The execution."""
@@ -347,6 +350,10 @@ class WaitTimeout(PgfifoError, TimeoutError, code="QF024"):
     """Where it was in its life."""
     timeout = _Fact[float]("timeout")
     """How long was waited, in seconds."""
+    reasons = _Fact[list[str]]("reasons")
+    """What holds it up, as `Explanation.reasons`; None where that could not be looked up."""
+    explanation = _Fact[str]("explanation")
+    """The same as a paragraph."""
 
 
 class InvalidPayload(PgfifoError, ValueError, code="QF025"):

@@ -74,6 +74,29 @@ class Position:
 
 
 @dataclass(frozen=True, slots=True)
+class Explanation:
+    """Why an execution is not running. As text it is the paragraph.
+
+    Attributes:
+        id: The execution.
+        state: Where it is in its life.
+        reasons: What holds it up, as words for programs: ``paused``, ``slots``, ``no_worker``, …; none if it
+            runs. docs/explain.md has all of them.
+        explanation: One paragraph for people.
+        data: What the paragraph was made of; docs/explain.md has the keys.
+    """
+
+    id: int
+    state: State
+    reasons: list[str]
+    explanation: str
+    data: dict[str, Any]
+
+    def __str__(self) -> str:
+        return self.explanation
+
+
+@dataclass(frozen=True, slots=True)
 class Cancelled:
     """What a bulk cancel has done, or in a dry run would do.
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from time import monotonic
 from typing import Any, NamedTuple
 
@@ -20,10 +20,16 @@ from pgfifo.calls_async import AsyncCalls, fetch
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import ExecutionFailed, InTransaction, UnknownExecution, WaitTimeout
 from pgfifo.groups import lane
+from pgfifo.models import Explanation
 
 _LOOK = """
     select e.action, e.group_text, e.state, e.finished_at is not null, e.result, e.error, e.reason
     from pgfifo.executions e where e.id = %s::bigint
+"""
+EXPLAIN = """
+    select (x.data ->> 'id')::bigint, x.data ->> 'state',
+      array(select jsonb_array_elements_text(x.data -> 'reasons')), x.explanation, x.data
+    from pgfifo.explain(%s::bigint) x
 """
 # Where nobody can tell us we look again after a tenth of the time that we have waited; these are the bounds.
 _SOONEST, _LATEST = 0.02, 1.0
@@ -55,12 +61,7 @@ class AsyncWaiting(AsyncCalls):
         while not seen.finished:
             waited = monotonic() - begun
             if waited >= patience:
-                raise WaitTimeout(
-                    f"execution {id} ({lane(seen.action, seen.group_text)}) was still {seen.state}"
-                    f" after {patience:g} s",
-                    detail={"id": id, "state": seen.state, "timeout": patience},
-                    hint="It goes on. Wait again, or cancel it.",
-                )
+                raise await self._timed_out(id, seen, patience, given)
             await asyncio.sleep(min(max(_SOONEST, waited / 10), _LATEST, patience - waited))
             seen = await self._look(id, given)
         if seen.state == "succeeded":
@@ -72,6 +73,23 @@ class AsyncWaiting(AsyncCalls):
             f"{'was cancelled' if seen.state == 'cancelled' else seen.state}{brief}",
             detail={"id": id, "outcome": seen.state, "error": said},
         )
+
+    async def _timed_out(
+        self,
+        id: int,  # noqa: A002
+        seen: _Seen,
+        patience: float,
+        given: psycopg.AsyncConnection[Any] | None,
+    ) -> WaitTimeout:
+        """Return the error for a wait in vain; with what holds the execution up, if that can be had."""
+        name = f"execution {id} ({lane(seen.action, seen.group_text)})"
+        message = f"{name} was still {seen.state} after {patience:g} s"
+        detail: dict[str, object] = {"id": id, "state": seen.state, "timeout": patience}
+        with suppress(psycopg.Error):
+            found = await self._row(EXPLAIN, (id,), Explanation, connection=given)
+            message += f". {found.data['why']}" if found.data["why"] else ""
+            detail |= {"reasons": found.reasons, "explanation": found.explanation}
+        return WaitTimeout(message, detail=detail, hint="It goes on. Wait again, or cancel it.")
 
     async def _outside_of_transactions(self, connection: object) -> psycopg.AsyncConnection[Any] | None:
         """Return the caller's connection, if he gave one; refuse one that could never see the end."""

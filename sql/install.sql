@@ -96,6 +96,8 @@ end $$;
 \ir internal/time_limits.sql
 \ir internal/override.sql
 \ir internal/policy_document.sql
+\ir internal/effective.sql
+\ir internal/explain.sql
 \ir internal/set_paused.sql
 \ir internal/set_closed.sql
 \ir internal/take_back.sql
@@ -122,6 +124,7 @@ end $$;
 \ir views/overrides.sql
 \ir functions/position.sql
 \ir functions/remaining.sql
+\ir functions/explain.sql
 \ir functions/effective_policy.sql
 \ir functions/policy_history.sql
 \ir functions/export_policies.sql

@@ -62,7 +62,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "install upgrade uninstall sql embedded demo",
         "enqueue wait",
         "worker",
-        "show list position stats lanes workers audit",
+        "show list position explain stats lanes workers audit",
         "cancel reschedule release finish pause resume close open policy check",
     )
     for command in " ".join(families).split():
@@ -187,6 +187,7 @@ def test_missing_schema_is_4_with_the_command_to_run(empty_cli: CommandLine) -> 
         ["check"],
         ["policy", "show", "x"],
         ["position", "1"],
+        ["explain", "1"],
     ]
     changing = [
         ["enqueue", "x"],
@@ -442,7 +443,10 @@ def test_wait_prints_the_result_and_tells_other_ends_apart(
     for words in (["wait", newest(conn)], ["enqueue", "double", "--wait"]):
         said = cli(*words, "--timeout", "0.05")
         assert said.code == 5
-        assert "was still waiting after 0.05 s" in said.err
+        assert "was still waiting after 0.05 s. No living worker serves double; " in said.err
+    late = json.loads(cli("wait", newest(conn), "--timeout", "0.05", "--json").out)
+    assert (late["outcome"], late["reasons"]) == (None, ["no_worker", "ahead"])
+    assert late["explanation"].startswith(f"Execution {newest(conn)} (double) is waiting")
     assert cli("wait", 4711).code == 1
 
 
@@ -466,7 +470,9 @@ def test_show(cli: CommandLine) -> None:
     assert (shown["id"], shown["payload"], shown["state"], shown["position"]) == (1, {"a": 1}, "waiting", 1)
 
 
-@pytest.mark.parametrize("words", [["show", "99"], ["position", "99"], ["cancel", "99"], ["release", "99"]])
+@pytest.mark.parametrize(
+    "words", [["show", "99"], ["position", "99"], ["explain", "99"], ["cancel", "99"], ["release", "99"]]
+)
 def test_unknown_execution_is_1(cli: CommandLine, words: list[str]) -> None:
     said = cli(*words)
     assert said.code == 1
@@ -561,6 +567,32 @@ def test_position(cli: CommandLine) -> None:
     cli.ok("cancel", 1)
     assert cli.ok("position", 3).out == "2\n"
     assert cli.ok("position", 1).out == "-\n"
+
+
+def test_explain(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x")
+    cli.ok("enqueue", "x")
+    cli.ok("pause", "x", "--reason", "line\tbreak")
+    said = cli.ok("explain", 2).out
+    assert said.startswith("Execution 2 (x) is waiting, enqueued ")
+    assert said.count("\n") == 1
+    assert 'by postgres: "line\\tbreak". No living worker serves x. One is ahead of it' in said
+    data = json.loads(cli.ok("explain", 2, "--json").out)
+    assert data["reasons"] == ["paused", "no_worker", "ahead"]
+    assert data["ahead"] == [1]
+    cli.ok("cancel", 1)
+    assert json.loads(cli.ok("explain", 1, "--json").out)["reasons"] == ["finished"]
+
+
+def test_explain_fits_a_terminal(
+    cli: CommandLine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from pgfifo.cli import output
+
+    monkeypatch.setenv("COLUMNS", "40")
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    output.print_paragraph("one two three " * 20)
+    assert max(map(len, capsys.readouterr().out.splitlines())) <= 40
 
 
 def test_cancel_many_and_from_stdin(cli: CommandLine, conn: Connection) -> None:

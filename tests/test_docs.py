@@ -36,6 +36,7 @@ PAGES = [
     "docs/python.md",
     "docs/handlers.md",
     "docs/testing.md",
+    "docs/explain.md",
     "docs/stability.md",
     "docs/migrations.md",
 ]

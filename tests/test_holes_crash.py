@@ -129,6 +129,9 @@ def test_e2_a_promoted_standby_goes_on_where_the_primary_was(own: PrivateServer)
             assert replica.execute("select * from pgfifo.order_violations").fetchall() == []
             key = value(replica, "select id from pgfifo.executions where state = 'waiting' limit 1")
             assert value(replica, "select pos from pgfifo.position(%s)", key) >= 1
+            explained = value(replica, "select data from pgfifo.explain(%s)", key)
+            assert explained["state"] == "waiting"
+            assert explained["locked"] is None, "the primary's locks cannot be seen here"
             assert replica.execute("select * from pgfifo.check()").fetchall() == []
         own.kill()
         with connected(standby) as promoted:

@@ -14,7 +14,18 @@ from pgfifo.cli.app import app
 from pgfifo.cli.database import connected, rows
 from pgfifo.cli.exits import INTERRUPTED, REFUSED
 from pgfifo.cli.options import LOOK, OPERATE, Action, AnyAction, AsJson, Dsn, Id, duration, some_seconds
-from pgfifo.cli.output import count, flush, note, out, print_json, print_json_rows, print_table, span, table
+from pgfifo.cli.output import (
+    count,
+    flush,
+    note,
+    out,
+    print_json,
+    print_json_rows,
+    print_paragraph,
+    print_table,
+    span,
+    table,
+)
 
 if TYPE_CHECKING:
     from pgfifo.client import Client
@@ -134,6 +145,17 @@ def position(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A0
         if not place.exact:
             note("At least so far: beyond 10,000 they are not counted.")
         out(str(place.position))
+
+
+@app.command(rich_help_panel=LOOK)
+def explain(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 - the argument is called so
+    """Say why an execution is not running: who is ahead, who has the slots, what it waits for."""
+    with connected(dsn) as fifo:
+        found = fifo.explain(id)
+    if json:
+        print_json(found.data)
+    else:
+        print_paragraph(found.explanation)
 
 
 @app.command(rich_help_panel=OPERATE)

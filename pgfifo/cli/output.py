@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import sys
+import textwrap
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
@@ -132,6 +133,13 @@ def print_fields(row: Row) -> None:
     size = max(map(len, row))
     for name, value in row.items():
         out(f"{paint(name.replace('_', ' ').ljust(size), _BOLD, sys.stdout)}  {show(value, name)}")
+
+
+def print_paragraph(text: str) -> None:
+    """Print sentences, in lines as wide as a terminal; elsewhere in one."""
+    width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
+    plain = _printable(text)
+    out(textwrap.fill(plain, width, break_long_words=False) if width else plain)
 
 
 def show(value: object, name: str = "") -> str:

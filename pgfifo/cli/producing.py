@@ -231,13 +231,18 @@ def wait(id: Id, timeout: Timeout = None, json: AsJson = False, dsn: Dsn = None)
 
 def _print_outcome(fifo: "Client", id_: int, timeout: float | None, *, json: bool) -> None:
     """Wait for an execution and print what came of it."""
-    from pgfifo.errors import ExecutionFailed
+    from pgfifo.errors import ExecutionFailed, WaitTimeout
 
     try:
         result = fifo.wait(id_, timeout=timeout)
     except ExecutionFailed as failed:
         if json:
             print_json({"id": id_, "outcome": failed.outcome, "result": None, "error": failed.error})
+        raise
+    except WaitTimeout as late:
+        if json:
+            known = {"id": id_, "outcome": None, "result": None, "error": None}
+            print_json(known | {"reasons": late.reasons, "explanation": late.explanation})
         raise
     print_json({"id": id_, "outcome": "succeeded", "result": result, "error": None} if json else result)
 

@@ -1,0 +1,616 @@
+"""Why it is not running: each reason is forced, recognised as a word, and said in the paragraph."""
+
+import asyncio
+import re
+from collections.abc import Callable
+from typing import Any
+
+import psycopg
+import pytest
+from psycopg.types.json import Jsonb
+
+import pgfifo
+from pgfifo import errors
+from tests.support.engine import Engine
+from tests.support.sqlworker import buffers
+from tests.test_docs import ROOT, rows, section
+
+Connection = psycopg.Connection[Any]
+Connect = Callable[..., Connection]
+
+KEYS = [
+    "action",
+    "ahead",
+    "at",
+    "attempt",
+    "closed",
+    "due_at",
+    "enqueued_at",
+    "error",
+    "exact",
+    "explanation",
+    "failures",
+    "finished_at",
+    "group_text",
+    "id",
+    "lane",
+    "limits",
+    "locked",
+    "paused",
+    "position",
+    "reason",
+    "reasons",
+    "run",
+    "slots",
+    "state",
+    "why",
+    "workers",
+]
+SLOTS = ["active", "held", "holders", "limit", "origin", "running", "source", "until"]
+HOLDER = ["attempt", "due_at", "error", "id", "overdue", "since", "state", "worker", "worker_id"]
+WORKERS = ["alive", "busy", "capacity", "silent"]
+RUN = ["cancel_requested_at", "completed", "message", "overdue", "progress", "since", "worker", "worker_id"]
+
+
+@pytest.fixture
+def engine(conn: Connection) -> Engine:
+    return Engine(conn)
+
+
+def explain(engine: Engine, id_: int) -> dict[str, Any]:
+    """Return the data, after a look whether it has the keys that are promised."""
+    [(said, data)] = engine.rows("select * from pgfifo.explain(%s)", id_)
+    assert sorted(data) == KEYS
+    assert said == data["explanation"]
+    assert said.startswith(f"Execution {id_} (")
+    assert said.endswith("."), said
+    assert said.endswith(data["why"])
+    assert "  " not in said
+    assert ".." not in said
+    if data["slots"] is not None:
+        assert sorted(data["slots"]) == SLOTS
+        assert all(sorted(holder) == HOLDER for holder in data["slots"]["holders"])
+        assert sorted(data["workers"]) == WORKERS
+    if data["run"] is not None:
+        assert sorted(data["run"]) == RUN
+    assert isinstance(data, dict)
+    return data
+
+
+def reasons(engine: Engine, id_: int) -> list[str]:
+    found: list[str] = explain(engine, id_)["reasons"]
+    return found
+
+
+def test_the_page_has_all_reasons_and_keys() -> None:
+    told = {row[0] for row in rows(section("docs/explain.md", "Reasons"))}
+    body = (ROOT / "sql" / "functions" / "explain.sql").read_text(encoding="utf-8")
+    given = re.findall(r"v_reasons := (?:v_reasons \|\| |array\[)(.*)$", body, re.MULTILINE)
+    words = {word for line in given for word in re.findall(r"'(\w+)'", line)}
+    assert told == words
+    keys = {key.strip() for row in rows(section("docs/explain.md", "Data")) for key in row[0].split(",")}
+    assert keys - {"slots.holders"} == set(KEYS)
+
+
+# Who is ahead, and who has the slots
+
+
+def test_the_next_one_of_a_free_lane_waits_for_nothing_but_a_claim(engine: Engine) -> None:
+    first, second = engine.fill(2)
+    engine.worker()
+    data = explain(engine, first)
+    assert (data["state"], data["reasons"], data["position"], data["ahead"]) == ("waiting", ["next"], 1, [])
+    assert data["workers"] == {"alive": 1, "busy": 0, "capacity": 10, "silent": 0}
+    assert "It is next in its line." in data["why"]
+    assert "one worker serves deploy" in data["why"]
+    data = explain(engine, second)
+    assert (data["reasons"], data["position"], data["ahead"]) == (["ahead", "next"], 2, [first])
+    assert f"One is ahead of it in the line ({first})." in data["why"]
+
+
+def test_those_ahead_are_named_what_was_returned_first(engine: Engine) -> None:
+    ids = engine.fill(9)
+    worker = engine.worker()
+    engine.policy(max_concurrent=2)
+    one, two = engine.claim(worker, 2)
+    engine.release(two)
+    engine.release(one)
+    data = explain(engine, ids[8])
+    assert data["position"] == 9
+    assert data["ahead"] == ids[:5]
+    assert f"8 are ahead of it in the line ({', '.join(map(str, ids[:5]))}, …)." in data["why"]
+    assert explain(engine, ids[1])["ahead"] == [ids[0]]
+    assert explain(engine, ids[1])["position"] == 2
+
+
+def test_slots_are_taken_by_whom_since_when_and_where(engine: Engine) -> None:
+    running, waiting = engine.fill(2)
+    engine.claim(engine.worker())
+    engine.advance("250 s")
+    data = explain(engine, waiting)
+    assert data["reasons"] == ["no_worker", "slots", "lease"], "the clock went on without heartbeats"
+    engine.heartbeat(1, None, [running])
+    data = explain(engine, waiting)
+    assert data["reasons"] == ["slots"]
+    [holder] = data["slots"]["holders"]
+    assert (holder["id"], holder["state"], holder["attempt"], holder["worker_id"]) == (
+        running,
+        "running",
+        1,
+        1,
+    )
+    assert (data["slots"]["active"], data["slots"]["running"], data["slots"]["held"]) == (1, 1, 0)
+    assert re.search(
+        rf"The only slot of its lane is taken: execution {running}, running since \S+ \w+ \(4m 1\ds ago\)"
+        r" on worker 1 \(test, pid 1 on here\)\.",
+        data["why"],
+    )
+    assert explain(engine, running)["reasons"] == []
+
+
+def test_a_slot_that_is_held_through_a_backoff_is_told_with_its_error(engine: Engine) -> None:
+    engine.policy(max_concurrent=2, backoff_initial=100)
+    held, running, waiting = engine.fill(3)
+    start, _ = engine.claim(engine.worker(), 2)
+    engine.finish(start, "failed", 'OSError: no "route"\n\nTraceback: …')
+    data = explain(engine, waiting)
+    assert data["reasons"] == ["slots"]
+    assert [holder["id"] for holder in data["slots"]["holders"]] == [held, running]
+    assert data["slots"]["holders"][0]["error"].startswith("OSError")
+    assert "All 2 slots of its lane are taken: " in data["why"]
+    assert 'with the error "OSError: no "route""' in data["why"]
+    assert "Traceback" not in data["why"]
+    data = explain(engine, held)
+    assert (data["state"], data["reasons"], data["position"]) == ("held", ["backoff"], None)
+    assert "keeps its slot until then" in data["why"]
+    assert "is held since attempt 1 failed" in data["explanation"]
+
+
+def test_many_holders_are_counted_and_the_oldest_are_named(engine: Engine) -> None:
+    engine.policy(max_concurrent=12)
+    ids = engine.fill(13)
+    worker = engine.worker()
+    for _ in range(12):
+        engine.claim(worker)
+        engine.advance("1 s")
+    data = explain(engine, ids[12])
+    assert [holder["id"] for holder in data["slots"]["holders"]] == ids[:10]
+    assert all(f"execution {id_}," in data["why"] for id_ in ids[:3])
+    assert f"execution {ids[3]}," not in data["why"]
+    assert "; and 9 more." in data["why"]
+
+
+@pytest.mark.parametrize(
+    ("scope", "source", "said"),
+    [
+        (None, ("default", None), "is the built-in default"),
+        ("select pgfifo.set_default_policy(%s)", ("everything", None), "is set for everything"),
+        ("select pgfifo.set_pack_policy('web', %s)", ("pack", "web"), "is set for the pack web"),
+        ("select pgfifo.declare_action('web.get', %s)", ("declared", "web.get"), "was declared by code"),
+        ("select pgfifo.set_policy('web.get', %s)", ("action", "web.get"), "is set for the action web.get"),
+        (
+            "select pgfifo.set_policy('web.get', %s, 'a')",
+            ("lane", "web.get a"),
+            "is set for the lane web.get a",
+        ),
+        (
+            "select pgfifo.override_policy('web.get', %s, '1 hour')",
+            ("override", "action web.get"),
+            "that ends",
+        ),
+    ],
+)
+def test_the_limit_is_told_with_where_it_comes_from(
+    engine: Engine, scope: str | None, source: tuple[str, str | None], said: str
+) -> None:
+    _, waiting = engine.enqueue("web.get", group="a"), engine.enqueue("web.get", group="a")
+    if scope is not None:
+        engine.rows(scope, Jsonb({"max_concurrent": 1}))
+    engine.claim(engine.worker("web.get"), 1, ["web.get"])
+    data = explain(engine, waiting)
+    assert data["lane"] == "web.get a"
+    assert (data["slots"]["limit"], data["slots"]["source"], data["slots"]["origin"]) == (1, *source)
+    assert (data["slots"]["until"] is not None) == (source[0] == "override")
+    assert re.search(rf"The limit \(max_concurrent = 1\) .*{said}", data["why"])
+
+
+def test_a_lowered_limit_is_told(engine: Engine) -> None:
+    engine.policy(max_concurrent=3)
+    ids = engine.fill(4)
+    engine.claim(engine.worker(), 3)
+    engine.policy(max_concurrent=2)
+    data = explain(engine, ids[3])
+    assert data["reasons"] == ["slots"]
+    assert "3 of its lane are active, more than the 2 that the limit allows now" in data["why"]
+
+
+# Nobody runs it
+
+
+def test_no_worker_serves_its_action(engine: Engine) -> None:
+    id_ = engine.enqueue()
+    engine.enqueue("other")
+    engine.worker("other")
+    data = explain(engine, id_)
+    assert data["reasons"] == ["no_worker"]
+    assert "No living worker serves deploy." in data["why"]
+    worker = engine.worker("other", "deploy")
+    assert reasons(engine, id_) == ["next"]
+    engine.one("select pgfifo.worker_stop(%s)", worker)
+    data = explain(engine, id_)
+    assert data["reasons"] == ["no_worker"]
+    assert f"the last one, worker {worker} (test, pid 1 on here), was heard of" in data["why"]
+
+
+def test_workers_that_are_silent_for_longer_than_their_lease_are_not_counted(engine: Engine) -> None:
+    """Nobody is there who could declare them dead."""
+    id_ = engine.enqueue()
+    worker = engine.worker(lease="30 s")
+    engine.advance("31 s")
+    data = explain(engine, id_)
+    assert data["reasons"] == ["no_worker"]
+    assert data["workers"] == {"alive": 0, "busy": 0, "capacity": 0, "silent": 1}
+    engine.heartbeat(worker)
+    assert reasons(engine, id_) == ["next"]
+
+
+def test_workers_that_are_full_are_told(engine: Engine) -> None:
+    engine.policy()
+    engine.enqueue("other")
+    worker = engine.worker("deploy", "other", concurrency=1)
+    engine.claim(worker, 1, ["other"])
+    data = explain(engine, engine.enqueue())
+    assert data["reasons"] == ["workers_busy"]
+    assert "they run 1 of at most 1" in data["why"]
+
+
+def test_what_a_dead_worker_has_is_overdue(engine: Engine) -> None:
+    running, waiting = engine.fill(2)
+    engine.claim(engine.worker(lease="3 s"))
+    engine.advance("4 s")
+    data = explain(engine, running)
+    assert (data["state"], data["reasons"]) == ("running", ["lease"])
+    assert "its lease is 3s" in data["run"]["overdue"]
+    other = engine.worker()
+    assert reasons(engine, waiting) == ["slots", "lease"]
+    for _ in range(10):
+        engine.advance("1 s")
+        engine.heartbeat(other)
+        if engine.maintain().get("dead"):
+            break
+    assert "was declared dead" in explain(engine, running)["run"]["overdue"]
+    engine.tick(2)
+    assert explain(engine, running)["state"] == "held"
+    assert "was lost with its worker" in explain(engine, running)["explanation"]
+
+
+# Somebody's decision
+
+
+def test_paused_by_whom_since_when_and_why(engine: Engine) -> None:
+    id_ = engine.enqueue(group="a")
+    engine.worker()
+    engine.one("select pgfifo.pause('deploy', null, 'a migration')")
+    data = explain(engine, id_)
+    assert data["reasons"] == ["paused"]
+    [pause] = data["paused"]
+    assert sorted(pause) == ["by", "reason", "scope", "since"]
+    assert (pause["scope"], pause["reason"]) == ("action", "a migration")
+    assert re.search(r"The action has been paused since .* by \w+: \"a migration\"\.", data["why"])
+    engine.one("select pgfifo.pause('deploy', 'a')")
+    data = explain(engine, id_)
+    assert [pause["scope"] for pause in data["paused"]] == ["action", "lane"]
+    assert data["reasons"] == ["paused"]
+    assert "Its lane has been paused since" in data["why"]
+    engine.resume()
+    engine.resume(group="a")
+    assert reasons(engine, id_) == ["next"]
+
+
+def test_closed_is_told_and_holds_nothing_up(engine: Engine) -> None:
+    id_ = engine.enqueue(group="a")
+    engine.worker()
+    engine.one("select pgfifo.close('deploy', null, 'season is over')")
+    engine.one("select pgfifo.close('deploy', 'a')")
+    data = explain(engine, id_)
+    assert data["reasons"] == ["next"]
+    assert [(each["scope"], each["reason"]) for each in data["closed"]] == [
+        ("action", "season is over"),
+        ("lane", None),
+    ]
+    assert "what is in it already is not affected" in data["why"]
+
+
+def test_delayed_until_when(engine: Engine) -> None:
+    engine.enqueue()
+    engine.worker()
+    id_ = engine.enqueue_later("1 hour")
+    data = explain(engine, id_)
+    assert (data["state"], data["reasons"], data["position"]) == ("delayed", ["delayed"], None)
+    assert re.search(r"It joins the end of its line at .* \(in (59m|1h)", data["why"])
+
+
+def test_a_backoff_that_is_over_is_none(engine: Engine) -> None:
+    engine.policy(backoff_initial=10)
+    id_ = engine.enqueue()
+    worker = engine.worker(lease="1 hour")
+    engine.finish(engine.claim(worker)[0], "failed", "no")
+    engine.advance("1 min")
+    data = explain(engine, id_)
+    assert (data["state"], data["reasons"]) == ("held", ["next"])
+    assert "Its backoff was over" in data["why"]
+    engine.pause()
+    assert reasons(engine, id_) == ["paused"]
+
+
+# Somebody's open transaction
+
+
+def test_a_lane_that_an_open_transaction_holds_is_told_with_its_process(
+    engine: Engine, connect: Connect
+) -> None:
+    first, second = engine.fill(2)
+    engine.worker()
+    other = Engine(connect(autocommit=False, application_name="psql of ann"))
+    other.cancel(second)
+    data = explain(engine, first)
+    assert data["reasons"] == ["locked"]
+    [locked] = data["locked"]
+    assert (locked["pid"], locked["application"]) == (other.pid, "psql of ann")
+    assert f"open transaction holds it: pid {other.pid} (psql of ann), since " in data["why"]
+    other.conn.rollback()
+    assert reasons(engine, first) == ["next"]
+
+
+def test_a_change_of_limits_that_is_not_committed_is_told(engine: Engine, connect: Connect) -> None:
+    id_ = engine.enqueue()
+    engine.worker()
+    other = Engine(connect(autocommit=False))
+    other.one("select pgfifo.set_default_policy('{\"max_attempts\": 3}')")
+    assert reasons(engine, id_) == ["locked"]
+    other.conn.rollback()
+    assert reasons(engine, id_) == ["next"]
+
+
+def test_a_prepared_transaction_is_told(engine: Engine, connect: Connect) -> None:
+    first, second = engine.fill(2)
+    engine.worker()
+    other = connect(autocommit=False)
+    other.execute("set local pgfifo.notify = off")
+    other.execute("select pgfifo.cancel(%s)", [second])
+    other.execute("prepare transaction 'forgotten'")
+    other.rollback()
+    data = explain(engine, first)
+    assert data["reasons"] == ["locked"]
+    assert "a prepared transaction" in data["why"]
+    engine.conn.execute("rollback prepared 'forgotten'")
+
+
+def test_a_claim_in_flight_is_not_taken_for_somebodys_open_transaction(
+    engine: Engine, connect: Connect
+) -> None:
+    """It holds the slot lock for a moment, and is at work."""
+    id_ = engine.enqueue()
+    engine.worker()
+    other = connect()
+    lock = (
+        "select pg_advisory_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(id)) from pgfifo.lanes"
+    )
+    other.execute(lock)  # a session that is idle outside of a transaction
+    data = explain(engine, id_)
+    assert data["reasons"] == ["next"]
+    assert data["locked"] == []
+
+
+def test_due_and_kept_from_joining_by_a_producers_open_transaction(engine: Engine, connect: Connect) -> None:
+    id_ = engine.enqueue_later("10 s")
+    engine.worker()
+    other = Engine(connect(autocommit=False, application_name="importer"))
+    other.enqueue()
+    engine.advance("11 s")
+    data = explain(engine, id_)
+    assert data["reasons"] == ["joining"]
+    assert [locked["pid"] for locked in data["locked"]] == [other.pid]
+    assert f"keeps others from joining: pid {other.pid} (importer)" in data["why"]
+    other.conn.rollback()
+    data = explain(engine, id_)
+    assert data["reasons"] == ["joining"]
+    assert data["locked"] == []
+    assert "It has been due to join its line since" in data["why"]
+
+
+# What runs, and what is over
+
+
+def test_what_runs_says_how_far_it_is_and_who_wants_it_stopped(engine: Engine) -> None:
+    id_ = engine.enqueue()
+    engine.claim(engine.worker())
+    engine.one("select pgfifo.progress(%s, 1, 0.4, 'uploading')", id_)
+    engine.cancel(id_, "wrong file")
+    data = explain(engine, id_)
+    assert (data["state"], data["reasons"], data["slots"], data["workers"]) == ("running", [], None, None)
+    assert "is running: attempt 1, started" in data["explanation"]
+    assert "40 %, uploading." in data["why"]
+    assert re.search(r"Somebody asked to cancel it .*: \"wrong file\"", data["why"])
+    assert (data["run"]["progress"], data["run"]["message"]) == (0.4, "uploading")
+    assert data["run"]["cancel_requested_at"] is not None
+
+
+def test_what_has_completed_and_still_runs_says_so(engine: Engine) -> None:
+    id_ = engine.enqueue()
+    engine.claim(engine.worker())
+    engine.one("select pgfifo.complete(%s, 1, '7')", id_)
+    data = explain(engine, id_)
+    assert data["run"]["completed"] is True
+    assert "keeps its slot until the handler returns" in data["why"]
+
+
+@pytest.mark.parametrize("outcome", ["succeeded", "failed", "cancelled", "cancelled unstarted"])
+def test_what_is_over_says_how_and_when(engine: Engine, outcome: str) -> None:
+    id_ = engine.enqueue()
+    if outcome == "cancelled unstarted":
+        engine.cancel(id_, "not tonight")
+    else:
+        start = engine.claim(engine.worker())[0]
+        if outcome == "cancelled":
+            engine.cancel(id_)
+        engine.finish(start, outcome, "OSError: gone" if outcome != "succeeded" else None, retry=False)
+    data = explain(engine, id_)
+    assert (data["state"], data["reasons"]) == (outcome.split(maxsplit=1)[0], ["finished"])
+    assert data["finished_at"] is not None
+    assert data["slots"] is None
+    verb = {"failed": "failed for good", "succeeded": "succeeded"}.get(outcome, "was cancelled")
+    assert f"(deploy) {verb} " in data["explanation"]
+    if outcome == "cancelled unstarted":
+        assert 'without having been started. The reason given: "not tonight".' in data["explanation"]
+    elif outcome != "succeeded":
+        assert 'Its last error: "OSError: gone".' in data["why"]
+    else:
+        assert data["why"] == ""
+        assert ", in attempt 1." in data["explanation"]
+
+
+def test_what_is_over_can_be_explained_when_its_lane_has_gone(engine: Engine) -> None:
+    engine.policy(lane_retention=0)
+    id_ = engine.enqueue()
+    engine.drain(engine.worker())
+    engine.tick(3)
+    assert engine.rows("select from pgfifo.lanes") == []
+    assert reasons(engine, id_) == ["finished"]
+
+
+def test_an_execution_that_is_not_there_can_not_be_explained(engine: Engine) -> None:
+    with pytest.raises(errors.UnknownExecution):
+        explain(engine, 4711)
+    with pytest.raises(errors.UnknownExecution):
+        engine.one("select pgfifo.explain(null)")
+
+
+# Where it works, and what it costs
+
+
+@pytest.mark.parametrize("level", ["read committed", "repeatable read", "serializable"])
+def test_it_only_reads_at_every_isolation_level(engine: Engine, connect: Connect, level: str) -> None:
+    engine.policy(backoff_initial=100)
+    finished, held, waiting, delayed = *engine.fill(3), engine.enqueue_later("1 hour")
+    worker = engine.worker()
+    engine.hand_in(worker, *engine.claim(worker))
+    engine.finish(engine.claim(worker)[0], "failed", "no")
+    other = Engine(connect(autocommit=False))
+    other.conn.execute(f"set transaction isolation level {level}, read only".encode())
+    found = [explain(other, id_)["state"] for id_ in (finished, held, waiting, delayed)]
+    assert found == ["succeeded", "held", "waiting", "delayed"]
+    locks = other.rows("select mode from pg_locks where pid = pg_backend_pid() and locktype = 'advisory'")
+    assert locks == [], "looking took a lock of pgfifo's"
+    assert other.one("select pg_current_xact_id_if_assigned() is null")
+    other.conn.rollback()
+
+
+def test_times_are_told_in_the_sessions_time_zone(engine: Engine) -> None:
+    id_ = engine.enqueue()
+    engine.conn.execute("set timezone = 'Asia/Kolkata'")
+    assert re.search(r"enqueued \d\d:\d\d:\d\d IST \(", explain(engine, id_)["explanation"])
+    engine.advance("3 days")
+    assert re.search(r"enqueued \d{4}-\d\d-\d\d \S+ IST \(3d ago\)", explain(engine, id_)["explanation"])
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [
+        (0, "0s"),
+        (0.0301, "30ms"),
+        (1, "1s"),
+        (59.4, "59s"),
+        (60, "1m"),
+        (252, "4m 12s"),
+        (3605, "1h"),
+        (3660, "1h 1m"),
+        (86400 * 3 + 4000, "3d 1h"),
+        (-5, "0s"),
+    ],
+)
+def test_lengths_of_time_are_told_in_two_units(engine: Engine, seconds: float, text: str) -> None:
+    assert engine.one("select pgfifo._span(%s)", seconds) == text
+
+
+def test_flat_cost_of_explaining_does_not_grow_with_what_waits_behind_or_far_ahead(
+    conn: Connection, engine: Engine
+) -> None:
+    """Beyond 10,000 that are ahead, and behind it, nothing is looked at."""
+    engine.policy(max_concurrent=2)
+    ids = engine.fill(12_000)
+    worker = engine.worker()
+    for _ in range(3):
+        engine.hand_in(worker, *engine.claim(worker, 2))
+    engine.claim(worker, 2)
+
+    def cost(id_: int) -> int:
+        return min(buffers(conn, f"select * from pgfifo.explain({id_})") for _ in range(7))
+
+    near, far = cost(ids[20]), cost(ids[-1])
+    assert near < 1000, near
+    assert not explain(engine, ids[-1])["exact"]
+    assert explain(engine, ids[-1])["position"] == 10_001
+    assert "At least 10,000 are ahead" in explain(engine, ids[-1])["why"]
+    engine.fill(30_000)
+    last = engine.fill(1)[0]
+    assert cost(ids[20]) <= near * 1.2 + 40, "explaining reads what waits behind"
+    assert cost(last) <= far * 1.2 + 100, "explaining reads more than the 10,000 that are counted"
+
+
+# In Python
+
+
+def test_both_clients_explain(dsn: str, engine: Engine) -> None:
+    first, second = engine.fill(2)
+    engine.worker()
+    with pgfifo.Client(dsn) as fifo:
+        found = fifo.explain(second)
+        with pytest.raises(pgfifo.UnknownExecution):
+            fifo.explain(4711)
+    assert (found.id, found.state, found.reasons) == (second, "waiting", ["ahead", "next"])
+    assert found.data["ahead"] == [first]
+    assert str(found) == found.explanation == found.data["explanation"]
+
+    async def live() -> pgfifo.Explanation:
+        async with pgfifo.AsyncClient(dsn) as fifo:
+            return await fifo.explain(second)
+
+    assert asyncio.run(live()).reasons == found.reasons
+
+
+def test_a_wait_in_vain_says_what_explain_says(dsn: str, engine: Engine) -> None:
+    id_ = engine.enqueue()
+    engine.one("select pgfifo.pause('deploy', null, 'a migration')")
+    with pgfifo.Client(dsn) as fifo, pytest.raises(pgfifo.WaitTimeout) as raised:
+        fifo.wait(id_, timeout=0.05)
+    error = raised.value
+    assert re.match(
+        rf"execution {id_} \(deploy\) was still waiting after 0.05 s\."
+        r" The action has been paused since .*\"a migration\"",
+        error.message,
+    )
+    assert error.reasons == ["paused", "no_worker"]
+    assert error.explanation is not None
+    assert error.explanation.startswith(f"Execution {id_} (deploy) is waiting")
+
+    async def live() -> list[str] | None:
+        async with pgfifo.AsyncClient(dsn) as fifo:
+            with pytest.raises(pgfifo.WaitTimeout) as raised:
+                await fifo.wait(id_, timeout=0)
+            return raised.value.reasons
+
+    assert asyncio.run(live()) == error.reasons
+
+
+def test_a_wait_in_vain_is_told_all_the_same_where_nothing_can_be_explained(dsn: str, engine: Engine) -> None:
+    id_ = engine.enqueue()
+    engine.conn.execute("alter function pgfifo.explain rename to explain_for_a_while_gone")
+    try:
+        with pgfifo.Client(dsn) as fifo, pytest.raises(pgfifo.WaitTimeout) as raised:
+            fifo.wait(id_, timeout=0)
+    finally:
+        engine.conn.execute("alter function pgfifo.explain_for_a_while_gone rename to explain")
+    assert raised.value.message == f"execution {id_} (deploy) was still waiting after 0 s"
+    assert raised.value.reasons is None
+    assert raised.value.explanation is None
