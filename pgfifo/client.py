@@ -951,8 +951,8 @@ class Client(Waiting):
             lasting: For how long: seconds, a timedelta or text (``1h``), up to a year.
             reason: Why, for those who look.
             connection: The caller's connection; the change commits or rolls back with its transaction.
-            **values: Attributes of `Policy`, except ``group_by`` and ``ordering``. One that is None ends its
-                override now.
+            **values: Attributes of `Policy`, except ``group_by``, ``ordering`` and ``max_wait``. One that is
+                None ends its override now.
 
         Returns:
             What the override said before and says now, for each attribute that was given.

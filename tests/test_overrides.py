@@ -22,7 +22,7 @@ CALLS = {
     "lane": "select attribute, old, new from pgfifo.override_policy('web.get', %s, %s, 'prod')",
 }
 SCOPES = list(CALLS)
-OVERRIDABLE = [name for name in VALUES if name != "ordering"]
+OVERRIDABLE = [name for name in VALUES if name not in ("ordering", "max_wait")]
 
 
 def override(
@@ -145,7 +145,7 @@ def test_overrides_are_listed_with_the_time_that_is_left(engine: Engine) -> None
         "select * from pgfifo.override_policy('web.get', %s, '1 hour', 'prod', 'incident')",
         Jsonb({"rate": "5/2h"}),
     )
-    override(engine, "pack", "2 hours", max_wait="unlimited")
+    override(engine, "pack", "2 hours", timeout="unlimited")
     engine.advance("10 min")
     rows = engine.rows(
         "select scope, action, group_text, pack, attribute, value, round(remaining), set_by, actor, reason"
@@ -154,7 +154,7 @@ def test_overrides_are_listed_with_the_time_that_is_left(engine: Engine) -> None
     who = engine.one("select session_user")
     assert rows == [
         ("lane", "web.get", "prod", None, "rate", "5/2h", 3000, who, "ann", "incident"),
-        ("pack", None, None, "web", "max_wait", "unlimited", 6600, who, "ann", None),
+        ("pack", None, None, "web", "timeout", "unlimited", 6600, who, "ann", None),
     ]
 
 
@@ -168,6 +168,7 @@ def test_overrides_are_listed_with_the_time_that_is_left(engine: Engine) -> None
         ({"max_concurrent": 0}, "1 hour", "whole number"),
         ({"group_by": ["env"]}, "1 hour", "cannot be overridden"),
         ({"ordering": "relaxed"}, "1 hour", "cannot be overridden"),
+        ({"max_wait": 3}, "1 hour", "cannot be overridden"),
         ({"colour": "red"}, "1 hour", "no attribute"),
         ([], "1 hour", "JSON object"),
     ],
@@ -386,24 +387,24 @@ def test_overrides_that_come_and_go_under_load_break_no_promise(engine: Engine, 
 
 
 def test_policies_say_exactly_where_each_value_is_from(engine: Engine) -> None:
-    set_scope(engine, "everything", {"max_attempts": 2})
+    set_scope(engine, "everything", {"max_attempts": 2, "retention": 20})
     set_scope(engine, "pack", {"timeout": 60, "rate": "5/min"})
     set_scope(engine, "declared", {"backoff": "constant"})
     set_scope(engine, "action", {"gap": 3})
     set_scope(engine, "lane", {"spacing": 3})
-    override(engine, "everything", "90 s", max_wait=5)
+    override(engine, "everything", "90 s", max_attempts=5)
     rows = engine.rows(
         "select attribute, value, source, origin, round(remaining),"
         " until - pgfifo._now() between '80 s' and '90 s'"
         " from pgfifo.effective_policy('web.get', 'prod')"
     )
     found = {row[0]: row[1:] for row in rows}
-    assert found["max_attempts"] == (2, "everything", None, None, None)
+    assert found["retention"] == (20, "everything", None, None, None)
     assert found["timeout"] == (60, "pack", "web", None, None)
     assert found["backoff"] == ("constant", "declared", "web.get", None, None)
     assert found["gap"] == (3, "action", "web.get", None, None)
     assert found["spacing"] == (3, "lane", "web.get prod", None, None)
-    assert found["max_wait"] == (5, "override", "everything", 90, True)
+    assert found["max_attempts"] == (5, "override", "everything", 90, True)
     assert found["kill_after"] == (10, "default", None, None, None)
     assert found["burst"] == (5, "default", None, None, None), (
         "without a burst of its own it is that of the rate"

@@ -280,8 +280,8 @@ def test_apply_is_all_or_nothing(conn: Connection) -> None:
     before = export(engine)
     document = {"everything": {"max_attempts": 2}, "actions": {"deploy": {"group_by": ["app"]}}}
     notes = engine.rows("select note from pgfifo.apply_policies(%s, false, true)", Jsonb(document))
-    assert notes == [(None,), ("1 waiting executions would stay in their old lanes: it has to be forced",)]
-    with pytest.raises(errors.Busy, match="1 executions wait"):
+    assert notes == [(None,), ("1 waiting execution would stay in its old lane: it has to be forced",)]
+    with pytest.raises(errors.Busy, match="1 execution waits"):
         apply(engine, document)
     assert export(engine) == before
     assert len(apply(engine, document, force=True)) == 2

@@ -140,7 +140,7 @@ _OPTIONS: dict[str, Any] = {
 _SCOPES = "An action (with --group for one of its lanes), --pack PACK, or --default."
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _TAKES_A_WORD = ("max_queue_length", "max_action_queue_length")
-_NOT_OVERRIDDEN = ("group_by", "ordering", "declared_actions_only")
+_NOT_OVERRIDDEN = ("group_by", "ordering", "max_wait", "declared_actions_only")
 
 
 def _with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -38,7 +38,8 @@ begin
         select v_target.o_scope, v_target.o_action, v_target.o_group, v_target.o_pack, k.key,
           pgfifo._shown(k.key, v_target.old -> k.key), pgfifo._shown(k.key, k.value),
           case when k.key = 'group_by' then (
-            select format('%s waiting executions would stay in their old lanes: it has to be forced', s.queue_length)
+            select pgfifo._counted(s.queue_length, 'waiting execution would stay in its old lane', 'waiting executions would stay in their old lanes')
+              || ': it has to be forced'
             from pgfifo.queue_stats s where s.action = v_target.o_action and s.queue_length > 0) end
         from jsonb_each(v_target.new) k
         where k.value is distinct from v_target.old -> k.key
