@@ -20,7 +20,7 @@
 -- the only way, would have each call compiled.
 --
 -- Tables are private and may change; functions without a leading underscore and the views queue_stats, lane_stats,
--- executions, order_violations, slot_violations, workers, starts, overrides and audit are the interface.
+-- executions, order_violations, slot_violations, workers, starts, overrides, shared_limits and audit are the interface.
 --
 -- Run it with psql -1 -v ON_ERROR_STOP=1 -f install.sql, or let pgfifo.install() do it. It may be run again.
 
@@ -55,6 +55,7 @@ end $$;
 \ir tables/executions.sql
 \ir tables/requests.sql
 \ir tables/runs.sql
+\ir tables/limits.sql
 \ir tables/ledger.sql
 \ir tables/marks.sql
 \ir tables/workers.sql
@@ -80,6 +81,7 @@ end $$;
 \ir internal/enqueue.sql
 \ir internal/audit.sql
 \ir internal/filter.sql
+\ir internal/limits.sql
 \ir internal/end_run.sql
 \ir internal/end_waiting.sql
 \ir internal/admit.sql
@@ -122,6 +124,7 @@ end $$;
 \ir views/order_violations.sql
 \ir views/slot_violations.sql
 \ir views/overrides.sql
+\ir views/shared_limits.sql
 \ir functions/position.sql
 \ir functions/remaining.sql
 \ir functions/explain.sql
@@ -176,6 +179,8 @@ end $$;
 \ir functions/override_policy.sql
 \ir functions/override_pack_policy.sql
 \ir functions/override_default_policy.sql
+\ir functions/set_shared_limit.sql
+\ir functions/drop_shared_limit.sql
 \ir functions/pause.sql
 \ir functions/resume.sql
 \ir functions/finish_execution.sql

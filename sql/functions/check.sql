@@ -55,6 +55,11 @@ begin
   select 'violation', 'orphan', null, format('execution %s waits for a slot in the name of worker %s, which is unknown', e.id, e.owner)
   from pgfifo._executions e where e.owner is not null and not exists (select from pgfifo._workers w where w.id = e.owner)
   union all
+  select 'violation', 'shared limit', s.name, format('its ledger says %s active; the rows say %s', s.active_count, s.rows)
+  from (select s.name, s.active_count, (select count(*) from pgfifo.runs r where r.draws @> array[n.id]) as rows
+        from pgfifo.shared_limits s join pgfifo._shared_limits n on n.name = s.name) s
+  where s.active_count <> s.rows
+  union all
   select 'violation', 'outcome', null, format('execution %s has %s outcomes on record', h.id, count(*))
   from pgfifo.history h group by h.id having count(*) > 1
   union all

@@ -1,5 +1,5 @@
 -- One bounded round of upkeep: at most one a second counts as a tick, by election; the others return at once. Declares
--- lost workers dead and takes back what they held, marks lanes whose limits changed or whose overrides ended, sweeps a slice
+-- lost workers dead and takes back what they held, marks lanes whose limits changed or whose overrides ended, counts what was given back to shared limits, sweeps a slice
 -- of lanes, lets what is long due join its line, removes idle lanes, forgets old requests, makes and drops history
 -- partitions. Waits for no lock longer than 50 ms. Call it about once a second, again at once while "more".
 create or replace function pgfifo.maintain() returns jsonb
@@ -36,6 +36,7 @@ begin
       perform pgfifo._remark(v_action_id);
     end loop;
     select * into v_sweep from pgfifo._sweep(v_tick.swept_to, 1000);
+    perform pgfifo._shared_round(v_now);
     v_admitted := pgfifo._admit_late(v_sweep.o_late, v_rescue.o_taken = 0 and v_sweep.o_removed = 0);
     perform pgfifo._expire_late(v_tick.swept_to, v_sweep.o_to);
     perform pgfifo._forget_requests();

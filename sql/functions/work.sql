@@ -95,12 +95,26 @@ declare
   v_again boolean;
   v_past bigint[];
   v_put_back bigint[];
-  v_special bigint[];
-  v_firsts bigint[];
-  v_pinned bigint[];
   v_quiet bigint[];
+  v_pinned bigint[];
   v_relaxed boolean;
-  v_lane_policy record;
+  -- Lanes with something ahead of the line, the plain ones first; of each, its arrivals up to here, the first ticket among
+  -- them, and what they propose as the bound of those that have yet to join. How many are done.
+  v_special bigint[];
+  v_plain integer;
+  v_special_tops bigint[];
+  v_special_firsts bigint[];
+  v_special_joined timestamptz[];
+  v_done integer;
+  v_upto integer;
+  v_lane record;
+  -- Of a lane that is governed by limits over time or across lanes: what they allow, and what has been started ahead of its line.
+  v_governs boolean[];
+  v_allows integer;
+  v_draws integer[];
+  v_may integer;
+  v_allowed integer[];
+  v_governed_ids bigint[];
   v_ids bigint[];
   v_owned bigint[];
 begin
@@ -158,8 +172,10 @@ begin
     select array_agg(p.action_id), array_agg(p.action), array_agg(coalesce(c.cap, v_limit)), array_agg(p.max_concurrent),
         array_agg(p.ordering = 'strict'), (select i.epoch from pgfifo.installation i),
         exists (select from pgfifo.remarks r where r.action_id = any (v_actions)), bool_or(p.ordering = 'relaxed'),
-        exists (select from pgfifo.policies w where w.max_wait < 'infinity')
-      into v_actions, v_names, v_caps, v_max, v_strict, v_epoch, v_remarked, v_relaxed, v_waits
+        exists (select from pgfifo.policies w where w.max_wait < 'infinity'),
+        array_agg(p.rate_n < 'infinity' or p.spacing > 0 or p.gap > 0
+          or (select exists (select from pgfifo.shared_draws)) and pgfifo._draws(p.action_id) <> '{}')
+      into v_actions, v_names, v_caps, v_max, v_strict, v_epoch, v_remarked, v_relaxed, v_waits, v_governs
     from unnest(v_action_ids, v_limits) c(action_id, cap)
     join pgfifo._action_policies p on p.action_id = c.action_id
     where p.action_id = any (v_actions) and p.paused_at is null and coalesce(c.cap, v_limit) > 0;
@@ -307,6 +323,9 @@ begin
 
     v_tops := null;
     v_joined_from := null;
+    v_allowed := null;
+    v_special := '{}';
+    v_plain := 0;
     v_again := false;
     v_quiet := '{}';
     if v_relaxed then
@@ -315,7 +334,6 @@ begin
       v_xmin := pg_snapshot_xmin(pg_current_snapshot());
     end if;
     loop
-      v_special := '{}';
       v_pinned := '{}';
       v_put_back := '{}';
       v_past := '{}';
@@ -338,7 +356,7 @@ begin
         with state as materialized (
           select t.n as turn, t.lane_id, l.nth, l.group_text, a.max, a.is_strict, lp.paused_at is null as goes_on,
             g.row, g.version, g.starts, g.held + g.yielded as off, g.held_from, g.returned, g.consumed, f.n as folded, f.delayed as folded_delayed,
-            t.joined_from, f.top, f.rows, f.gone, p.is_pinned, p.is_special,
+            t.joined_from, t.allowed, f.top, f.rows, f.gone, p.is_pinned, p.is_special, p.governs,
             case when lp.paused_at is not null then 0 else greatest(0, a.max - g.running - g.held) end as free,
             -- For who moves his lane on: as many as stand before the first that nobody owns; if there is none, all.
             case when p_lane_id is not null then coalesce(
@@ -347,13 +365,13 @@ begin
                       where e.lane_id = t.lane_id and e.ticket > g.consumed
                       order by e.lane_id, e.ticket limit greatest(0, a.max - g.running - g.held)) o where o.owner is null), a.max + 1)
                  else coalesce(t.quota, v_share + (t.n <= v_rest)::integer) end as quota
-          from unnest(v_locked, v_locked_versions, v_announces, v_tops, v_joined_from, v_quotas) with ordinality
-            t(lane_id, version, announces, top, joined_from, quota, n)
+          from unnest(v_locked, v_locked_versions, v_announces, v_tops, v_joined_from, v_allowed, v_quotas) with ordinality
+            t(lane_id, version, announces, top, joined_from, allowed, quota, n)
           cross join lateral (select array_position(v_actions, l.action_id) as nth, l.group_text from pgfifo.lanes l where l.id = t.lane_id offset 0) l
           left join lateral (
-            select p.max_concurrent, p.paused_at from pgfifo._lane_policies p
-            where (select exists (select from pgfifo.policies q where q.scope = 'lane') or exists (select from pgfifo._overrides))
-              and p.lane_id = t.lane_id offset 0) lp on true
+            select p.max_concurrent, p.paused_at, p.rate_n < 'infinity' or p.spacing > 0 or p.gap > 0 as governs from pgfifo._lane_policies p
+            where (select exists (select from pgfifo.policies p where p.scope = 'lane') or exists (select from pgfifo._overrides)) and p.lane_id = t.lane_id
+            offset 0) lp on true
           cross join lateral (select coalesce(lp.max_concurrent, v_max[l.nth]) as max, v_strict[l.nth] as is_strict) a
           cross join lateral (
             select g.ctid as row, g.version, g.running, g.held, g.yielded, g.held_from, g.returned, g.delayed, g.delayed_from, g.consumed, g.starts, g.mark_floor,
@@ -371,7 +389,8 @@ begin
                   order by a.lane_id, a.id limit 1000) a) f
           cross join lateral (
             select coalesce(g.pending_xid > v_xmin and v_last - g.mark_floor > 500, false) as is_pinned,
-              not v_again and (g.held > 0 or g.returned > 0 or g.yielded > 0 and g.held_from <= v_now
+              v_governs[l.nth] or coalesce(lp.governs, false) as governs,
+              not v_again and (v_governs[l.nth] or coalesce(lp.governs, false) or g.held > 0 or g.returned > 0 or g.yielded > 0 and g.held_from <= v_now
                 or coalesce(f.first_ticket <= g.consumed, false) or f.delayed_from is not null
                 or (g.delayed > 0 or f.delayed > 0) and exists (
                   select from pgfifo._executions e
@@ -385,7 +404,7 @@ begin
           from state s
           cross join lateral (
             select e.id, e.ticket, e.past, e.owner, e.ctid as content from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
-            order by e.lane_id, e.ticket limit case when s.is_special or s.returned > 0 then 0 else least(s.free, s.quota) end) e
+            order by e.lane_id, e.ticket limit case when s.is_special or s.returned > 0 then 0 else least(s.free, s.quota, s.allowed) end) e
           window w as (partition by s.turn order by e.ticket rows between unbounded preceding and unbounded following)),
         started as (
           insert into pgfifo.runs (id, lane_id, ticket, state, attempt, worker_id, call_no, start_no, start_limit, is_strict, version, started_at)
@@ -423,22 +442,23 @@ begin
         cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at, e.run_at from pgfifo._executions e where e.ctid = p.content and e.id = p.id) e
         union all
         -- A lane gets its mark back when it may have more waiting and a slot left; a full one gets it from its next finish.
-        select case when s.is_pinned and s.is_special then 'pinned' when s.is_special then 'special' else 'again' end,
-          null, null, null, null, null, null, null, null, null, null, s.lane_id, null, null, null
+        select case when s.governs and s.is_special then 'governed' when s.is_special then 'special' else 'again' end,
+          null, null, null, null, null, null, null, null, null, null, s.lane_id, null, case when s.is_pinned then 'pinned' end, null
         from state s
-        where s.is_special or s.rows >= 1000 or s.returned > 0 and s.free > 0
+        where s.is_special or s.rows >= 1000 or s.allowed is null and (
+          s.returned > 0 and s.free > 0
           or (s.free > 1 or s.quota < 1) and (select count(*) < s.free and count(*) >= s.quota from picked p where p.turn = s.turn)
           -- A held one has its slot; if it is due and was not started, this call's limit is used up. Yielded ones that are
           -- due still were too many for one call.
           -- Lane by lane: without the offset the planner hashes what is held in all lanes, dead entries included.
           or s.off > 0 and exists (
             select from pgfifo.runs r where r.lane_id = s.lane_id and r.state in ('held', 'yielded') and (r.state = 'yielded' or s.goes_on)
-              and r.due_at >= s.held_from and r.due_at <= v_now offset 0)
+              and r.due_at >= s.held_from and r.due_at <= v_now offset 0))
       loop
         if v_row.kind = 'start' then
           return next v_row;
           v_left := v_left - 1;
-          if p_limits is not null then
+          if p_limits is not null or v_allowed is not null then
             v_ids := v_ids || v_row.id;
           end if;
         elsif v_row.kind = 'owned' then
@@ -448,8 +468,10 @@ begin
         elsif v_row.kind = 'again' then
           v_put_back := v_put_back || v_row.lane_id;
         else
-          v_special := v_special || v_row.lane_id;
-          if v_row.kind = 'pinned' then
+          -- Those that are governed by limits of another kind come after the others, and one by one.
+          v_special := case when v_row.kind = 'governed' then v_special || v_row.lane_id else v_row.lane_id || v_special end;
+          v_plain := v_plain + (v_row.kind = 'special')::integer;
+          if v_row.status = 'pinned' then
             v_pinned := v_pinned || v_row.lane_id;
           end if;
         end if;
@@ -475,35 +497,57 @@ begin
       if p_limits is not null and v_ids <> '{}' then
         v_caps := pgfifo._less(v_actions, v_caps, v_ids);
       end if;
-      exit when v_special = '{}';
-
-      -- What comes before the line, lane by lane: there are few.
-      if v_pinned <> '{}' then
-        -- A relaxed lane's floor waits for a writer that may have nothing to do with it. If no enqueue of the lane is in
-        -- flight now (who has its enqueue lock alone, knows), then all that has been drawn for it is visible to what follows.
-        v_quiet := array(select l.lane_id from unnest(v_pinned) l(lane_id)
-          where pg_try_advisory_xact_lock('pgfifo._executions'::regclass::oid::integer, pgfifo._key(l.lane_id)));
-        v_last := pgfifo._last_mark();
+      if v_allowed is not null then
+        perform pgfifo._settle(v_locked[1], v_governed_ids || v_ids || v_owned, v_draws, v_lane.max, v_lane.paused, v_now);
       end if;
-      -- Late ones are put ahead of the line before their arrival is folded; so only what is seen here is folded then.
-      select array_agg(coalesce(f.top, 0) order by l.n), array_agg(f.first_ticket order by l.n), array_agg(f.delayed_from order by l.n)
-        into v_tops, v_firsts, v_joined_from
-      from unnest(v_special) with ordinality l(lane_id, n)
-      cross join lateral (select g.mark_floor from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g
-      cross join lateral (
-        select max(a.id) as top, min(a.first_ticket) as first_ticket, max(a.delayed_from) as delayed_from
-        from (select a.id, a.first_ticket, a.delayed_from from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor
-              order by a.lane_id, a.id limit 1000) a) f;
-      -- What is due to join the line gets its tickets now, and the lane another mark, which this claim comes to yet.
-      v_joined_from := pgfifo._join_due(v_special, v_special, v_joined_from);
-      for v_nth in 1 .. cardinality(v_special) loop
-        select coalesce(lp.max_concurrent, a.max) as max, a.is_strict, lp.paused_at is not null as paused, a.cap into strict v_lane_policy
+
+      if not v_again then
+        exit when v_special = '{}';
+        v_again := true;
+        -- What comes before the line, lane by lane: there are few.
+        if v_pinned <> '{}' then
+          -- A relaxed lane's floor waits for a writer that may have nothing to do with it. If no enqueue of the lane is in
+          -- flight now (who has its enqueue lock alone, knows), then all that has been drawn for it is visible to what follows.
+          v_quiet := array(select l.lane_id from unnest(v_pinned) l(lane_id)
+            where pg_try_advisory_xact_lock('pgfifo._executions'::regclass::oid::integer, pgfifo._key(l.lane_id)));
+          v_last := pgfifo._last_mark();
+        end if;
+        -- Late ones are put ahead of the line before their arrival is folded; so only what is seen here is folded then.
+        select array_agg(coalesce(f.top, 0) order by l.n), array_agg(f.first_ticket order by l.n), array_agg(f.delayed_from order by l.n)
+          into v_special_tops, v_special_firsts, v_special_joined
+        from unnest(v_special) with ordinality l(lane_id, n)
+        cross join lateral (select g.mark_floor from pgfifo.ledger g where g.lane_id = l.lane_id order by g.lane_id desc, g.version desc limit 1) g
+        cross join lateral (
+          select max(a.id) as top, min(a.first_ticket) as first_ticket, max(a.delayed_from) as delayed_from
+          from (select a.id, a.first_ticket, a.delayed_from from pgfifo.arrivals a where a.lane_id = l.lane_id and a.id > g.mark_floor
+                order by a.lane_id, a.id limit 1000) a) f;
+        -- What is due to join the line gets its tickets now, and the lane another mark, which this claim comes to yet.
+        v_special_joined := pgfifo._join_due(v_special, v_special, v_special_joined);
+        v_done := 0;
+      end if;
+      -- The plain ones together, then each of the others by itself: what one has taken is seen by the next.
+      exit when v_done >= cardinality(v_special);
+      v_upto := greatest(v_plain, v_done + 1);
+      v_allowed := null;
+      for v_nth in v_done + 1 .. v_upto loop
+        select coalesce(lp.max_concurrent, a.max) as max, a.is_strict, lp.paused_at is not null as paused, a.cap, l.action_id into strict v_lane
         from pgfifo.lanes l
         join unnest(v_actions, v_max, v_strict, v_caps) a(action_id, max, is_strict, cap) on a.action_id = l.action_id
         left join pgfifo._lane_policies lp on lp.lane_id = l.id
         where l.id = v_special[v_nth];
-        v_ids := pgfifo._claim_returned(v_special[v_nth], least(v_left, v_lane_policy.cap), p_worker, p_call, v_lane_policy.max,
-          v_lane_policy.is_strict, v_lane_policy.paused, v_firsts[v_nth], p_lane_id is not null);
+        v_may := least(v_left, v_lane.cap);
+        if v_nth > v_plain then
+          -- No number: the lane's own policy takes away what governs its action. Then only the limit of this call counts.
+          select coalesce(a.o_n, 1000000), a.o_limits into v_allows, v_draws
+          from pgfifo._allowance(v_special[v_nth], v_now, pgfifo._draws(v_lane.action_id), v_drawn) a;
+          v_may := least(v_may, v_allows);
+        end if;
+        v_ids := pgfifo._claim_returned(v_special[v_nth], v_may, p_worker, p_call, v_lane.max, v_lane.is_strict, v_lane.paused, v_special_firsts[v_nth],
+          p_lane_id is not null);
+        if v_nth > v_plain then
+          v_allowed := array[v_allows - cardinality(v_ids)];
+          v_governed_ids := v_ids;
+        end if;
         if v_ids <> '{}' then
           return query select * from pgfifo._start_rows(v_ids);
           v_left := v_left - cardinality(v_ids);
@@ -512,10 +556,12 @@ begin
           end if;
         end if;
       end loop;
-      v_locked := v_special;
-      v_locked_versions := array_fill(0::bigint, array[cardinality(v_special)]);
-      v_announces := array_fill(true, array[cardinality(v_special)]);
-      v_again := true;
+      v_locked := v_special[v_done + 1 : v_upto];
+      v_tops := v_special_tops[v_done + 1 : v_upto];
+      v_joined_from := v_special_joined[v_done + 1 : v_upto];
+      v_locked_versions := array_fill(0::bigint, array[v_upto - v_done]);
+      v_announces := array_fill(true, array[v_upto - v_done]);
+      v_done := v_upto;
     end loop;
     exit when v_locks >= 64 or v_budget >= 64;
   end loop;

@@ -45,6 +45,9 @@ begin
     p_lost := false;
     p_reason := null;
   end if;
+  if p_run.draws is not null then
+    perform pgfifo._give_back(p_run);
+  end if;
   delete from pgfifo.runs r where r.id = p_run.id and r.attempt = p_run.attempt and r.state = p_run.state;
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s changed under its lane''s lock', p_run.id);

@@ -50,14 +50,14 @@ begin
       c.requested_at, c.reason
     from items i
     cross join lateral (
-      select r.ctid as run, r.lane_id, r.attempt, r.worker_id, r.state, r.version from pgfifo.runs r where r.id = i.id offset 0) r
+      select r.ctid as run, r.lane_id, r.attempt, r.worker_id, r.state, r.version, r.draws from pgfifo.runs r where r.id = i.id offset 0) r
     cross join lateral (select e.ctid as content from pgfifo._executions e where e.id = i.id offset 0) e
     cross join lateral (select l.action_id, l.group_text from pgfifo.lanes l where l.id = r.lane_id offset 0) l
     cross join lateral (
       select g.ctid as row, g.version, g.starts, g.waiting from pgfifo.ledger g
       where g.lane_id = r.lane_id and g.version >= r.version order by g.lane_id desc, g.version desc limit 1) g
     left join lateral (select c.requested_at, c.reason from pgfifo.cancellations c where c.id = i.id offset 0) c on true
-    where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.lane_id = any (v_locked)),
+    where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.draws is null and r.lane_id = any (v_locked)),
   runs_gone as (
     delete from pgfifo.runs r where r.ctid = any (array(select w.run from ended w)) returning 1),
   content_gone as (

@@ -32,6 +32,9 @@ declare
   v_due timestamptz;
   v_ledger pgfifo.ledger;
 begin
+  if p_run.draws is not null then
+    perform pgfifo._give_back(p_run);
+  end if;
   if p_outcome = 'succeeded' or p_run.completed then
     perform pgfifo._end_run(p_run, 'succeeded', p_result, null, p_result_error);
     return 'succeeded';

@@ -49,7 +49,8 @@ begin
   select min(m.id) into v_first from pgfifo.marks m where m.action_id = p_action_id and m.id > v_scan.hot_mark;
   v_next.hot_mark := greatest(v_scan.hot_mark, least(v_scan.seen_mark, v_first - 1));
   select min(t.due_at) into v_first_at from pgfifo.timers t where t.action_id = p_action_id and t.due_at >= v_scan.hot_timer;
-  v_next.hot_timer := greatest(v_scan.hot_timer, least(v_scan.seen_at, v_first_at));
+  -- Never later than now: when the clock was set back, what becomes due from now on lies before where it was.
+  v_next.hot_timer := least(p_now, greatest(v_scan.hot_timer, least(v_scan.seen_at, v_first_at)));
   v_full := v_scan.full_at <= p_now or v_scan.full_at > p_now + interval '1 hour';
   if v_full then
     o_mark := v_scan.safe_mark;
@@ -60,6 +61,7 @@ begin
       select min(t.due_at) into v_first_at from pgfifo.timers t where t.action_id = p_action_id and t.due_at >= v_scan.safe_timer;
       v_next.safe_timer := greatest(v_scan.safe_timer, least(v_scan.pending_at, v_first_at));
     end if;
+    v_next.safe_timer := least(p_now, v_next.safe_timer);
     if p_drawn is not null and (v_scan.pending_xid is null or v_scan.pending_xid <= v_xmin) then
       v_next.pending_mark := p_drawn;
       v_next.pending_at := p_now;

@@ -55,6 +55,8 @@ begin
         cross join lateral (select c.safe_timer from pgfifo.scans c where c.action_id = a.action_id order by c.action_id desc, c.version desc limit 1) c
         join pgfifo.timers t on t.action_id = a.action_id and t.due_at >= c.safe_timer
         where t.lane_id = s.id)
+      -- Nor is a lane that a shared limit keeps waiting.
+      and not exists (select from pgfifo.shared_waits w where w.lane_id = s.id)
       and not exists (select from pgfifo.remarks r where r.action_id = s.action_id)
       and not exists (select from pgfifo._overrides o where o.until <= v_now)),
   marked as (
@@ -71,6 +73,7 @@ begin
       and extract(epoch from v_now - g.changed_at) > p.lane_retention
       and not exists (select from pgfifo.arrivals a where a.lane_id = l.id)
       and not exists (select from pgfifo._overrides o where o.target = 'lane:' || l.id::text)
+      and not exists (select from pgfifo.paces x where x.lane_id = l.id and x.keep_until > v_now)
     -- Two locks each, in a lock table that is the whole cluster's: the rest is for another time.
     order by pgfifo._key(l.id) limit greatest(1, pgfifo.max_batch_lanes() / 2)
   loop
@@ -98,6 +101,7 @@ begin
     or exists (select from pgfifo._executions e where e.lane_id = p_lane_id)
     or exists (select from pgfifo.policies p where p.scope = 'lane' and p.lane_id = p_lane_id)
     or exists (select from pgfifo._overrides o where o.target = 'lane:' || p_lane_id::text)
+    or exists (select from pgfifo.paces p where p.lane_id = p_lane_id and p.keep_until > pgfifo._now())
   then
     return 0;
   end if;
@@ -111,6 +115,7 @@ begin
     return 0;
   end if;
   delete from pgfifo.ledger g where g.lane_id = p_lane_id;
+  delete from pgfifo.paces p where p.lane_id = p_lane_id;
   update pgfifo.actions a set past_succeeded = a.past_succeeded + v_ledger.succeeded, past_failed = a.past_failed + v_ledger.failed,
     past_cancelled = a.past_cancelled + v_ledger.cancelled, past_expired = a.past_expired + v_ledger.expired
   where a.id = p_action_id;

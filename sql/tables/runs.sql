@@ -21,6 +21,8 @@ create table if not exists pgfifo.runs (
   version bigint,
   is_strict boolean not null,
   started_at timestamptz,
+  -- The shared limits that this attempt draws from, empty where its lane only keeps a gap; null: neither.
+  draws integer[],
   -- When a held or yielded one may start again.
   due_at timestamptz,
   -- How the attempt that is being held ended; it joins `attempts` when the next one starts.
