@@ -28,6 +28,7 @@ begin
   perform pgfifo._wake(a.id, a.name) from pgfifo.actions a where v_id = any (pgfifo._draws(a.id));
   delete from pgfifo.shared_returns r where r.limit_id = v_id;
   delete from pgfifo.shared_ledger g where g.limit_id = v_id;
+  delete from pgfifo.shared_draws d where d.limit_id = v_id;
   delete from pgfifo._shared_limits s where s.id = v_id;
   perform pgfifo._audit('drop_shared_limit', null, null, jsonb_build_object('name', p_name, 'from', v_old));
 end $$;

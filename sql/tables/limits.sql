@@ -30,7 +30,7 @@ comment on table pgfifo._shared_limits is 'Named limits that several actions dra
 
 -- Who draws: an action, all actions of a pack (those to come too), or everything.
 create table if not exists pgfifo.shared_draws (
-  limit_id integer not null references pgfifo._shared_limits on delete cascade,
+  limit_id integer not null,
   scope text not null check (scope in ('action', 'pack', 'everything')),
   action_id integer,
   pack text,
