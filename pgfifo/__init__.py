@@ -68,9 +68,11 @@ from pgfifo.models import (
     PolicyValue,
     Position,
     SchemaInfo,
+    SharedLimit,
+    SharedLimitChange,
     WorkerInfo,
 )
-from pgfifo.policies import Policy
+from pgfifo.policies import Policy, SharedLimitValues
 from pgfifo.worker import Worker
 
 __version__ = "0.1.0"
@@ -124,6 +126,9 @@ __all__ = [
     "SchemaInfo",
     "SchemaMismatch",
     "SchemaMissing",
+    "SharedLimit",
+    "SharedLimitChange",
+    "SharedLimitValues",
     "SlotLost",
     "SlotTimeout",
     "SnapshotTooOld",

@@ -35,6 +35,7 @@ CHECKS: dict[str, Check] = {
     "after": _given.number,
     "action": _NAME,
     "pack": _NAME,
+    "name": functools.partial(_given.text, hint='Give a name, such as "billing-api".'),
     "outcome": _given.text,
     "reason": _given.text,
     "what": _given.text,

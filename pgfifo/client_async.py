@@ -42,11 +42,13 @@ from pgfifo.models import (
     PolicyValue,
     Position,
     SchemaInfo,
+    SharedLimit,
+    SharedLimitChange,
     State,
     WorkerInfo,
     select,
 )
-from pgfifo.policies import Policy, checked
+from pgfifo.policies import Policy, SharedLimitValues, checked, checked_limit
 from pgfifo.waiting_async import EXPLAIN, AsyncWaiting
 
 _EXECUTIONS = "pgfifo.executions"
@@ -1040,6 +1042,53 @@ class AsyncClient(AsyncWaiting):
             PolicyChange,
             connection=connection,
         )
+
+    async def set_shared_limit(
+        self, name: str, *, connection: object = None, **values: Unpack[SharedLimitValues]
+    ) -> list[SharedLimitChange]:
+        """Set a limit that several actions draw from: slots, a rate, or both, over all their lanes.
+
+        An execution starts when its lane and every shared limit that its action draws from allow it.
+
+        Args:
+            name: The limit; a new name creates it.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+            **values: Attributes of `SharedLimitValues`. One that is left out stays as it is; None takes a
+                number away; a list replaces the one before.
+
+        Returns:
+            What was and what is now, for each attribute that was given.
+
+        Raises:
+            InvalidValue: An attribute does not exist, or cannot have this value; or nothing would be limited.
+            UnknownAction: One of ``actions`` does not exist; the hint names the nearest.
+            Busy: The change has to wait for somebody's open transaction.
+        """
+        return await self._rows(
+            select(SharedLimitChange, "pgfifo.set_shared_limit(%s::text, %s::jsonb)"),
+            (name, dumps(checked_limit(values), "shared limit")),
+            SharedLimitChange,
+            connection=connection,
+        )
+
+    async def drop_shared_limit(self, name: str, *, connection: object = None) -> None:
+        """Take a shared limit away; what waited for it goes on.
+
+        Args:
+            name: The limit.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+
+        Raises:
+            InvalidValue: There is no such limit; the hint names those that there are.
+            Busy: The change has to wait for somebody's open transaction.
+        """
+        await self._rows(
+            "select pgfifo.drop_shared_limit(%s::text)", (name,), _nothing, connection=connection
+        )
+
+    async def shared_limits(self) -> list[SharedLimit]:
+        """Return the limits that several actions draw from, and how much of them is taken."""
+        return await self._rows(select(SharedLimit, "pgfifo.shared_limits order by name"), (), SharedLimit)
 
     async def export_policies(self) -> dict[str, Any]:
         """Return what operators have set, scope by scope, in the form that `apply_policies` takes.

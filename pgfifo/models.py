@@ -393,6 +393,52 @@ class PolicyDifference:
 
 
 @dataclass(frozen=True, slots=True)
+class SharedLimit:
+    """A limit that several actions draw from, and how much of it is taken.
+
+    Attributes:
+        name: Its name.
+        max_concurrent: How many that draw from it may be active at once; None any number.
+        rate: How many of them may start per time, such as ``100/s``; None any number.
+        burst: How many of them may start at once after a quiet time; None the number in ``rate``.
+        active_count: How many are active that drew from it.
+        waiting_lanes: How many lanes it keeps waiting.
+        next_start_at: When the rate allows the next start; None if it does now.
+        actions: The actions that draw from it by name.
+        packs: The packs whose actions draw from it.
+        everything: Whether every action draws from it.
+        changed_at: When it was last changed.
+    """
+
+    name: str
+    max_concurrent: int | None
+    rate: str | None
+    burst: int | None
+    active_count: int
+    waiting_lanes: int
+    next_start_at: datetime | None
+    actions: list[str]
+    packs: list[str]
+    everything: bool
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class SharedLimitChange:
+    """One attribute that `set_shared_limit` looked at.
+
+    Attributes:
+        attribute: Its name.
+        old: Its value before; None is no number, or that the limit is new.
+        new: Its value now; None is no number.
+    """
+
+    attribute: str
+    old: Any
+    new: Any
+
+
+@dataclass(frozen=True, slots=True)
 class AuditEntry:
     """What somebody did to how the queue runs.
 

@@ -12,7 +12,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Literal, TypedDict
 
-from pgfifo._given import brief
+from pgfifo._given import brief, texts
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import InvalidValue
 
@@ -92,6 +92,23 @@ class Policy(TypedDict, total=False):
     """For everything only: an enqueue to an unknown action is refused. Defaults to False: it creates it."""
 
 
+class SharedLimitValues(TypedDict, total=False):
+    """What a shared limit says. What is left out keeps its value; a number that is None is taken away."""
+
+    max_concurrent: int | None
+    """How many executions that draw from it are active at once."""
+    rate: str | None
+    """How many of them start per time: ``100/s``, ``10/min``, ``5/2h``."""
+    burst: int | None
+    """How many of them may start at once after a quiet time. Defaults to the number in ``rate``."""
+    actions: Sequence[str]
+    """Actions that draw from it, by name; the list replaces the one before."""
+    packs: Sequence[str]
+    """Packs whose actions draw from it, those that are yet to come too; the list replaces the one before."""
+    everything: bool
+    """Whether every action draws from it."""
+
+
 DURATIONS = frozenset(
     (
         "spacing",
@@ -127,7 +144,7 @@ def checked(values: Mapping[str, object], scope: Scope = "an action") -> dict[st
     for name, value in values.items():
         check = _CHECKS.get(name)
         if check is None:
-            raise _unknown(name)
+            raise _unknown(name, "a policy", _CHECKS)
         if _BELONGS_TO.get(name, scope) != scope:
             raise InvalidValue(
                 f"{name} belongs to {_BELONGS_TO[name]}, not to {scope}",
@@ -138,12 +155,28 @@ def checked(values: Mapping[str, object], scope: Scope = "an action") -> dict[st
     return result
 
 
-def _unknown(name: str) -> InvalidValue:
-    near = difflib.get_close_matches(name, _CHECKS, 1)
+def checked_limit(values: Mapping[str, object]) -> dict[str, object]:
+    """Return what a shared limit says in the form that SQL takes.
+
+    Raises:
+        InvalidValue: An attribute does not exist, or cannot have this value; the message names it.
+    """
+    result: dict[str, object] = {}
+    for name, value in values.items():
+        check = _LIMIT_CHECKS.get(name)
+        if check is None:
+            raise _unknown(name, "a shared limit", _LIMIT_CHECKS)
+        taken_away = value is None and name in ("max_concurrent", "rate", "burst")
+        result[name] = None if taken_away else check(name, value)
+    return result
+
+
+def _unknown(name: str, of: str, known: Mapping[str, object]) -> InvalidValue:
+    near = difflib.get_close_matches(name, known, 1)
     return InvalidValue(
-        f"a policy has no attribute {name!r}",
+        f"{of} has no attribute {name!r}",
         detail={"name": name},
-        hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(_CHECKS)}.",
+        hint=f"Did you mean {near[0]!r}?" if near else f"There are: {', '.join(known)}.",
     )
 
 
@@ -217,6 +250,10 @@ _UNITS = {"s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, "w": 604800.0}
 def _rate(name: str, value: object) -> object:
     if value == "unlimited":
         return value
+    return _starts_per_time(name, value, "; or 'unlimited'")
+
+
+def _starts_per_time(name: str, value: object, or_else: str = "") -> object:
     found = _RATE.fullmatch(value) if isinstance(value, str) else None
     if found:
         unit = found[3].lower()
@@ -226,7 +263,7 @@ def _rate(name: str, value: object) -> object:
     raise _wrong(
         name,
         value,
-        f"It is starts per time, as 100/s, 10/min or 5/2h: 1 to {MOST} in 1 ms to a year; or 'unlimited'.",
+        f"It is starts per time, as 100/s, 10/min or 5/2h: 1 to {MOST} in 1 ms to a year{or_else}.",
     )
 
 
@@ -258,6 +295,10 @@ def _paths(name: str, value: object) -> object:
     return paths
 
 
+def _names(name: str, value: object) -> object:
+    return texts(value, name)  # type: ignore[arg-type]  # it refuses what is no list of names
+
+
 _CHECKS: dict[str, Callable[[str, object], object]] = {
     "group_by": _paths,
     "max_concurrent": _count(MOST),
@@ -285,4 +326,13 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "lane_retention": _duration(LONGEST_WAIT, unlimited=True),
     "max_payload": _count(LARGEST_PAYLOAD),
     "declared_actions_only": _yes_or_no,
+}
+
+_LIMIT_CHECKS: dict[str, Callable[[str, object], object]] = {
+    "max_concurrent": _count(MOST),
+    "rate": _starts_per_time,
+    "burst": _count(MOST),
+    "actions": _names,
+    "packs": _names,
+    "everything": _yes_or_no,
 }

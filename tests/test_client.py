@@ -531,6 +531,56 @@ def test_overrides_win_for_a_time_and_are_listed(fifo: pgfifo.Client, conn: Conn
         fifo.override_policy("core.deploy", lasting="soon", max_concurrent=5)
 
 
+def test_shared_limits_are_set_listed_and_dropped(fifo: pgfifo.Client) -> None:
+    fifo.set_policy("mail", max_attempts=3)
+    changes = fifo.set_shared_limit(
+        "api", max_concurrent=2, rate="100/s", actions=["mail"], packs=["billing"]
+    )
+    assert [(c.attribute, c.old, c.new) for c in changes] == [
+        ("actions", None, ["mail"]),
+        ("max_concurrent", None, 2),
+        ("packs", None, ["billing"]),
+        ("rate", None, "100/s"),
+    ]
+    [change] = fifo.set_shared_limit("api", rate=None)
+    assert (change.attribute, change.old, change.new) == ("rate", "100/s", None)
+    fifo.set_shared_limit("b", rate="5/min", burst=1, everything=True)
+    api, other = fifo.shared_limits()
+    assert (api.name, api.max_concurrent, api.rate, api.burst) == ("api", 2, None, None)
+    assert (api.actions, api.packs, api.everything) == (["mail"], ["billing"], False)
+    assert (api.active_count, api.waiting_lanes, api.next_start_at) == (0, 0, None)
+    assert (other.rate, other.burst, other.everything) == ("5/min", 1, True)
+    fifo.drop_shared_limit("api")
+    assert [limit.name for limit in fifo.shared_limits()] == ["b"]
+    with pytest.raises(pgfifo.InvalidValue, match="no shared limit 'api'") as error:
+        fifo.drop_shared_limit("api")
+    assert error.value.hint == "There are: b."
+    with pytest.raises(pgfifo.InvalidValue, match="would limit nothing"):
+        fifo.set_shared_limit("b", rate=None)
+    with pytest.raises(pgfifo.UnknownAction, match="meil"):
+        fifo.set_shared_limit("b", actions=["meil"])
+
+
+@pytest.mark.parametrize(
+    ("values", "said"),
+    [
+        ({"max_concurent": 5}, "Did you mean 'max_concurrent'"),
+        ({"max_concurrent": 0}, "max_concurrent cannot be 0"),
+        ({"rate": "unlimited"}, "rate cannot be 'unlimited'"),
+        ({"rate": "5/0s"}, "rate cannot be '5/0s'"),
+        ({"actions": "mail"}, "actions is no list of texts: 'mail'"),
+        ({"actions": None}, "actions is no list of texts: None"),
+        ({"everything": 1}, "everything cannot be 1"),
+    ],
+)
+def test_what_a_shared_limit_cannot_be_is_said(
+    fifo: pgfifo.Client, values: dict[str, Any], said: str
+) -> None:
+    with pytest.raises(pgfifo.InvalidValue) as error:
+        fifo.set_shared_limit("api", **values)
+    assert said in f"{error.value.message} {error.value.hint}"
+
+
 def test_policies_are_exported_and_applied(fifo: pgfifo.Client, conn: Connection) -> None:
     document = {
         "everything": {"max_attempts": 3},

@@ -69,6 +69,7 @@ def good(fifo: pgfifo.Client) -> dict[str, Any]:
         "attempt": 1,
         "outcome": "succeeded",
         "pack": "core",
+        "name": "api",
         "source": "events.jsonl",
         "fingerprint": "1:abc",
         "number": fifo.import_start("deploy", "f", "p"),
@@ -98,7 +99,8 @@ def test_no_argument_whatever_it_is_raises_anything_but_an_error_of_pgfifos(
         needed["action"] = "deploy"
         keys += ["action", "group", "state", "tags", "from_id", "to_id", "enqueued_since", "finished_before"]
     if "values" in parameters:
-        keys += list(pgfifo.Policy.__annotations__)
+        values = pgfifo.SharedLimitValues if name == "set_shared_limit" else pgfifo.Policy
+        keys += list(values.__annotations__)
     waits = {"timeout": 0} if "timeout" in parameters else {}
     for key in keys:
         for odd in ODD:

@@ -160,6 +160,14 @@ def operating(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
     assert_type(fifo.overrides(), list[pgfifo.PolicyOverride])
     assert_type(fifo.policy_history("deploy", "prod", scope="lane"), list[pgfifo.PolicyRecord])
     fifo.policy_history(scope="world")  # type: ignore[arg-type]
+    changed = fifo.set_shared_limit(
+        "api", max_concurrent=20, rate="100/s", packs=["billing"], connection=conn
+    )
+    assert_type(changed, list[pgfifo.SharedLimitChange])
+    fifo.set_shared_limit("api", rate=None, actions=("a", "b"), everything=False)
+    fifo.set_shared_limit("api", actions=None)  # type: ignore[arg-type]
+    assert_type(fifo.shared_limits(), list[pgfifo.SharedLimit])
+    fifo.drop_shared_limit("api")
     assert_type(fifo.export_policies(), dict[str, Any])
     assert_type(fifo.apply_policies({}, prune=True, dry_run=True), list[pgfifo.PolicyDifference])
     assert_type(fifo.audit("deploy", what="pause"), list[pgfifo.AuditEntry])
