@@ -570,3 +570,13 @@ def test_order_planted_violation_against_one_that_came_back_is_found(conn: Conne
     # As if the third had been started while the first was back in the line.
     conn.execute("update pgfifo.runs set start_no = 7 - start_no where id in (%s, %s)", [again.id, third.id])
     assert engine.rows("select id, overtaken from pgfifo.order_violations") == [(third.id, again.id)]
+
+
+def test_advice_of_a_claim_says_nothing_of_an_execution(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.enqueue_later("1 h")
+    engine.fill(1)
+    worker = engine.worker()
+    rows = engine.rows("select * from pgfifo.work(%s, '{deploy}', 5)", worker)
+    assert [row[0] for row in rows] == ["start", "more"]
+    assert all(value is None for value in rows[1][1:13]), rows[1]

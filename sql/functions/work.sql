@@ -587,6 +587,7 @@ begin
     end loop;
   end if;
   if v_left > 0 then
+    v_row := null;
     v_row.kind := 'more';
     if v_more and (v_locks >= 64 or v_budget >= 64) then
       v_row.status := 'now';
