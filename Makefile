@@ -27,7 +27,7 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 
-demo: $(VENV)/.embedded ## See it work, on a PostgreSQL that it brings along (SABOTAGE=order|slots|lost: see it fail)
+demo: $(VENV)/.embedded ## See it work, on a PostgreSQL that it brings along (SABOTAGE=order|slots|lost: see it fail, with Error 1)
 	$(BIN)/pgfifo demo $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
 test: lint ## Check the code and run the whole suite against a real server (ARGS="…" for pytest)

@@ -17,6 +17,8 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 
+from pgfifo import _words
+
 logger = logging.getLogger("pgfifo")
 
 SUPERVISED = "PGFIFO_SUPERVISED"
@@ -53,7 +55,8 @@ def supervise(command: Sequence[str], count: int) -> int:
                 status = status or (process.returncode if process.returncode > 0 else 1)
                 logger.error("worker process %d ended with %s", process.pid, _said(process.returncode))
                 if left and not told:
-                    logger.error("stopping the other %d", left)
+                    others = _words.count(left, "other process", "other processes")
+                    logger.error("stopping %s too: whoever supervises this one starts them all again", others)
                     told.append(signal.SIGTERM)
                     _send(processes, signal.SIGTERM)
         finally:
@@ -124,4 +127,8 @@ def _send(processes: list[subprocess.Popen[bytes]], number: int) -> None:
 
 
 def _said(code: int) -> str:
-    return f"exit status {code}" if code > 0 else f"signal {-code}"
+    if code > 0:
+        return f"exit status {code}"
+    with contextlib.suppress(ValueError):
+        return f"signal {-code} ({signal.Signals(-code).name})"
+    return f"signal {-code}"

@@ -546,6 +546,37 @@ def test_list_bad_input_is_2(cli: CommandLine, words: list[str]) -> None:
     assert cli("list", *words).code == 2
 
 
+def test_list_cuts_long_payloads_off_in_the_table_only(cli: CommandLine) -> None:
+    payload = {"text": "x" * 500}
+    cli.ok("enqueue", "x", json.dumps(payload))
+    line = cli.ok("list").out.splitlines()[1]
+    assert line.endswith("xxx…")
+    assert len(line.partition("{")[2]) < 80
+    assert json.loads(cli.ok("list", "--json").out)[0]["payload"] == payload
+    assert "x" * 500 in cli.ok("show", 1).out
+    for text in ("null", '"hello"', "[1, 2]", "7"):
+        cli.ok("enqueue", "x", text)
+        assert cli.ok("list", "--limit", 1).out.splitlines()[1].endswith(f"  {text}")
+
+
+def test_commands_that_are_printed_can_be_run_as_they_are(dsn: str, tmp_path: Path) -> None:
+    """Called by its path, it names that path; where its name will do, its name."""
+    system, here = "/usr/bin:/bin", str(Path(program()).parent)
+    relative = os.path.relpath(program(), tmp_path)
+    for called, path, shown in (
+        (program(), system, program()),
+        (relative, system, relative),
+        (program(), f"{here}:{system}", "pgfifo"),
+        ("pgfifo", f"{here}:{system}", "pgfifo"),
+    ):
+        options: dict[str, Any] = {"cwd": tmp_path, "capture_output": True, "text": True}
+        options |= {"env": os.environ | {"PGFIFO_DSN": dsn, "PATH": path}}
+        said = subprocess.run(["/bin/sh", "-c", f"{called} enqueue x"], check=True, **options)
+        [undo] = [line.removeprefix("Undo: ") for line in said.stderr.splitlines() if "Undo: " in line]
+        assert undo.startswith(f"{shown} cancel ")
+        subprocess.run(["/bin/sh", "-c", undo], check=True, **options)
+
+
 def test_list_of_an_unknown_action_or_lane_is_1(cli: CommandLine) -> None:
     cli.ok("enqueue", "deliver")
     said = cli("list", "delivr")
@@ -1459,10 +1490,12 @@ def test_embedded_start_status_url_stop(cli: CommandLine, home: Path) -> None:
 def test_without_any_database_the_embedded_one_is_used_and_said_so(cli: CommandLine, home: Path) -> None:
     cli.use(None)
     cli.ok("embedded", "start")
+    found = json.loads(cli.ok("embedded", "status", "--json").out)
+    took = f"{found['version']} of {found['binaries']}"
     said = cli.ok("enqueue", "x")
     assert said.out == "1\n"
     assert [line for line in said.err.splitlines() if "embedded PostgreSQL" in line] == [
-        f"Using the embedded PostgreSQL in {home} (no --dsn, PGFIFO_DSN or DATABASE_URL)."
+        f"Using the embedded PostgreSQL {took}, data in {home} (no --dsn, PGFIFO_DSN or DATABASE_URL)."
     ]
     env = {"PGFIFO_HOME": str(home)}
     said = run_program("worker", "--action", "x", "--until-empty", "--processes", 2, "--", "true", env=env)

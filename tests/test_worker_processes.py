@@ -335,7 +335,10 @@ def test_a_process_that_dies_stops_the_others_and_is_told(
     os.kill(pids[0], signal.SIGKILL)
     assert ends(parent) == 1
     assert parent.stderr is not None
-    assert f"worker process {pids[0]} ended with signal 9" in parent.stderr.read()
+    said = parent.stderr.read()
+    assert f"worker process {pids[0]} ended with signal 9 (SIGKILL)" in said
+    assert f"stopping {len(pids) - 1} other process" in said
+    assert "whoever supervises this one starts them all again" in said
     assert not any(alive(pid) for pid in pids)
 
 

@@ -7,7 +7,7 @@ from itertools import islice
 
 import typer
 
-from pgfifo.cli.database import connected
+from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import REFUSED, Refused, explained, usage
 from pgfifo.cli.output import count, did, error, note
 from pgfifo.cli.progress import shown
@@ -73,7 +73,8 @@ class _Cancelled:
             why = [f"{n:,} {answer}" for answer, n in self._counts.items() if answer not in self._first]
             note(f"… {count(self.refused, 'refusal')} in all: {', '.join(why)}.")
         if self._counts["cancelled"]:
-            did(f"Cancelled {self._named('cancelled')}.", "there is none; what it was stays: pgfifo show ID")
+            stays = f"there is none; what it was stays: {command('show', 'ID')}"
+            did(f"Cancelled {self._named('cancelled')}.", stays)
         if self._counts["requested"]:
             asked = self._named("requested")
             note(f"Asked the worker to stop {asked}; what succeeds all the same has succeeded.")

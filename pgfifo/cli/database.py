@@ -1,8 +1,11 @@
 """Which database a command works on, and a client for it."""
 
 import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pgfifo.cli.output import note
@@ -32,8 +35,11 @@ def address(dsn: str | None, *, schema: bool = True, quiet: bool = False) -> Ite
         return
     with embedded.acquire() as server:
         if not quiet:
-            where = f"Using the embedded PostgreSQL in {server.data_dir}"
-            note(f"{where} (no --dsn, PGFIFO_DSN or DATABASE_URL).")
+            what = server.status()
+            note(
+                f"Using the embedded PostgreSQL {what.version} of {what.binaries}, data in {what.data_dir}"
+                " (no --dsn, PGFIFO_DSN or DATABASE_URL)."
+            )
         if schema:
             _install_missing(server.dsn)
         yield Dsn(server.dsn, "default")
@@ -70,8 +76,18 @@ def rows(
 
 
 def command(*words: str) -> str:
-    """Return a command as one would type it."""
-    return shlex.join(["pgfifo", *words])
+    """Return a command as one would type it, with the program's path where its name is not enough."""
+    return shlex.join([*_program(), *words])
+
+
+def _program() -> list[str]:
+    """Return the words that this program can be called with."""
+    given, found = Path(sys.argv[0]), shutil.which("pgfifo")
+    if given.name == "pgfifo" and not (found and given.exists() and given.samefile(found)):
+        return [sys.argv[0]]
+    if given.name == "__main__.py" and given.parent.name == "pgfifo" and not found:
+        return ["python", "-m", "pgfifo"]
+    return ["pgfifo"]
 
 
 def _install_missing(dsn: str) -> None:

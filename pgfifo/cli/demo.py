@@ -6,16 +6,16 @@ from typing import Annotated, Literal
 import typer
 
 from pgfifo.cli.app import app
+from pgfifo.cli.database import command
 from pgfifo.cli.exits import REFUSED, Refused
 from pgfifo.cli.options import SET_UP
 
-_NEXT = """\
-Nothing is left of it: its server and its data are gone. To go on, on a database that stays:
-  pgfifo policy set deliver --group-by customer --max-concurrent 1
-  pgfifo enqueue deliver '{"customer": "acme"}'
-  pgfifo worker --action deliver --until-empty -- cat
-  pgfifo stats
-Without --dsn or PGFIFO_DSN these use an embedded PostgreSQL; see: pgfifo embedded --help"""
+_NEXT = (
+    ("policy", "set", "deliver", "--group-by", "customer", "--max-concurrent", "1"),
+    ("enqueue", "deliver", '{"customer": "acme"}'),
+    ("worker", "--action", "deliver", "--until-empty", "--", "cat"),
+    ("stats",),
+)
 
 
 @app.command(rich_help_panel=SET_UP)
@@ -44,7 +44,13 @@ def demo(
     screen.judge(checks)
     screen.say("")
     if all(check.holds for check in checks):
-        screen.say(f"Everything holds, after {time.monotonic() - begin:.0f} s.\n{_NEXT}")
+        screen.say(f"Everything holds, after {time.monotonic() - begin:.0f} s.")
+        screen.say("Nothing is left of it: its server and its data are gone.")
+        screen.say("To go on, on a database that stays:")
+        for words in _NEXT:
+            screen.say(f"  {command(*words)}")
+        about = command("embedded", "--help")
+        screen.say(f"Without --dsn or PGFIFO_DSN these use an embedded PostgreSQL; see: {about}")
         return
     broken = ", ".join(check.name for check in checks if not check.holds)
     screen.say(

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pgfifo.cli.app import app
+from pgfifo.cli.database import command
 from pgfifo.cli.exits import REFUSED
 from pgfifo.cli.options import SET_UP, AsJson
 from pgfifo.cli.output import did, note, out, print_fields, print_json
@@ -27,8 +28,8 @@ def start() -> None:
     import pgfifo.embedded as server
 
     found = server.start()
-    did(f"The embedded PostgreSQL {found.version} runs on {found.data_dir}.", "pgfifo embedded stop")
-    note("Its address, for other programs: pgfifo embedded url")
+    did(f"The embedded PostgreSQL {found.version} runs on {found.data_dir}.", command("embedded", "stop"))
+    note(f"Its address, for other programs: {command('embedded', 'url')}")
 
 
 @embedded.command()
@@ -37,7 +38,7 @@ def stop() -> None:
     import pgfifo.embedded as server
 
     if server.stop():
-        did("Stopped the embedded PostgreSQL. Its data stays.", "pgfifo embedded start")
+        did("Stopped the embedded PostgreSQL. Its data stays.", command("embedded", "start"))
     else:
         note("Nothing to do: the embedded PostgreSQL is not running.")
 

@@ -34,6 +34,7 @@ from pgfifo.cli.options import (
     json_or_text,
 )
 from pgfifo.cli.output import (
+    as_json,
     count,
     did,
     note,
@@ -49,6 +50,7 @@ if TYPE_CHECKING:
     from pgfifo.filters import Filter
 
 
+_LONGEST = 80
 _LISTED = (
     "id, action, pgfifo.format_group(group_text) as group, state, attempt, enqueued_at, started_at,"
     " finished_at, payload"
@@ -95,7 +97,10 @@ def list_(
     json: AsJson = False,
     dsn: Dsn = None,
 ) -> None:
-    """List executions, the newest first."""
+    """List executions, the newest first.
+
+    In the table, payloads are cut off after 80 characters; --json prints all of them, and so does show.
+    """
     if group and action is None:
         raise usage("--group needs the action whose group it is")
     first, last = range_of(ids)
@@ -159,7 +164,8 @@ def cancel(
     if where:
         _cancel_where(where, reason, dry_run=dry_run, dsn=dsn)
     elif ids is None:
-        raise usage("which executions?", "Give ids, or options such as --action; pgfifo cancel --help.")
+        about = command("cancel", "--help")
+        raise usage("which executions?", f"Give ids, or options such as --action; see: {about}")
     else:
         cancel_ids(ids, reason, dsn)
 
@@ -176,7 +182,7 @@ def _cancel_where(where: "Filter", reason: str | None, *, dry_run: bool, dsn: st
         return
     did(
         f"Cancelled {count(done.cancelled, 'execution')}.",
-        "there is none; what they were stays: pgfifo show ID",
+        f"there is none; what they were stays: {command('show', 'ID')}",
     )
     if done.requested:
         note(
@@ -251,7 +257,7 @@ def finish(
             raise Refused(f"execution {id} has {fifo.execution(id).state} already")
     did(
         f"Finished execution {id}, which was {found.state}: {chosen[0]}.",
-        "there is none; what it was stays: pgfifo show ID",
+        f"there is none; what it was stays: {command('show', 'ID')}",
     )
     if found.state == "running" and (worker := workers.get(found.worker_id or 0)):
         note(f"Worker {worker.name} (pid {worker.pid} on {worker.host}) loses it with its next heartbeat.")
@@ -274,5 +280,7 @@ def _moment(given: object) -> str:
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:
     """Return a row of the list as a table shows it."""
-    payload, finished, started = row.pop("payload"), row.pop("finished_at"), row.pop("started_at")
+    payload, finished, started = as_json(row.pop("payload")), row.pop("finished_at"), row.pop("started_at")
+    if len(payload) > _LONGEST:
+        payload = payload[: _LONGEST - 1] + "…"
     return row | {"last_change": finished or started or row["enqueued_at"], "payload": payload}

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgfifo.cli.app import app
-from pgfifo.cli.database import connected, rows
+from pgfifo.cli.database import command, connected, rows
 from pgfifo.cli.exits import INTERRUPTED, REFUSED
 from pgfifo.cli.options import LOOK, OPERATE, Action, AnyAction, AsJson, Dsn, Id, duration, some_seconds
 from pgfifo.cli.output import (
@@ -172,7 +172,7 @@ def check(
     else:
         print_table(found, "Everything is in order.", wide=["detail"])
     if found:
-        more = " What can be mended has been; look again with: pgfifo check" if repair else ""
+        more = f" What can be mended has been; look again with: {command('check')}" if repair else ""
         note(f"{count(len(found), 'finding')}.{more}")
         raise typer.Exit(REFUSED)
 

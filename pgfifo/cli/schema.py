@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pgfifo.cli.app import app
-from pgfifo.cli.database import connected
+from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import Refused, usage
 from pgfifo.cli.options import SET_UP, Dsn
 from pgfifo.cli.output import count, did, note, out
@@ -34,7 +34,8 @@ def install(
     if before == after:
         note(f"Nothing to do: the schema pgfifo is there, at version {after}.")
     elif before is None:
-        did(f"Installed the schema pgfifo, version {after}.", "pgfifo uninstall, with everything in it")
+        undo = f"{command('uninstall')}, with everything in it"
+        did(f"Installed the schema pgfifo, version {after}.", undo)
     else:
         did(
             f"Upgraded the schema from version {before} to {after}.", "restore a backup; there is no way back"

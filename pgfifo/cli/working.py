@@ -122,8 +122,15 @@ def worker(
     PGFIFO_GROUP in its environment. Exit status 0 is success, 65 failure without another attempt, 75 and all
     others failure. It may say how far it is: echo 40% uploading >&$PGFIFO_PROGRESS_FD
 
+    What a command prints goes to the worker's stdout, all of it and without a label, unless --result takes
+    it; what it says on stderr goes to the worker's stderr, and the end of it is kept when it fails.
+
     SIGTERM and Ctrl-C stop it: it claims nothing more and finishes what runs. A second Ctrl-C ends it at
     once.
+
+    With --processes, no process is started again: when one dies, killed by the kernel for its memory perhaps,
+    the others are stopped as by SIGTERM, and all ends with 1. Have it run by what starts it again, such as
+    systemd with Restart=always, or a container's restart policy.
     """
     from pgfifo.processes import SUPERVISED, follow_parent, supervise
     from pgfifo.worker import Worker

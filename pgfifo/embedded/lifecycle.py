@@ -92,6 +92,10 @@ class Embedded:
         with self._home.control():
             self._home.stop_if_unused()
 
+    def status(self) -> Status:
+        """Tell how the server is: its version, its programs."""
+        return status(self.data_dir)
+
     def __enter__(self) -> "Embedded":
         """Hold the lease for the length of a block."""
         return self
