@@ -242,6 +242,54 @@ def test_a_delayed_one_waits_from_when_it_joins(conn: Connection) -> None:
     engine.assert_promises()
 
 
+def test_an_expired_one_gives_up_its_keys(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.policy(max_wait=60)
+    engine.pause()
+    put = "select id, created from pgfifo.enqueue_one('deploy', %s, %s, {} => %s, p_on_item => 'replace')"
+    dedup, item = put.format("p_dedup_key"), put.format("p_item_key")
+    old = [
+        engine.rows(dedup, Jsonb(1), "a", "k")[0][0],
+        engine.rows(item, Jsonb(1), "b", "k")[0][0],
+    ]
+    assert engine.rows(dedup, Jsonb(2), "c", "k") == [(old[0], False)]
+    assert engine.rows(item, Jsonb(2), "b", "k") == [(old[1], False)]
+    engine.advance("60 s")
+    new = [
+        engine.rows(dedup, Jsonb(3), "c", "k")[0][0],
+        engine.rows(item, Jsonb(3), "b", "k")[0][0],
+    ]
+    assert not set(new) & set(old), "an enqueue was joined to one that had expired"
+    assert written(engine) == old
+    assert [engine.show(id_)["payload"] for id_ in old + new] == [1, 2, 3, 3]
+    engine.resume()
+    assert sorted(engine.drain(engine.worker())) == new
+    engine.assert_promises()
+
+
+def test_a_slot_is_not_kept_from_by_what_has_expired(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.policy(max_wait=60)
+    holder = engine.one("select pgfifo.worker_start('s', 'here', 1, '{}', 1, '1 h', false, 'slot')")
+    enter = "select state from pgfifo.slot_enter(%s, %s, 'deploy')"
+    tried = "select state from pgfifo.slot_enter(%s, %s, 'deploy', p_try => true)"
+    engine.fill(2)
+    assert engine.one(enter, holder, 1) == "waiting"
+    engine.advance("30 s")
+    assert engine.one(enter, holder, 2) == "waiting"
+    assert engine.one(tried, holder, 3) is None
+    second = engine.one("select max(id) from pgfifo._executions")
+    engine.advance("30 s")
+    # Nobody but those who wait for slots is here: they move the lane on.
+    assert engine.one("select state from pgfifo.slot_look(%s, %s)", holder, second - 1) == "expired"
+    assert engine.one("select state from pgfifo.slot_look(%s, %s)", holder, second) == "running"
+    assert engine.one("select pgfifo.finish(%s, 1, 'succeeded')", second) == "succeeded"
+    engine.fill(2)
+    engine.advance("60 s")
+    assert engine.one(tried, holder, 4) == "running"
+    engine.assert_promises()
+
+
 def test_it_cannot_be_overridden_for_a_time(conn: Connection) -> None:
     engine = Engine(conn)
     engine.enqueue()

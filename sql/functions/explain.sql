@@ -162,7 +162,9 @@ begin
            order by r.lane_id, r.ticket limit 5)
           union all
           (select e.id, e.ticket from pgfifo._executions e
-           where e.lane_id = v_lane.lane_id and e.ticket > v_lane.consumed and e.ticket < v_it.ticket order by e.lane_id, e.ticket limit 5)) a
+           where e.lane_id = v_lane.lane_id and e.ticket > v_lane.consumed and e.ticket < v_it.ticket
+             and coalesce(e.joined_at, e.enqueued_at) > coalesce(v_now - pgfifo._max_wait(v_lane.lane_id), '-infinity')
+           order by e.lane_id, e.ticket limit 5)) a
         order by a.ticket limit 5);
       if v_pos > 1 then
         v_reasons := v_reasons || 'ahead'::text;

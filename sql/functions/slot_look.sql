@@ -28,10 +28,12 @@ begin
     cross join lateral (
       select g.running + g.held as active, g.returned, g.consumed from pgfifo.ledger g where g.lane_id = e.lane_id
       order by g.lane_id desc, g.version desc limit 1) g
+    left join pgfifo._max_waits w on w.lane_id = e.lane_id
     where e.id = p_id and g.active < coalesce(lp.max_concurrent, p.max_concurrent)
-      -- In a relaxed lane it may stand before the line.
+      -- In a relaxed lane it may stand before the line; and what has expired may stand before it.
       and (e.ticket <= g.consumed or g.returned = 0 and (
-        select x.owner is not null from pgfifo._executions x where x.lane_id = e.lane_id and x.ticket > g.consumed order by x.lane_id, x.ticket limit 1));
+        select x.owner is not null or coalesce(x.joined_at, x.enqueued_at) <= pgfifo._now() - w.max_wait
+        from pgfifo._executions x where x.lane_id = e.lane_id and x.ticket > g.consumed order by x.lane_id, x.ticket limit 1));
     if found then
       v_after := pgfifo._move_on(p_worker, v_lane_id, interval '50 ms');
       v_row := pgfifo._slot_row(p_worker, p_id, v_after);

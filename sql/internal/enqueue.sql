@@ -104,6 +104,7 @@ begin
   end if;
   if v_due then
     perform pgfifo._admit(v_lane_id, 100, v_exclusive);
+    v_now := pgfifo._now();  -- not before those ahead of it have joined: see _expire
   end if;
   if v_max_length < 'infinity' then
     if v_snapshot then

@@ -191,6 +191,9 @@ begin
         array(select l.lane_id from unnest(v_groups) with ordinality g(grp, n) join unnest(v_lane_groups, v_lanes) l(grp, lane_id) on l.grp = g.grp order by g.n),
         p_item_keys, p_on_item, p_payloads, v_policy.max_payload, v_settled, v_drawn, p_one) s;
     end if;
+    if v_dedups then
+      perform pgfifo._expire_dedups(v_action_id, p_dedup_keys);
+    end if;
     v_ids := case when v_dedups then pgfifo._settle_dedups(v_action_id, p_dedup_keys, v_settled, v_drawn) else v_settled end;
     v_places := pgfifo._places(v_groups, v_ids, v_drawn);
     v_expected := cardinality(array_remove(v_places, null));

@@ -119,6 +119,34 @@ begin
   return v_out;
 end $$;
 
+-- Before dedup keys are looked for: what has one of them and has expired gives it up, so it gets its outcome, under its lane's
+-- slot lock, held to the caller's commit. Rarely there is any.
+create or replace function pgfifo._expire_dedups(p_action_id integer, p_dedup_keys text[]) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_now timestamptz := pgfifo._now();
+  v_ids bigint[];
+  v_lanes bigint[];
+begin
+  if not exists (select from pgfifo.policies p where p.max_wait < 'infinity') then
+    return;
+  end if;
+  select array_agg(e.id), array_agg(distinct e.lane_id) into v_ids, v_lanes
+  from unnest(p_dedup_keys) k(dedup_key)
+  cross join lateral (select e.id, e.lane_id, coalesce(e.joined_at, e.enqueued_at) as joined_at from pgfifo._executions e
+                      where e.dedup_action_id = p_action_id and e.dedup_key = k.dedup_key and e.ticket is not null offset 0) e
+  join pgfifo._max_waits w on w.lane_id = e.lane_id
+  where e.joined_at <= v_now - w.max_wait and not exists (select from pgfifo.runs r where r.id = e.id and (r.state <> 'returned' or r.attempt > 0));
+  if v_ids is null then
+    return;
+  end if;
+  perform pgfifo._require_read_committed('enqueue (what has its dedup_key has expired)');
+  perform pgfifo._lock_lane(l.id, 'enqueue (what has its dedup_key has expired)') from (select l.id from unnest(v_lanes) l(id) order by pgfifo._key(l.id) offset 0) l;
+  perform pgfifo._expire_ids(v_ids, v_lanes);
+end $$;
+
 -- The part of a claim that looks after this, where a policy has a max_wait at all. The caller holds the slot locks of these
 -- lanes since an earlier statement, and wants to start at most so many in each. Returns those in which more has expired than
 -- one claim can do in between: it passes them by, and a timer brings somebody back at once.

@@ -116,6 +116,9 @@ begin
   for v_lane_id in select l.id from unnest(v_found) l(id) order by pgfifo._key(l.id) loop
     perform pgfifo._lock_lane(v_lane_id, 'enqueue (item_key is given)');
   end loop;
+  -- What has expired is no item any more.
+  perform pgfifo._expire_ids(array(select w.id from unnest(p_lanes, p_item_keys) i(lane_id, item_key)
+    cross join lateral pgfifo._waiting_item(i.lane_id, i.item_key) w), v_found);
   o_ids := p_ids;
   o_payloads := p_payloads;
   -- Law 1: only what is read from here on counts.

@@ -6,8 +6,10 @@ as $$
   select (s.id, s.state, s.attempt, case when s.attempt > 0 then i.epoch || '-' || s.id || '-' || s.attempt end, l.group_text, p_look_after, s.error)::pgfifo.slot_row
   from pgfifo.installation i
   cross join (
-    select e.id, e.lane_id, case when r.state = 'running' then 'running' else 'waiting' end as state, coalesce(r.attempt, 0) as attempt, null::text as error
-    from pgfifo._executions e left join pgfifo.runs r on r.id = e.id
+    select e.id, e.lane_id, case when r.state = 'running' then 'running'
+        when r.id is null and coalesce(e.joined_at, e.enqueued_at) <= pgfifo._now() - w.max_wait then 'expired' else 'waiting' end as state,
+      coalesce(r.attempt, 0) as attempt, null::text as error
+    from pgfifo._executions e left join pgfifo.runs r on r.id = e.id left join pgfifo._max_waits w on w.lane_id = e.lane_id
     where e.id = p_id and e.owner = p_worker
     union all
     -- Ended in its holder's name by somebody else, or as it waited.
@@ -99,6 +101,8 @@ as $$
     left join lateral (select lp.max_concurrent, lp.paused_at from pgfifo._lane_policies lp where lp.lane_id = l.id offset 0) lp on true
     cross join lateral (
       select g.running + g.held as active, g.waiting from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
+    left join pgfifo._max_waits w on w.lane_id = l.id
     where a.name = p_action
-      and (g.active >= coalesce(lp.max_concurrent, p.max_concurrent) or g.waiting > 0 or lp.paused_at is not null or p.paused_at is not null))
+      and (g.active >= coalesce(lp.max_concurrent, p.max_concurrent)
+        or g.waiting > case when w.max_wait is null then 0 else pgfifo._count_expired(l.id, pgfifo._now() - w.max_wait) end or lp.paused_at is not null or p.paused_at is not null))
 $$;
