@@ -87,6 +87,7 @@ def load() -> None:
         executions,
         flow,
         later,
+        limit,
         looking,
         policy,
         producing,

@@ -2,6 +2,7 @@
 
 import difflib
 import inspect
+import re
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
@@ -567,6 +568,14 @@ def _below(scope: _Scope, changed: "Sequence[PolicyChange]") -> list[str]:
     if limits & _LIMITS:
         below = f"This is a default for each lane below {scope}"
         said.append(f"{below}, not a cap over all of them together: that is a shared limit.")
+        # What a shared limit can say of it, in the words of its command.
+        also = [c for c in changed if c.attribute in limits & {"max_concurrent", "rate", "burst"}]
+        if {c.attribute for c in also} - {"burst"}:
+            words = [word for c in also for word in _option(c.attribute, c.new)]
+            who = ["--everything"] if scope.pack is None else ["--pack", scope.pack]
+            name = re.sub("[^A-Za-z0-9_.:-]", "-", scope.pack or "everything").lstrip("-.:") or "shared"
+            instead = command("limit", "set", name, *words, *who)
+            said.append(f"For a cap over all of them together: {instead}")
     if "max_action_queue_length" in limits:
         said.append(f"max_action_queue_length is a default for each action below {scope}.")
     if "quota" in limits:
