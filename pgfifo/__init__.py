@@ -73,11 +73,13 @@ from pgfifo.models import (
     WorkerInfo,
 )
 from pgfifo.policies import Policy, SharedLimitValues
+from pgfifo.retrying import Abort, Retry
 from pgfifo.worker import Worker
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "Abort",
     "Action",
     "ActionClosed",
     "ActionStats",
@@ -123,6 +125,7 @@ __all__ = [
     "QueueFull",
     "QuotaExceeded",
     "RateLimit",
+    "Retry",
     "SchemaInfo",
     "SchemaMismatch",
     "SchemaMissing",

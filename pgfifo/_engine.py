@@ -352,7 +352,10 @@ class Engine:
         failed = [
             run
             for run in batch
-            if run.outcome is not None and run.outcome.kind == "failed" and run.key not in answer.refused
+            if run.outcome is not None
+            and run.outcome.kind == "failed"
+            and run.outcome.count
+            and run.key not in answer.refused
         ]
         if failed:
             await self._call_hooks(failed)

@@ -68,7 +68,11 @@ CHECKS: dict[str, Check] = {
 }
 """How arguments are looked at, by their names. None passes where it is an argument's default."""
 
-_OF_METHODS: dict[tuple[str, str], Check] = {("enqueue_many", "headers"): _given.mappings}
+_OF_METHODS: dict[tuple[str, str], Check] = {
+    ("enqueue_many", "headers"): _given.mappings,
+    ("finish", "after"): seconds,
+    ("finish", "count"): _given.flag,
+}
 """Where a name means something else."""
 
 ELSEWHERE = {

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 from pgfifo._around import run_around, run_around_async
 from pgfifo.errors import ExecutionFailed, InvalidPayload
 from pgfifo.groups import lane
-from pgfifo.outcome import CANCELLED, RELEASED, Outcome, failed, raised, succeeded
+from pgfifo.outcome import CANCELLED, RELEASED, Outcome, asked, failed, raised, succeeded
+from pgfifo.retrying import Abort, Retry
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -161,6 +162,8 @@ class Run:
         if isinstance(error, InvalidPayload) and error.id == self.execution.id:
             self.error = error
             return self._told(failed(f"InvalidPayload: {error.message}", retry=False))
+        if isinstance(error, Retry | Abort):
+            return self._asked(error)
         error.__traceback__ = _without_ours(error.__traceback__)
         said = "%s raised after it had called complete" if self.execution.completed else "%s failed"
         logger.error(said, self, exc_info=error, extra=self.ids())
@@ -170,6 +173,15 @@ class Run:
         else:
             error.__traceback__ = None  # it holds the handler's locals
         return outcome
+
+    def _asked(self, error: Retry | Abort) -> Outcome:
+        outcome = asked(error)
+        error.__traceback__ = None  # it holds the handler's locals
+        if not outcome.count:
+            logger.info("%s is put off: %s", self, outcome.error or "not now", extra=self.ids())
+            return outcome
+        self.error = error
+        return self._told(outcome)
 
     def _told(self, outcome: Outcome) -> Outcome:
         self.log_failure(outcome)

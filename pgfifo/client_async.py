@@ -588,6 +588,8 @@ class AsyncClient(AsyncWaiting):
         result: object = None,
         error: str | None = None,
         retry: bool = True,
+        after: Duration | None = None,
+        count: bool = True,
         connection: object = None,
     ) -> str:
         """Finish an active execution, in the name of the worker that has it.
@@ -599,10 +601,13 @@ class AsyncClient(AsyncWaiting):
             result: What it gave, any JSON value.
             error: What went wrong.
             retry: Whether a failed one may be tried again, as its policy says.
+            after: When it is tried again: in so many seconds, or a timedelta, or text (``1m30s``). Defaults
+                to the backoff of its policy.
+            count: Whether it counts as a failure. Without that it is only put off.
             connection: The caller's connection; the end commits or rolls back with its transaction.
 
         Returns:
-            The outcome, or ``held`` when it waits for its next attempt.
+            The outcome; or ``held`` when it waits for its next attempt, ``delayed`` if without its slot.
 
         Raises:
             LeaseLost: This attempt is over, or another has begun; nothing was changed.
@@ -611,8 +616,12 @@ class AsyncClient(AsyncWaiting):
             CommitUnknown: The connection broke before the answer to a failure came.
         """
         return await self._row(
-            "select pgfifo.finish(%s::bigint, %s::integer, %s::text, %s::jsonb, %s::text, %s::boolean)",
-            (id, attempt, outcome, None if result is None else dumps(result, "result"), error, retry),
+            "select pgfifo.finish(%s::bigint, %s::integer, %s::text, %s::jsonb, %s::text, %s::boolean,"
+            " make_interval(secs => %s::float8), %s::boolean)",
+            (
+                *(id, attempt, outcome, None if result is None else dumps(result, "result")),
+                *(error, retry, after, count),
+            ),
             _text,
             connection=connection,
             once=outcome

@@ -129,6 +129,7 @@ class _Stats:
     total_cancelled: int
     total_expired: int
     paused: bool
+    paused_reason: str | None
     closed: bool
 
 
@@ -153,13 +154,16 @@ class ActionStats(_Stats):
         total_cancelled: How many were cancelled.
         total_expired: How many expired.
         paused: Whether the action is paused.
+        paused_reason: Why, as whoever paused it said; of a lane also which execution has failed for good.
         closed: Whether the action takes no enqueues.
         lanes: How many lanes there are.
         slots_total: How many slots they have together.
+        paused_lanes: How many of them are paused; all, if the action is.
     """
 
     lanes: int
     slots_total: int
+    paused_lanes: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -206,7 +210,7 @@ class ExecutionInfo:
         retry_of: The finished execution that it repeats.
         start_no: The number of its last start, counted in its lane.
         lane_id: Its lane's number.
-        due_at: When a held one is tried again.
+        due_at: When a delayed one joins its lane, or a held one is tried again.
         reason: Why it was cancelled, or finished by hand.
         attempts: What is on record of its earlier attempts.
         progress: How far a running one is, from 0 to 1, if its handler says so.

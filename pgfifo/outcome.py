@@ -10,6 +10,7 @@ from typing import Literal
 
 from pgfifo.errors import InvalidValue
 from pgfifo.jsontext import dumps
+from pgfifo.retrying import Abort, Retry
 
 Kind = Literal["succeeded", "failed", "released", "cancelled"]
 
@@ -33,6 +34,8 @@ class Outcome:
         result: The result as JSON text, or None.
         error: What to keep as error text.
         retry: Whether a failed one may be tried again.
+        after: In how many seconds, in place of the policy's backoff.
+        count: Whether it counts as a failure; if not, it is only put off.
         result_error: Why it succeeded and has no result all the same.
     """
 
@@ -41,6 +44,8 @@ class Outcome:
     error: str | None = None
     retry: bool = True
     result_error: str | None = None
+    after: float | None = None
+    count: bool = True
 
     def as_json(self, execution_id: int, attempt: int) -> str:
         """Return it as an item of the JSON array that SQL's ``work`` takes as ``p_finished``."""
@@ -51,6 +56,10 @@ class Outcome:
             text += f',"error":{_encode(self.error)}'
         if not self.retry:
             text += ',"retry":false'
+        if self.after is not None:
+            text += f',"after":{self.after!r}'
+        if not self.count:
+            text += ',"count":false'
         if self.result_error is not None:
             text += f',"result_error":{_encode(self.result_error)}'
         return text + "}"
@@ -91,6 +100,19 @@ def raised(error: BaseException) -> Outcome:
     message = storable("".join(traceback.format_exception_only(error)).strip(), _MESSAGE_LIMIT)
     lines = storable("".join(traceback.format_exception(error)).strip(), None)
     return Outcome("failed", error=f"{message}\n\n{tail(lines, ERROR_LIMIT - _MESSAGE_LIMIT - 8)}")
+
+
+def asked(error: Retry | Abort) -> Outcome:
+    """Return the outcome of a handler that raised one of these, with the traceback of what was behind it."""
+    said = [error.reason] if error.reason else []
+    if error.__cause__ is not None:
+        said.append(raised(error.__cause__).error or "")
+    if isinstance(error, Abort):
+        return failed("\n\n".join(said) or "the handler gave up", retry=False)
+    if not said and error.count:
+        said.append("the handler asked to be tried again")
+    text = storable("\n\n".join(said)) if said else None
+    return Outcome("failed", error=text, after=error.after, count=error.count)
 
 
 def storable(text: str, limit: int | None = ERROR_LIMIT) -> str:

@@ -61,6 +61,8 @@ STILL_THERE = """\
     end if;
     exit when found;
 """
+YIELDED_ONES_FIRST = " or g.yielded > 0 and g.held_from <= v_now\n"
+PAST_OF_A_TAIL = "when p.has_past then 'past' else 'start' end"
 DUE_ONES_FIRST = "  if v_due then\n"
 BOUND_LOOKED_AT_AGAIN = "then least(f.upto, o.first) end"
 SORTED = "i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;\n"
@@ -176,6 +178,20 @@ MUTATIONS = (
         "order",
         ((DUE_ONES_FIRST, NOTHING),),
         ("tests/test_delayed.py::test_delayed_one_that_is_due_joins_before_a_younger_enqueue",),
+    ),
+    Mutation(
+        "yielded ones before the line",
+        "order",
+        ((YIELDED_ONES_FIRST, "\n"),),
+        (
+            "tests/test_failure_modes.py::test_failure_yield_several_come_back_in_their_order_and_before_all_others",
+        ),
+    ),
+    Mutation(
+        "attempts go along to the tail",
+        "durability",
+        ((PAST_OF_A_TAIL, "else 'start' end"),),
+        ("tests/test_failure_modes.py::test_failure_tail_goes_to_the_end_of_the_line_after_its_backoff",),
     ),
     Mutation(
         "bound of delayed ones looked at again",

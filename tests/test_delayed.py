@@ -232,6 +232,7 @@ def test_delayed_in_a_relaxed_lane_joins_by_an_enqueue_or_by_a_claim(
     other.conn.commit()
     assert engine.drain(worker) == [yours]
     one.conn.commit()
+    engine.advance("1.1 s")  # once a second claims look at what has committed late
     assert engine.drain(worker) == [second, third, mine]
     assert identity(engine)["delayed_count"] == 0
     engine.assert_promises(strict=False)
@@ -276,6 +277,7 @@ def test_delayed_one_joins_behind_an_enqueue_that_was_under_way_when_it_fell_due
     assert answer.seconds < 1.1
     assert engine.state(late) == "delayed"
     producer.conn.commit()
+    engine.advance("1.1 s")
     assert engine.drain(worker) == [before, late]
     engine.assert_promises()
 
@@ -431,6 +433,7 @@ def test_delayed_cancel_waits_for_the_enqueue_that_lets_it_join_with_no_lane_in_
     engine.hand_in(worker, start)
     producer.conn.commit()
     assert cancelled.result() == "cancelled"
+    engine.advance("1.1 s")
     assert engine.drain(worker) == [mine]
     assert engine.state(late) == "cancelled"
     engine.assert_promises()

@@ -37,6 +37,7 @@ PAGES = [
     "docs/handlers.md",
     "docs/testing.md",
     "docs/explain.md",
+    "docs/failure.md",
     "docs/stability.md",
     "docs/migrations.md",
 ]

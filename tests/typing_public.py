@@ -25,19 +25,23 @@ def deploy(execution: pgfifo.Execution) -> dict[str, object]:
     ordering="relaxed",
     max_queue_length="unlimited",
     max_attempts=3,
-    failure_mode="hold",
+    failure_mode="yield",
     backoff="constant",
     backoff_initial=1.5,
     backoff_factor=2,
     backoff_cap=timedelta(minutes=5),
     backoff_jitter=0.1,
-    on_exhausted="continue",
+    on_exhausted="pause",
     retention="7d",
     lane_retention="unlimited",
     max_payload=1024,
 )
 async def index(execution: pgfifo.Execution) -> None:
-    """Do nothing."""
+    if execution.attempt == 1:
+        raise pgfifo.Retry("not yet", after=timedelta(minutes=1), count=False)
+    if execution.attempt == 2:
+        raise pgfifo.Retry(after="1m30s") from ValueError()
+    raise pgfifo.Abort("no such index")
 
 
 @actions.middleware

@@ -182,7 +182,14 @@ def _counts(row: Row) -> Row:
     oldest = row["oldest_enqueued_at"]
     shown: Row = {heading: row[name] for name, heading in _HEADINGS.items()}
     shown["oldest"] = span(max(0.0, (datetime.now(UTC) - oldest).total_seconds())) if oldest else "-"
-    return shown | {"state": ", ".join(state for state in ("paused", "closed") if row[state])}
+    states = []
+    if row["paused"]:
+        states.append(f"paused ({row['paused_reason']})" if row["paused_reason"] else "paused")
+    elif row.get("paused_lanes"):
+        states.append(f"{count(row['paused_lanes'], 'lane')} paused")
+    if row["closed"]:
+        states.append("closed")
+    return shown | {"state": ", ".join(states)}
 
 
 def _show(
@@ -200,7 +207,7 @@ def _show(
         if json:
             print_json_rows(map(_public, found))
         else:
-            print_table([view(row) for row in found], empty)
+            print_table([view(row) for row in found], empty, wide=["state"])
         return len(found)
     with suppress(KeyboardInterrupt), _screen(tables=not json) as draw:
         while True:

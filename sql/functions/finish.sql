@@ -1,13 +1,16 @@
 -- Finish one execution by hand, from a worker in plain SQL. In a transaction with other writes the lane's slot lock is held
 -- to its commit, and from then on the slot is free: a handler that goes on after that calls pgfifo.complete instead.
--- Returns the outcome, or 'held' when it will be tried again.
+-- p_after: try it again so long after now, and not after the policy's backoff; p_count: false where that shall count as no
+-- failure. Returns the outcome, or when it will be tried again 'held' or, without its slot, 'delayed'.
 create or replace function pgfifo.finish(
   p_id bigint,
   p_attempt integer,
   p_outcome text,
   p_result jsonb default null,
   p_error text default null,
-  p_retry boolean default true
+  p_retry boolean default true,
+  p_after interval default null,
+  p_count boolean default true
 ) returns text
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -35,7 +38,7 @@ begin
     end if;
     perform pgfifo._lease_lost(p_id, p_attempt);
   end if;
-  v_state := pgfifo._finish_one(v_run, p_outcome, p_result, p_error, p_retry, null);
+  v_state := pgfifo._finish_one(v_run, p_outcome, p_result, p_error, p_retry, null, false, extract(epoch from p_after), p_count);
   perform pgfifo._mark_if_waiting(v_run.lane_id);
   return v_state;
 end $$;

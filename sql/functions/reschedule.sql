@@ -8,7 +8,8 @@ set enable_seqscan = off
 set jit = off
 as $$
 declare
-  v_run_at timestamptz := pgfifo._run_at(coalesce(p_run_at, case when p_delay is null then pgfifo._now() end), p_delay, null);
+  v_asked timestamptz := pgfifo._run_at(coalesce(p_run_at, case when p_delay is null then pgfifo._now() end), p_delay, null);
+  v_run_at timestamptz;
   v_before timestamptz;
   v_state text;
   v_lane_id bigint;
@@ -32,7 +33,7 @@ begin
     perform pgfifo._lock_lane(v_lane_id, 'reschedule');
     -- Law 1: only what is read from here on counts. An xid before the time is read by which it is due: see _scan_from.
     perform pg_current_xact_id();
-    v_run_at := greatest(v_run_at, pgfifo._now());
+    v_run_at := greatest(v_asked, pgfifo._now());
     select r.* into v_run from pgfifo.runs r where r.id = p_id;
     if v_run.state in ('held', 'yielded') then
       v_before := v_run.due_at;
@@ -46,7 +47,9 @@ begin
       from pgfifo._executions e, (select g.delayed_from from pgfifo.ledger g where g.lane_id = v_lane_id order by g.lane_id desc, g.version desc limit 1) g
       where e.id = p_id and e.ticket is null and v_delayed;
       if not found then
-        perform pgfifo._no_time(p_id, 'waiting') from pgfifo._executions e where e.id = p_id and e.ticket is not null;
+        if exists (select from pgfifo._executions e where e.id = p_id and e.ticket is not null) then
+          perform pgfifo._no_time(p_id, 'waiting');
+        end if;
         continue;  -- it has ended meanwhile, or was sent to the end of the line by a failure: then its row is locked first
       end if;
       update pgfifo._executions e set run_at = v_run_at where e.id = p_id;

@@ -1,4 +1,4 @@
--- Let a paused action or lane start again.
+-- Let a paused action or lane start again; with an action also those of its lanes that on_exhausted has paused.
 create or replace function pgfifo.resume(p_action text, p_group text default null) returns boolean
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp

@@ -105,7 +105,7 @@ begin
   -- The rest one by one: failures, releases, cancellations, and what is not ours any more.
   for v_item in
     select i.* from jsonb_to_recordset(p_items)
-      i(id bigint, attempt integer, outcome text, result jsonb, error text, retry boolean, result_error text)
+      i(id bigint, attempt integer, outcome text, result jsonb, error text, retry boolean, result_error text, "after" double precision, count boolean)
     where i.id <> all (coalesce(v_done, '{}'))
   loop
     select * into v_run from pgfifo.runs r where r.id = v_item.id;
@@ -116,7 +116,8 @@ begin
     elsif v_run.id is not null and v_run.attempt = v_item.attempt and v_run.worker_id = p_worker and v_run.lane_id <> all (v_locked) then
       v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'retry');
     elsif v_run.id is not null and v_run.attempt = v_item.attempt and v_run.worker_id = p_worker and v_run.state = 'running' then
-      perform pgfifo._finish_one(v_run, v_item.outcome, v_item.result, v_item.error, v_item.retry, v_item.result_error);
+      perform pgfifo._finish_one(v_run, v_item.outcome, v_item.result, v_item.error, v_item.retry, v_item.result_error, false,
+        v_item.after, v_item.count);
       -- Only lanes, never a null: next to one, <> all is not true any more, and the lanes after it would get no mark.
       if v_run.lane_id <> all (o_lanes)
         and (select g.waiting from pgfifo.ledger g where g.lane_id = v_run.lane_id order by g.lane_id desc, g.version desc limit 1) > 0
@@ -125,7 +126,9 @@ begin
         o_actions := o_actions || (select l.action_id from pgfifo.lanes l where l.id = v_run.lane_id);
         o_versions := o_versions || coalesce(v_run.version, 0);
       end if;
-    elsif not pgfifo._was_finished(v_item.id, v_item.attempt, p_worker, v_item.outcome) then
+    elsif not pgfifo._was_finished(v_item.id, v_item.attempt, p_worker,
+      case when v_item.outcome = 'failed' and not coalesce(v_item.count, true) then 'snoozed' else v_item.outcome end)
+    then
       v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'lost');
     end if;
   end loop;
@@ -145,6 +148,7 @@ as $$
            and (h.outcome = p_outcome or (h.outcome = 'cancelled' and p_outcome <> 'succeeded'))
         or exists (select from said s where h.attempts @> s.entry)))
     or exists (select from pgfifo.runs r where r.id = p_id
-      and (r.attempt = p_attempt and r.held_by = p_worker and r.held_outcome = 'failed' and p_outcome = 'failed'
+      and (r.attempt = p_attempt and r.held_by = p_worker and r.held_outcome = p_outcome
         or exists (select from said s where r.attempts @> s.entry)))
+    or exists (select from pgfifo._executions e, said s where e.id = p_id and e.past -> 'attempts' @> s.entry)
 $$;

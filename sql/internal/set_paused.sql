@@ -1,3 +1,5 @@
+-- Pause or resume an action or a lane. To resume an action also lets those of its lanes go on that a failure has stopped
+-- (on_exhausted); what was paused lane by lane stays so. Returns whether that was a change.
 create or replace function pgfifo._set_paused(p_action text, p_group text, p_paused boolean, p_reason text) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -6,6 +8,7 @@ declare
   v_action_id integer := pgfifo._known_action(p_action);
   v_lane_id bigint;
   v_changed boolean;
+  v_stopped bigint[] := '{}';
 begin
   if p_group is not null then
     v_lane_id := pgfifo._find_lane(v_action_id, p_action, p_group);
@@ -20,16 +23,33 @@ begin
   update pgfifo.policies p set
     paused_at = case when p_paused then coalesce(p.paused_at, pgfifo._now()) end,
     paused_by = case when p_paused then coalesce(p.paused_by, session_user) end,
-    paused_reason = case when p_paused then coalesce(left(p_reason, 1000), p.paused_reason) end
+    paused_reason = case when p_paused then coalesce(left(p_reason, 1000), p.paused_reason) end,
+    paused_for = case when p_paused then p.paused_for end
   where case when v_lane_id is null then p.scope = 'action' and p.action_id = v_action_id else p.scope = 'lane' and p.lane_id = v_lane_id end
     and (p.paused_at is null) = p_paused;
   v_changed := found;
   if v_lane_id is not null and not p_paused then
     perform pgfifo._forget_lane_policy(v_lane_id);
+  elsif not p_paused then
+    -- Without their slot locks: whoever has one of these may be stopping it again, and has its row; that is not waited for.
+    -- They are looked at again by whoever sees our commit (law 2).
+    with stopped as (
+      update pgfifo.policies p set paused_at = null, paused_by = null, paused_reason = null, paused_for = null
+      where p.id = any (array(
+        select x.id from pgfifo.lanes l join pgfifo.policies x on x.scope = 'lane' and x.lane_id = l.id
+        where l.action_id = v_action_id and x.paused_for is not null for update of x skip locked))
+      returning p.lane_id)
+    select coalesce(array_agg(s.lane_id), '{}') into v_stopped from stopped s;
+    if v_stopped <> '{}' then
+      perform pgfifo._forget_lane_policy(s.lane_id) from unnest(v_stopped) s(lane_id);
+      insert into pgfifo.remarks (action_id) values (v_action_id);
+      v_changed := true;
+    end if;
   end if;
   if v_changed then
     perform pgfifo._audit(case when p_paused then 'pause' else 'resume' end, p_action, null,
-      jsonb_build_object('group', (select l.group_text from pgfifo.lanes l where l.id = v_lane_id), 'reason', p_reason));
+      jsonb_build_object('group', (select l.group_text from pgfifo.lanes l where l.id = v_lane_id), 'reason', p_reason)
+      || case when v_stopped <> '{}' then jsonb_build_object('lanes', cardinality(v_stopped)) else '{}' end);
     if not p_paused then
       -- A paused action's marks are still there; a paused lane's have been taken. Its slot lock is ours, so mark it here.
       if v_lane_id is not null then

@@ -41,6 +41,8 @@ create table if not exists pgfifo.policies (
   paused_at timestamptz,
   paused_by text,
   paused_reason text,
+  -- Of a lane that on_exhausted has paused: the execution that failed for good.
+  paused_for bigint,
   changed_at timestamptz not null default clock_timestamp(),
   constraint policies_scope_has_its_key check (
     case scope

@@ -23,6 +23,7 @@ select a.name as action,
   g.cancelled as total_cancelled,
   g.expired + x.n as total_expired,
   lp.paused_at is not null or p.paused_at is not null as paused,
+  coalesce(lp.paused_reason, p.paused_reason) as paused_reason,
   l.closed_at is not null or a.closed_at is not null as closed,
   l.id as lane_id
 from pgfifo.lanes l
@@ -67,5 +68,6 @@ comment on column pgfifo.lane_stats.total_failed is 'Finished as failed since th
 comment on column pgfifo.lane_stats.total_cancelled is 'Finished as cancelled since the beginning.';
 comment on column pgfifo.lane_stats.total_expired is 'Finished as expired since the beginning.';
 comment on column pgfifo.lane_stats.paused is 'Whether the lane or its action is paused.';
+comment on column pgfifo.lane_stats.paused_reason is 'Why, as whoever paused it said, or which execution failed for good (on_exhausted).';
 comment on column pgfifo.lane_stats.closed is 'Whether the lane or its action takes no enqueues.';
 comment on column pgfifo.lane_stats.lane_id is 'Internal number of the lane; a lane that was removed comes back under another one.';

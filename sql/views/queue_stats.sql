@@ -18,6 +18,8 @@ select a.name as action,
   (coalesce(s.total_cancelled, 0) + a.past_cancelled)::bigint as total_cancelled,
   (coalesce(s.total_expired, 0) + a.past_expired)::bigint as total_expired,
   p.paused_at is not null as paused,
+  p.paused_reason,
+  coalesce(s.paused_lanes, 0)::bigint as paused_lanes,
   a.closed_at is not null as closed
 from pgfifo.actions a
 join pgfifo._action_policies p on p.action_id = a.id
@@ -25,7 +27,7 @@ left join lateral (
   select sum(t.queue_length) as queue_length, sum(t.active_count) as active_count, min(t.oldest_enqueued_at) as oldest_enqueued_at,
     sum(t.total_enqueued) as total_enqueued, sum(t.total_completed) as total_completed, max(t.last_updated) as last_updated,
     sum(t.running_count) as running_count, sum(t.held_count) as held_count, sum(t.delayed_count) as delayed_count,
-    count(*) as lanes, sum(t.max_concurrent) as slots_total, sum(t.total_succeeded) as total_succeeded,
+    count(*) as lanes, count(*) filter (where t.paused) as paused_lanes, sum(t.max_concurrent) as slots_total, sum(t.total_succeeded) as total_succeeded,
     sum(t.total_failed) as total_failed, sum(t.total_cancelled) as total_cancelled, sum(t.total_expired) as total_expired
   from pgfifo.lane_stats t where t.action = a.name) s on true;
 comment on view pgfifo.queue_stats is 'State and totals of each action, true at every instant.';
@@ -47,4 +49,6 @@ comment on column pgfifo.queue_stats.total_expired is 'Finished as expired since
 comment on column pgfifo.queue_stats.lanes is 'How many lanes the action has now.';
 comment on column pgfifo.queue_stats.slots_total is 'How many slots its lanes have together.';
 comment on column pgfifo.queue_stats.paused is 'Whether the whole action is paused.';
+comment on column pgfifo.queue_stats.paused_reason is 'Why it is, as whoever paused it said.';
+comment on column pgfifo.queue_stats.paused_lanes is 'How many of its lanes are paused, all of them where the action is.';
 comment on column pgfifo.queue_stats.closed is 'Whether the whole action takes no enqueues.';
