@@ -54,4 +54,7 @@ class Plan:
             interval=self.heartbeat,
             lease=self.lease,
             declared={name: action.values for name, action in self.actions.items()} if self.declared else {},
+            schedules={name: action.schedules for name, action in self.actions.items()}
+            if self.declared
+            else {},
         )

@@ -10,7 +10,7 @@ import difflib
 import functools
 import inspect
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, Unpack
 
@@ -26,9 +26,11 @@ from pgfifo._payloads import check_schema
 from pgfifo._typed import caller
 from pgfifo.errors import InvalidValue, UnknownAction
 from pgfifo.policies import Policy, checked
+from pgfifo.scheduling import Missed, Schedule, schedule
 
 if TYPE_CHECKING:
     from pgfifo.execution import Execution
+    from pgfifo.groups import Group
 
 Handler = Callable[..., Any]
 """A function of the execution, of its payload as a dataclass or model, or of both; sync or async."""
@@ -52,6 +54,7 @@ class Action:
         layers: The registries it belongs to, the outermost first: their middleware and their hooks.
         call: The handler as a function of the execution, which builds the payload where it asks for that.
         schema: The JSON Schema that clients check payloads against.
+        schedules: When it is enqueued by itself.
     """
 
     name: str
@@ -61,6 +64,7 @@ class Action:
     layers: tuple[Layer, ...] = ()
     call: Callable[[Execution], Any] | None = None
     schema: Mapping[str, Any] | None = None
+    schedules: tuple[Schedule, ...] = ()
 
     @property
     def middleware(self) -> list[Middleware]:
@@ -142,6 +146,68 @@ class Actions:
             The new action.
         """
         return self._add(name, handler, checked(values), schema)
+
+    def schedule(
+        self,
+        cron: str,
+        *,
+        time_zone: str = "UTC",
+        name: str | None = None,
+        payload: object = None,
+        group: Group | None = None,
+        headers: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
+        missed: Missed = "one",
+    ) -> Callable[[H], H]:
+        """Have the action of the decorated handler enqueued whenever a cron expression says so.
+
+        ::
+
+            @actions.schedule("30 2 * * mon-fri", time_zone="Europe/Berlin", payload={"kind": "full"})
+            @actions.action("backup")
+            def backup(execution): ...
+
+        It stands above the action. It is declared with the action; an operator's schedule of the same name
+        wins over it. Each tick is enqueued once, however many workers run.
+
+        Args:
+            cron: Minute, hour, day of the month, month, day of the week; or ``@hourly``, ``@daily``,
+                ``@weekly``, ``@monthly``, ``@yearly``.
+            time_zone: In which time zone that is meant, as ``Europe/Berlin``. Defaults to UTC.
+            name: The schedule's name. Defaults to the action's, for the first of its schedules.
+            payload: The payload of each execution. Defaults to ``{}``.
+            group: The group. Defaults to what the payload says.
+            headers: The headers, beside ``pgfifo.schedule`` and ``pgfifo.tick``.
+            tags: The tags.
+            missed: What becomes of ticks that nobody was there for: ``skip`` them, enqueue ``one`` for all of
+                them, or ``all``. Defaults to one.
+
+        Raises:
+            InvalidValue: An argument cannot be right, the handler is none of this registry's, or the name is
+                taken.
+        """
+
+        def add(handler: H) -> H:
+            found = [action for action in self if action.handler is handler]
+            if not found:
+                raise InvalidValue(
+                    f"{called(handler)} is no handler of this registry",
+                    detail={"name": "handler"},
+                    hint="Write @actions.schedule(…) above @actions.action(…).",
+                )
+            action = found[-1]
+            new = schedule(name or action.name, cron, time_zone, payload, group, headers, tags, missed)
+            for other in self:
+                if new.name in (each.name for each in other.schedules):
+                    raise InvalidValue(
+                        f"the schedule {new.name!r} is there already, for {other.name!r}",
+                        detail={"name": "name", "value": new.name},
+                        hint="Give it a name of its own: name=…",
+                    )
+            self._actions[action.name] = replace(action, schedules=(*action.schedules, new))
+            return handler
+
+        return add
 
     def include(self, other: Actions) -> None:
         """Take over all actions of another registry.

@@ -41,6 +41,7 @@ from pgfifo.models import (
     PolicyRecord,
     PolicyValue,
     Position,
+    ScheduleInfo,
     SchemaInfo,
     SharedLimit,
     SharedLimitChange,
@@ -49,6 +50,7 @@ from pgfifo.models import (
     select,
 )
 from pgfifo.policies import Policy, SharedLimitValues, checked, checked_limit
+from pgfifo.scheduling import Missed, declaration, schedule
 from pgfifo.waiting import EXPLAIN, Waiting
 
 _EXECUTIONS = "pgfifo.executions"
@@ -152,6 +154,8 @@ class Client(Waiting):
     def declare(self, actions: Actions) -> None:
         """Write the decorators' values into the database, as defaults: an operator's values win over them.
 
+        Their schedules too: those that these actions do not have any more are removed.
+
         Args:
             actions: The registry. Its actions are created where they are new; the others stay as they are.
 
@@ -168,6 +172,8 @@ class Client(Waiting):
                 [array([name for name, _ in declared]), array([policy for _, policy in declared])],
                 _nothing,
             )
+            schedules = {action.name: action.schedules for action in actions}
+            self._rows("select pgfifo.declare_schedules(%s::jsonb)", (declaration(schedules),), _nothing)
 
     def enqueue(
         self,
@@ -1318,6 +1324,129 @@ class Client(Waiting):
             bool,
             connection=connection,
         )
+
+    # Schedules
+
+    def set_schedule(
+        self,
+        name: str,
+        action: str,
+        cron: str,
+        *,
+        time_zone: str = "UTC",
+        payload: object = None,
+        group: Group | None = None,
+        headers: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
+        missed: Missed = "one",
+        connection: object = None,
+    ) -> str:
+        """Have an action enqueued whenever a cron expression says so, each tick once, while any worker runs.
+
+        Args:
+            name: The schedule's name; set again, it changes. It wins over what code declares under it.
+            action: The action; a new name creates it.
+            cron: Minute, hour, day of the month, month, day of the week; or ``@hourly``, ``@daily``,
+                ``@weekly``, ``@monthly``, ``@yearly``.
+            time_zone: In which time zone that is meant, as ``Europe/Berlin``. Defaults to UTC.
+            payload: The payload of each execution; None stands for ``{}``.
+            group: The group. Defaults to what the payload says.
+            headers: The headers, beside ``pgfifo.schedule`` and ``pgfifo.tick``.
+            tags: The tags.
+            missed: What becomes of ticks that nobody was there for: ``skip`` them, enqueue ``one`` for all of
+                them, or ``all``. Defaults to one.
+            connection: The caller's connection; it commits or rolls back with its transaction.
+
+        Returns:
+            ``created``, ``changed`` or ``same``.
+
+        Raises:
+            GroupMismatch: The group does not fit the action's ``group_by``.
+            PayloadTooLarge: The payload is larger than ``max_payload``.
+            InvalidValue: An argument cannot be right.
+        """
+        made = schedule(name, cron, time_zone, payload, group, headers, tags, missed)
+        return self._row(
+            "select pgfifo.set_schedule(%s::text, %s::text, %s::text, %s::text, %s::jsonb, %s::text,"
+            " %s::jsonb, %s::text[], %s::text)",
+            (
+                made.name,
+                action,
+                made.cron.expression,
+                made.cron.time_zone,
+                made.payload,
+                made.group,
+                made.headers,
+                list(made.tags) or None,
+                made.missed,
+            ),
+            _text,
+            connection=connection,
+        )
+
+    def schedules(self, action: str | None = None) -> list[ScheduleInfo]:
+        """Return what is enqueued again and again, by name.
+
+        Args:
+            action: Only this action's; defaults to all.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        conditions, arguments = self._lanes_condition(action, None)
+        return self._rows(
+            select(ScheduleInfo, "pgfifo.schedules") + f" where {' and '.join(conditions)} order by name",
+            arguments,
+            ScheduleInfo,
+        )
+
+    def remove_schedule(self, name: str, *, connection: object = None) -> None:
+        """Remove a schedule. What it has enqueued stays.
+
+        Args:
+            name: The schedule. One that code declares comes back when the code is started next: pause it.
+            connection: The caller's connection; it commits or rolls back with its transaction.
+
+        Raises:
+            InvalidValue: There is no such schedule; the hint names the nearest.
+            CommitUnknown: The connection broke before the answer came.
+        """
+        self._row(
+            "select pgfifo.remove_schedule(%s::text)", (name,), _nothing, connection=connection, once=True
+        )
+
+    def pause_schedule(self, name: str, *, reason: str | None = None, connection: object = None) -> bool:
+        """Let a schedule's ticks pass until it is resumed.
+
+        Args:
+            name: The schedule.
+            reason: Why, for those who look.
+            connection: The caller's connection; it commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything: False if it was paused already.
+
+        Raises:
+            InvalidValue: There is no such schedule; the hint names the nearest.
+        """
+        return self._row(
+            "select pgfifo.pause_schedule(%s::text, %s::text)", (name, reason), bool, connection=connection
+        )
+
+    def resume_schedule(self, name: str, *, connection: object = None) -> bool:
+        """End a schedule's pause. What passed meanwhile was not missed.
+
+        Args:
+            name: The schedule.
+            connection: The caller's connection; it commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything: False if it was not paused.
+
+        Raises:
+            InvalidValue: There is no such schedule; the hint names the nearest.
+        """
+        return self._row("select pgfifo.resume_schedule(%s::text)", (name,), bool, connection=connection)
 
     def maintain(self) -> dict[str, Any]:
         """Do one bounded round of maintenance: due timers, dead workers, pruning; workers do so every second.

@@ -13,7 +13,7 @@ import random
 import socket
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
@@ -23,6 +23,7 @@ from pgfifo._connections import Link, Pauses, brief, is_passing
 from pgfifo._words import count
 from pgfifo.compatibility import SCHEMA_INFO, check
 from pgfifo.errors import LeaseLost, translated
+from pgfifo.scheduling import Schedule, declaration, tick
 
 if TYPE_CHECKING:
     from pgfifo.execution import Progress, Reason
@@ -35,7 +36,9 @@ _PROGRESS = """
     select count(pgfifo.progress(told.id, told.attempt, told.fraction, told.message))
     from unnest(%s::bigint[], %s::integer[], %s::float8[], %s::text[]) as told(id, attempt, fraction, message)
 """
-_MAINTAIN = "select (pgfifo.maintain() ->> 'more')::boolean"
+_MAINTAIN = """
+    select (m ->> 'more')::boolean, coalesce((m ->> 'schedules_due')::boolean, false) from pgfifo.maintain() m
+"""
 _MAINTAIN_EVERY = 1.0
 _MAINTAIN_AT_ONCE = 20
 
@@ -87,6 +90,7 @@ class Identity:
         name: For people.
         actions: What it serves.
         declared: The actions that its code declares, with their values.
+        schedules: The schedules that its code declares, by action.
         concurrency: How many it runs at once.
         interval: Seconds between heartbeats.
         lease: Seconds without one until it counts as dead.
@@ -100,6 +104,7 @@ class Identity:
     interval: float
     lease: float
     declared: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
+    schedules: Mapping[str, Sequence[Schedule]] = field(default_factory=dict)
 
 
 class Heartbeat:
@@ -177,6 +182,8 @@ class Heartbeat:
             check(version, min_client, link.conn.info.dbname)
             for name, values in identity.declared.items():
                 link.rows("select pgfifo.declare_action(%s, %s::jsonb)", (name, json.dumps(dict(values))))
+            if identity.schedules:
+                link.rows("select pgfifo.declare_schedules(%s::jsonb)", (declaration(identity.schedules),))
             self._register(link)
         except psycopg.Error as error:
             raise translated(error, database=link.conn.info.dbname) from None
@@ -268,7 +275,9 @@ class Heartbeat:
 
     def _maintain(self, link: Link, until: float) -> None:
         for _ in range(_MAINTAIN_AT_ONCE):
-            [(more,)] = link.rows(_MAINTAIN)
+            [(more, due)] = link.rows(_MAINTAIN)
+            if due:
+                tick(link.rows)
             if not more or self._woken.is_set() or time.monotonic() >= until:
                 break
 

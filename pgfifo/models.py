@@ -499,6 +499,51 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+class ScheduleInfo:
+    """What is enqueued again and again.
+
+    Attributes:
+        name: Its name.
+        action: The action that is enqueued.
+        cron: When: minute, hour, day of the month, month, day of the week.
+        time_zone: In which time zone that is meant.
+        payload: The payload of each execution.
+        group_text: The group, if one was given; else it is what the payload says.
+        headers: The headers of each execution, beside ``pgfifo.schedule`` and ``pgfifo.tick``.
+        tags: The tags of each execution.
+        missed: What becomes of ticks that nobody was there to enqueue: ``skip``, ``one`` or ``all``.
+        declared: Whether it comes from code, and not from an operator.
+        next_at: The next tick; None while it is paused, or not worked out yet.
+        last_tick: The last tick that came.
+        last_id: The last execution that it enqueued.
+        last_error: Why the last tick enqueued nothing, or when is not understood.
+        paused: Whether it is paused.
+        paused_by: Who paused it.
+        paused_reason: Why.
+        changed_at: When it was last set, paused or resumed.
+    """
+
+    name: str
+    action: str
+    cron: str
+    time_zone: str
+    payload: Any
+    group_text: str | None
+    headers: dict[str, Any] | None
+    tags: list[str] | None
+    missed: str
+    declared: bool
+    next_at: datetime | None
+    last_tick: datetime | None
+    last_id: int | None
+    last_error: str | None
+    paused: bool
+    paused_by: str | None
+    paused_reason: str | None
+    changed_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
 class Finding:
     """Something that `check` found.
 

@@ -34,6 +34,7 @@ from pgfifo.errors import InvalidValue
 from pgfifo.groups import Group
 from pgfifo.jsontext import dumps
 from pgfifo.models import ExecutionInfo, State, select
+from pgfifo.scheduling import tick
 from pgfifo.worker import Worker, new_loop
 
 if TYPE_CHECKING:
@@ -112,6 +113,8 @@ class Fifo(Client):
     def advance(self, by: Duration) -> datetime:
         """Move pgfifo's clock forward: what is due by then can start, what has waited too long has expired.
 
+        Schedules tick on the way.
+
         Args:
             by: How far: seconds, a timedelta or text (``1h30m``).
 
@@ -121,9 +124,16 @@ class Fifo(Client):
         Raises:
             InvalidValue: pgfifo was not installed with ``testing=True``.
         """
-        return self._row(
+        tick(self._fetch)  # whose next tick nobody has worked out yet, counts from before
+        now = self._row(
             "select pgfifo.advance(make_interval(secs => %s))", (seconds(by, "by"),), _same, once=True
         )
+        while tick(self._fetch):
+            pass
+        return now
+
+    def _fetch(self, query: str, parameters: tuple[object, ...]) -> list[tuple[Any, ...]]:
+        return self._rows(query, parameters, lambda *values: values)
 
     def reset(self) -> None:
         """Remove all that is in the queue: actions, executions, policies, workers; and set the clock right.

@@ -20,7 +20,8 @@
 -- the only way, would have each call compiled.
 --
 -- Tables are private and may change; functions without a leading underscore and the views queue_stats, lane_stats,
--- executions, order_violations, slot_violations, workers, starts, overrides, shared_limits and audit are the interface.
+-- executions, order_violations, slot_violations, workers, schedules, starts, overrides, shared_limits and audit are the
+-- interface.
 --
 -- Run it with psql -1 -v ON_ERROR_STOP=1 -f install.sql, or let pgfifo.install() do it. It may be run again.
 
@@ -62,6 +63,7 @@ end $$;
 \ir tables/history.sql
 \ir tables/imports.sql
 \ir tables/audit.sql
+\ir tables/schedules.sql
 
 -- Helpers
 \ir internal/types.sql
@@ -96,6 +98,7 @@ end $$;
 \ir internal/start_rows.sql
 \ir internal/policy.sql
 \ir internal/time_limits.sql
+\ir internal/schedule.sql
 \ir internal/override.sql
 \ir internal/policy_document.sql
 \ir internal/effective.sql
@@ -120,6 +123,7 @@ end $$;
 \ir views/executions.sql
 \ir views/workers.sql
 \ir views/slots.sql
+\ir views/schedules.sql
 \ir views/starts.sql
 \ir views/order_violations.sql
 \ir views/slot_violations.sql
@@ -147,6 +151,13 @@ end $$;
 \ir functions/watch.sql
 \ir functions/unwatch.sql
 \ir functions/reschedule.sql
+\ir functions/set_schedule.sql
+\ir functions/declare_schedules.sql
+\ir functions/remove_schedule.sql
+\ir functions/pause_schedule.sql
+\ir functions/resume_schedule.sql
+\ir functions/due_schedules.sql
+\ir functions/tick_schedule.sql
 \ir functions/import_start.sql
 \ir functions/import_commit.sql
 \ir functions/import_enqueued.sql

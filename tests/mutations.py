@@ -84,6 +84,7 @@ CLOSE_LANE_LOCK = (
     "      if not pgfifo._lock('pgfifo._executions'::regclass, pgfifo._key(v_lane_id), interval '1 s') then\n"
 )
 COMPLETION_LOCK = "  v_run := pgfifo._lock_run(p_id, p_attempt, 'complete');\n"
+TICK_IS_DUE = " and s.next_at is not distinct from p_due"
 COMPLETED = "  if p_run.completed then\n"
 
 HOLES = "tests/test_holes_"
@@ -142,6 +143,12 @@ MUTATIONS = (
         "fencing",
         ((COMPLETION_LOCK, "  select r.* into v_run from pgfifo.runs r where r.id = p_id;\n"),),
         ("tests/test_complete.py::test_fencing_nobody_takes_it_away_between_the_call_and_the_commit",),
+    ),
+    Mutation(
+        "tick that has moved on",
+        "durability",
+        ((TICK_IS_DUE, ""),),
+        ("tests/test_schedules.py::test_a_tick_waits_for_nobody_who_ticks_already",),
     ),
     Mutation(
         "outcome of a completion",

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
@@ -14,7 +15,7 @@ from typing import Any
 import psycopg
 import pytest
 
-from pgfifo import Actions, Worker
+from pgfifo import Actions, Client, Worker
 from pgfifo.embedded import PrivateServer
 from tests.support.cli import CommandLine, program, run_program
 from tests.support.database import wait_for
@@ -63,7 +64,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "enqueue wait",
         "worker",
         "show list position explain stats lanes workers audit",
-        "cancel reschedule release finish pause resume close open policy check",
+        "cancel reschedule release finish pause resume close open policy schedule check",
     )
     for command in " ".join(families).split():
         assert re.search(rf"\b{command}\b", said.out), command
@@ -239,6 +240,88 @@ def test_role_without_rights_is_told_so(fresh_dsn: str, cli: CommandLine) -> Non
     assert "permission denied" in said.err or "not installed" in said.err
     with psycopg.connect(fresh_dsn, autocommit=True) as conn:
         conn.execute("drop role guest")
+
+
+# schedules
+
+
+def test_schedules_are_set_listed_paused_and_removed(cli: CommandLine, conn: Connection) -> None:
+    said = cli.ok(
+        *("schedule", "set", "nightly", "backup", "30 2 * * mon-fri", '{"kind":"full"}'),
+        *("-z", "Europe/Berlin", "--missed", "all", "-g", "g", "--tag", "a", "--header", "n=1"),
+    )
+    assert "Set the schedule nightly, for backup." in said.err
+    assert "Undo: pgfifo schedule remove nightly" in said.err
+    assert re.search(r"It ticks next at (\d{4}-\d\d-\d\d \d\d:30(, |\.)){3}", said.err)
+    [listed] = json.loads(cli.ok("schedule", "list", "--json").out)
+    assert (listed["cron"], listed["time_zone"], listed["missed"]) == (
+        "30 2 * * mon-fri",
+        "Europe/Berlin",
+        "all",
+    )
+    assert (listed["payload"], listed["headers"], listed["tags"]) == ({"kind": "full"}, {"n": 1}, ["a"])
+    assert "Nothing to do" in cli.ok(*undone(cli, "set", "nightly", "backup", "@daily")).err
+    assert re.search(r"nightly +backup +30 2 ", cli.ok("schedule", "list", "backup").out)
+    said = cli.ok("schedule", "pause", "nightly", "--reason", "incident 12")
+    assert "Undo: pgfifo schedule resume nightly" in said.err
+    assert "paused already" in cli.ok("schedule", "pause", "nightly").err
+    assert " paused " in cli.ok("schedule", "list").out
+    assert "Resumed" in cli.ok("schedule", "resume", "nightly").err
+    assert "not paused" in cli.ok("schedule", "resume", "nightly").err
+    conn.execute("update pgfifo._schedules set last_error = 'the line is full'")
+    assert "nightly: the line is full" in cli.ok("schedule", "list").err
+    cli.ok(*undone(cli, "remove", "nightly"))
+    assert len(json.loads(cli.ok("schedule", "list", "--json").out)) == 1
+    cli.ok("schedule", "remove", "nightly")
+    assert "No schedules." in cli.ok("schedule", "list").err
+
+
+def undone(cli: CommandLine, *words: str) -> list[str]:
+    """Change a schedule, undo that with the command that is named, and return it."""
+    said = cli.ok("schedule", *words)
+    [undo] = [
+        line.removeprefix("Undo: pgfifo ") for line in said.err.splitlines() if line.startswith("Undo:")
+    ]
+    cli.ok(*shlex.split(undo))
+    return shlex.split(undo)
+
+
+def test_schedules_of_code_are_told_apart(cli: CommandLine, dsn: str) -> None:
+    actions = Actions()
+    actions.add("backup", print)
+    actions.schedule("@daily", name="nightly")(print)
+    with Client(dsn) as fifo:
+        fifo.declare(actions)
+    assert re.search(r"nightly .* code ", cli.ok("schedule", "list").out)
+    said = cli.ok("schedule", "set", "nightly", "backup", "@hourly")
+    assert "Code declares one of this name" in said.err
+    assert "Undo: pgfifo schedule remove nightly" in said.err
+    cli.ok("schedule", "remove", "nightly")
+    with Client(dsn) as fifo:
+        fifo.declare(actions)
+    said = cli.ok("schedule", "remove", "nightly")
+    assert "pgfifo schedule pause nightly" in said.err
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (["set", "nightly", "backup", "daily"], "is no cron expression (it has to have five fields)"),
+        (["set", "nightly", "backup", "0 0 30 2 *"], "is no cron expression"),
+        (["set", "nightly", "backup", "@daily", "-z", "Mars"], "is no time zone"),
+        (["set", "nightly", "backup", "@daily", "--missed", "some"], "--missed"),
+        (["set", "two words", "backup", "@daily"], "name"),
+        (["set", "nightly", "backup", "@daily", "{"], "payload cannot be enqueued"),
+        (["remove", "nightly"], "there is no schedule 'nightly'"),
+        (["pause", "nightly"], "there is no schedule 'nightly'"),
+        (["resume", "nightly"], "there is no schedule 'nightly'"),
+        (["set", "nightly"], "ACTION"),
+    ],
+)
+def test_schedule_bad_input_is_2(cli: CommandLine, words: list[str], message: str) -> None:
+    said = cli("schedule", *words)
+    assert said.code == 2, said.all
+    assert message in said.err
 
 
 # install, upgrade, uninstall, sql

@@ -38,6 +38,7 @@ PAGES = [
     "docs/testing.md",
     "docs/explain.md",
     "docs/failure.md",
+    "docs/schedules.md",
     "docs/stability.md",
     "docs/migrations.md",
 ]

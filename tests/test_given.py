@@ -60,6 +60,7 @@ def fifo(dsn: str) -> Any:
 
 def good(fifo: pgfifo.Client) -> dict[str, Any]:
     """A value that is right, for each argument that has no default."""
+    fifo.set_schedule("api", "deploy", "@daily")
     return {
         "action": "deploy",
         "actions": pgfifo.Actions(),
@@ -78,6 +79,7 @@ def good(fifo: pgfifo.Client) -> dict[str, Any]:
         "policies": {"default": {"max_attempts": 3}},
         "first_id": 1,
         "last_id": 1,
+        "cron": "0 2 * * *",
     }
 
 

@@ -22,6 +22,7 @@ VIEWS = (
     "lane_stats",
     "executions",
     "workers",
+    "schedules",
     "starts",
     "order_violations",
     "slot_violations",

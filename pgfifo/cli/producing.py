@@ -167,7 +167,7 @@ def enqueue(
         with connected(dsn) as fifo:
             job = fifo.enqueue(
                 action,
-                _payload(payload, set_),
+                payload_of(payload, set_),
                 group=group_of(group),
                 headers=headers,
                 tags=tag,
@@ -247,7 +247,7 @@ def _print_outcome(fifo: "Client", id_: int, timeout: float | None, *, json: boo
     print_json({"id": id_, "outcome": "succeeded", "result": result, "error": None} if json else result)
 
 
-def _payload(text: str | None, settings: list[str] | None) -> "JsonText":
+def payload_of(text: str | None, settings: list[str] | None) -> "JsonText":
     """Return the payload that the command line gives."""
     from pgfifo.jsontext import JsonText, read
 

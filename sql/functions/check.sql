@@ -94,7 +94,10 @@ begin
   select 'overdue', 'delayed', null, format('execution %s was due to join its line at %s', d.id, d.due_at)
   from (select e.id, e.run_at from pgfifo._executions e where e.ticket is null
         union all select r.id, r.due_at from pgfifo.runs r where r.state = 'yielded') d(id, due_at)
-  where d.due_at < pgfifo._now() - interval '5 s';
+  where d.due_at < pgfifo._now() - interval '5 s'
+  union all
+  select 'overdue', 'schedule', null, format('the tick of schedule %s was due at %s', s.name, s.next_at)
+  from pgfifo._schedules s where s.paused_at is null and s.next_at < pgfifo._now() - interval '1 min';
   if not p_repair then
     return;
   end if;

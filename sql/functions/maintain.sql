@@ -52,7 +52,9 @@ begin
     insert into pgfifo.ticks (tick, at, swept_to, sweep_found, pruned_at)
     values (v_tick.tick + 1, v_now, v_sweep.o_to, v_tick.sweep_found + v_sweep.o_found, case when v_prune then v_now else v_tick.pruned_at end);
     delete from pgfifo.ticks t where t.tick = v_tick.tick;
-    v_out := v_out || jsonb_build_object('sweep_found', v_sweep.o_found, 'lanes_removed', v_sweep.o_removed, 'admitted', v_admitted);
+    v_out := v_out || jsonb_build_object('schedules_due',
+      exists (select from pgfifo._schedules s where s.paused_at is null and (s.next_at is null or s.next_at <= v_now)),
+      'sweep_found', v_sweep.o_found, 'lanes_removed', v_sweep.o_removed, 'admitted', v_admitted);
   end if;
   return v_out;
 end $$;

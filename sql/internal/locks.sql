@@ -7,6 +7,7 @@
 --   workers     liveness: held by a session of the living worker (with `marks` and `history` the only locks that outlive a transaction)
 --   marks       shared by sessions of workers that sleep, per action
 --   history     shared by sessions that wait for the end of an execution, and with key 0 for any
+--   schedules   who sets or declares schedules; key 0
 --   scans       election per action; ticks: election for maintenance
 create or replace function pgfifo._key(p_id bigint) returns integer
 language sql immutable parallel safe strict
