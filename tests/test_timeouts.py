@@ -5,7 +5,6 @@ import logging
 import os
 import sys
 import threading
-import time
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +12,7 @@ import psycopg
 import pytest
 
 from pgfifo import Actions, Command, Execution
+from pgfifo import command as command_module
 from tests.support.database import wait_for
 from tests.support.engine import Engine
 from tests.test_worker import drain, enqueue, look, policy, wait_for_state, working
@@ -152,9 +152,9 @@ def test_slots_what_overran_keeps_its_slot_until_its_thread_has_ended(
 
 
 def test_a_limit_does_not_outlive_its_attempt(dsn: str, conn: Connection, actions: Actions) -> None:
-    @actions.action("work", timeout=0.2)
+    @actions.action("work", timeout=1)
     async def work(execution: Execution) -> None:
-        await asyncio.sleep(0.3 if execution.payload == "longer" else 0)
+        await asyncio.sleep(1.1 if execution.payload == "longer" else 0)
 
     policy(conn, "work", timeout="unlimited")
     id_ = enqueue(conn, "work", "longer")
@@ -209,7 +209,7 @@ def test_a_program_whose_time_is_up_is_ended_with_its_whole_group(
         sleep 60 & echo $$ $! > {tmp_path}/pids.new; mv {tmp_path}/pids.new {tmp_path}/pids
         while true; do sleep 0.01; done
     """
-    actions.add("work", Command(script, kill_after=60), timeout=0.5, kill_after=0.1, max_attempts=1)
+    actions.add("work", Command(script, kill_after=60), timeout=2, kill_after=0.1, max_attempts=1)
     id_ = enqueue(conn, "work")
     drain(dsn, actions)
     state, error = look(conn, id_, "state", "error")
@@ -221,15 +221,24 @@ def test_a_program_whose_time_is_up_is_ended_with_its_whole_group(
 
 @posix
 def test_the_kill_after_of_a_command_counts_where_no_policy_has_one(
-    dsn: str, conn: Connection, actions: Actions
+    dsn: str, conn: Connection, actions: Actions, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    begun = time.monotonic()
-    command = Command("trap '' TERM; while true; do sleep 0.01; done", kill_after=0.05)
-    actions.add("work", command, timeout=0.2, max_attempts=1)
-    id_ = enqueue(conn, "work")
-    drain(dsn, actions)
-    assert look(conn, id_, "state") == "failed"
-    assert time.monotonic() - begun < 9, "it was the default of 10 s that killed it"
+    seen: list[float] = []
+    ended = command_module._ended
+
+    async def noting(child: Any, kill_after: float) -> Any:
+        seen.append(kill_after)
+        return await ended(child, kill_after)
+
+    monkeypatch.setattr(command_module, "_ended", noting)
+    actions.add("plain", Command(["true"]))
+    actions.add("own", Command(["true"], kill_after=3))
+    for _ in range(2):
+        for name in actions.names:
+            enqueue(conn, name)
+            drain(dsn, actions)
+        policy(conn, "own", kill_after=7)
+    assert seen == [10, 3, 10, 7]
 
 
 # The end of the process

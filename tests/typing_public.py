@@ -8,6 +8,7 @@ import psycopg
 import psycopg_pool
 
 import pgfifo
+import pgfifo.testing
 
 actions = pgfifo.Actions()
 
@@ -81,7 +82,7 @@ def made(conn: psycopg.Connection[dict[str, Any]], pool: psycopg_pool.Connection
     pgfifo.Client()
     pgfifo.Client("postgresql://…", max_size=2, timeout=5, prepare_threshold=None, application_name="shop")
     pgfifo.Client(conn)
-    pgfifo.Client(pool)
+    pgfifo.Client(pool, actions=actions)
     pgfifo.Client(7)  # type: ignore[arg-type]
 
 
@@ -108,6 +109,34 @@ def producing(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
     fifo.release(1, 1)
     with fifo.transaction() as own:
         assert_type(own, psycopg.Connection[Any])
+
+
+@actions.schedule("30 2 * * mon-fri", time_zone="Europe/Berlin", missed="all", payload={"kind": "full"})
+@actions.action("backup", schema={"type": "object"})
+def backup(execution: pgfifo.Execution) -> None:
+    """Do nothing."""
+
+
+def scheduling(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
+    assert_type(fifo.set_schedule("nightly", "backup", "@daily", time_zone="UTC", connection=conn), str)
+    fifo.set_schedule("nightly", "backup", "@daily", missed="some")  # type: ignore[arg-type]
+    [info] = fifo.schedules("backup")
+    assert_type(info, pgfifo.ScheduleInfo)
+    assert_type(info.next_at, datetime | None)
+    assert_type(fifo.pause_schedule("nightly", reason="incident"), bool)
+    assert_type(fifo.resume_schedule("nightly"), bool)
+    fifo.remove_schedule("nightly")
+
+
+def testing(worker: pgfifo.Worker) -> None:
+    fifo = pgfifo.testing.Fifo("postgresql://…", actions=actions)
+    fifo.install(testing=True)
+    assert_type(fifo.drain(), list[pgfifo.Execution])
+    assert_type(fifo.drain(actions, raises=False, concurrency=1), list[pgfifo.Execution])
+    assert_type(pgfifo.testing.drain(worker), list[pgfifo.Execution])
+    assert_type(fifo.advance(timedelta(hours=1)), datetime)
+    assert_type(fifo.assert_enqueued("deploy", {"env": "prod"}, count=1), pgfifo.ExecutionInfo)
+    fifo.assert_not_enqueued("deploy", group={"env": "prod"}, state="waiting")
 
 
 def looking(fifo: pgfifo.Client) -> None:
