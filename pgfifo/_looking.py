@@ -30,6 +30,7 @@ CHECKS: dict[str, Check] = {
     "number": _given.number,
     "upto": _given.number,
     "count": _given.number,
+    "minutes": functools.partial(_given.number, most=_given.INTEGER),
     "first_id": _given.id_,
     "last_id": _given.id_,
     "after": _given.number,

@@ -35,6 +35,7 @@ from pgfifo.models import (
     LaneStats,
     OnItem,
     OrderViolation,
+    Pace,
     PolicyChange,
     PolicyDifference,
     PolicyOverride,
@@ -749,7 +750,7 @@ class Client(Waiting):
         )
 
     def position(self, id: int) -> Position:  # noqa: A002
-        """Return how far an execution is from its turn.
+        """Return how far an execution is from its turn, and when that will probably be.
 
         Args:
             id: The execution.
@@ -757,9 +758,8 @@ class Client(Waiting):
         Raises:
             UnknownExecution: There is no such execution, or it is older than its retention.
         """
-        return self._row(
-            "select pos, coalesce(exact, true) from pgfifo.position(%s::bigint)", (id,), Position
-        )
+        query = "select pos, coalesce(exact, true), eta_seconds, eta_basis from pgfifo.position(%s::bigint)"
+        return self._row(query, (id,), Position)
 
     def explain(self, id: int) -> Explanation:  # noqa: A002
         """Say why an execution is not running, for people and for programs. Only reads.
@@ -831,6 +831,19 @@ class Client(Waiting):
 
     def _refuse_unknown(self, action: str) -> None:
         self._rows("select from pgfifo.effective_policy(%s::text)", (action,), _nothing)
+
+    def pace(self, action: str, minutes: int = 10) -> Pace:
+        """Return how an action has got on in its last full minutes; the view ``minutes`` has each of them.
+
+        Args:
+            action: The action.
+            minutes: How many minutes, 1 to 10,080: they are kept for a week. Defaults to 10.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: Too few or too many minutes.
+        """
+        return self._row(select(Pace, "pgfifo.pace(%s::text, %s::integer)"), (action, minutes), Pace)
 
     def workers(self) -> list[WorkerInfo]:
         """Return the worker processes, living and recently gone."""

@@ -35,6 +35,7 @@ from pgfifo.models import (
     LaneStats,
     OnItem,
     OrderViolation,
+    Pace,
     PolicyChange,
     PolicyDifference,
     PolicyOverride,
@@ -753,7 +754,7 @@ class AsyncClient(AsyncWaiting):
         )
 
     async def position(self, id: int) -> Position:  # noqa: A002
-        """Return how far an execution is from its turn.
+        """Return how far an execution is from its turn, and when that will probably be.
 
         Args:
             id: The execution.
@@ -761,9 +762,8 @@ class AsyncClient(AsyncWaiting):
         Raises:
             UnknownExecution: There is no such execution, or it is older than its retention.
         """
-        return await self._row(
-            "select pos, coalesce(exact, true) from pgfifo.position(%s::bigint)", (id,), Position
-        )
+        query = "select pos, coalesce(exact, true), eta_seconds, eta_basis from pgfifo.position(%s::bigint)"
+        return await self._row(query, (id,), Position)
 
     async def explain(self, id: int) -> Explanation:  # noqa: A002
         """Say why an execution is not running, for people and for programs. Only reads.
@@ -837,6 +837,19 @@ class AsyncClient(AsyncWaiting):
 
     async def _refuse_unknown(self, action: str) -> None:
         await self._rows("select from pgfifo.effective_policy(%s::text)", (action,), _nothing)
+
+    async def pace(self, action: str, minutes: int = 10) -> Pace:
+        """Return how an action has got on in its last full minutes; the view ``minutes`` has each of them.
+
+        Args:
+            action: The action.
+            minutes: How many minutes, 1 to 10,080: they are kept for a week. Defaults to 10.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: Too few or too many minutes.
+        """
+        return await self._row(select(Pace, "pgfifo.pace(%s::text, %s::integer)"), (action, minutes), Pace)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the worker processes, living and recently gone."""

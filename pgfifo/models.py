@@ -67,10 +67,52 @@ class Position:
     Attributes:
         position: 1 is next; None if it is not waiting.
         exact: False if it is so far back that this is a lower bound only.
+        eta_seconds: In how many seconds it will probably start; an estimate. None where nothing tells, or
+            nothing moves.
+        eta_basis: What the estimate rests on: ``lane``, the starts of its lane in the last minutes; or
+            ``action``, how long the action's executions have run, where little is known of the lane.
     """
 
     position: int | None
     exact: bool
+    eta_seconds: float | None = None
+    eta_basis: Literal["lane", "action"] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """How an action has got on in its last minutes.
+
+    Attributes:
+        since: When the first of these minutes began.
+        until: When the last of them ended.
+        enqueued: How many were enqueued.
+        started: How many starts there were; one that is tried again starts again.
+        succeeded: How many succeeded.
+        failed: How many failed for good.
+        cancelled: How many were cancelled.
+        expired: How many expired.
+        enqueued_per_minute: Enqueued, on average.
+        started_per_minute: Started, on average.
+        finished_per_minute: Ended with whatever outcome, on average.
+        mean_wait_seconds: From the enqueue to the first start, of those that succeeded or failed; None if
+            there were none.
+        mean_run_seconds: From the last start to the end, of these.
+    """
+
+    since: datetime
+    until: datetime
+    enqueued: int
+    started: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    enqueued_per_minute: float
+    started_per_minute: float
+    finished_per_minute: float
+    mean_wait_seconds: float | None
+    mean_run_seconds: float | None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,8 +20,8 @@
 -- the only way, would have each call compiled.
 --
 -- Tables are private and may change; functions without a leading underscore and the views queue_stats, lane_stats,
--- executions, order_violations, slot_violations, workers, schedules, starts, overrides, shared_limits and audit are the
--- interface.
+-- executions, order_violations, slot_violations, workers, schedules, starts, overrides, shared_limits, minutes and audit are
+-- the interface.
 --
 -- Run it with psql -1 -v ON_ERROR_STOP=1 -f install.sql, or let pgfifo.install() do it. It may be run again.
 
@@ -64,6 +64,7 @@ end $$;
 \ir tables/imports.sql
 \ir tables/audit.sql
 \ir tables/schedules.sql
+\ir tables/minutes.sql
 
 -- Helpers
 \ir internal/types.sql
@@ -102,6 +103,8 @@ end $$;
 \ir internal/override.sql
 \ir internal/policy_document.sql
 \ir internal/effective.sql
+\ir internal/ahead.sql
+\ir internal/minutes.sql
 \ir internal/explain.sql
 \ir internal/set_paused.sql
 \ir internal/set_closed.sql
@@ -129,9 +132,11 @@ end $$;
 \ir views/slot_violations.sql
 \ir views/overrides.sql
 \ir views/shared_limits.sql
+\ir views/minutes.sql
 \ir functions/position.sql
 \ir functions/remaining.sql
 \ir functions/explain.sql
+\ir functions/pace.sql
 \ir functions/effective_policy.sql
 \ir functions/policy_history.sql
 \ir functions/export_policies.sql

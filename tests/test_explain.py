@@ -27,7 +27,9 @@ KEYS = [
     "due_at",
     "enqueued_at",
     "error",
+    "eta",
     "exact",
+    "expires_at",
     "explanation",
     "failures",
     "finished_at",
@@ -48,6 +50,7 @@ KEYS = [
 ]
 SLOTS = ["active", "held", "holders", "limit", "origin", "running", "source", "until"]
 HOLDER = ["attempt", "due_at", "error", "id", "overdue", "since", "state", "worker", "worker_id"]
+ETA = ["at", "basis", "count", "over_seconds", "per_minute", "seconds"]
 WORKERS = ["alive", "busy", "capacity", "silent"]
 RUN = ["cancel_requested_at", "completed", "message", "overdue", "progress", "since", "worker", "worker_id"]
 
@@ -71,6 +74,8 @@ def explain(engine: Engine, id_: int) -> dict[str, Any]:
         assert sorted(data["slots"]) == SLOTS
         assert all(sorted(holder) == HOLDER for holder in data["slots"]["holders"])
         assert sorted(data["workers"]) == WORKERS
+    if data["eta"] is not None:
+        assert sorted(data["eta"]) == ETA
     if data["run"] is not None:
         assert sorted(data["run"]) == RUN
     assert isinstance(data, dict)
@@ -83,10 +88,12 @@ def reasons(engine: Engine, id_: int) -> list[str]:
 
 
 def test_the_page_has_all_reasons_and_keys() -> None:
-    told = {row[0] for row in rows(section("docs/explain.md", "Reasons"))}
+    told = {word for row in rows(section("docs/explain.md", "Reasons")) for word in row[0].split(", ")}
     body = (ROOT / "sql" / "functions" / "explain.sql").read_text(encoding="utf-8")
     given = re.findall(r"v_reasons := (?:v_reasons \|\| |array\[)(.*)$", body, re.MULTILINE)
     words = {word for line in given for word in re.findall(r"'(\w+)'", line)}
+    weighed = (ROOT / "sql" / "internal" / "limits.sql").read_text(encoding="utf-8")
+    words |= set(re.findall(r"jsonb_build_object\('reason', '(\w+)'", weighed))
     assert told == words
     keys = {key.strip() for row in rows(section("docs/explain.md", "Data")) for key in row[0].split(",")}
     assert keys - {"slots.holders"} == set(KEYS)
@@ -224,6 +231,38 @@ def test_a_lowered_limit_is_told(engine: Engine) -> None:
     assert "3 of its lane are active, more than the 2 that the limit allows now" in data["why"]
 
 
+# What stands for a slot
+
+
+def slot(engine: Engine, holder: int) -> tuple[int, str]:
+    [(id_, state)] = engine.rows("select id, state from pgfifo.slot_enter(%s, 1, 'deploy')", holder)
+    return id_, state
+
+
+def test_a_slot_is_waited_for_by_a_program_and_needs_no_worker(engine: Engine) -> None:
+    start = "select pgfifo.worker_start('cron', 'there', 7, '{}', 1, '1 hour', false, 'slot')"
+    engine.policy()
+    first, second = engine.one(start), engine.one(start)
+    (held, state), (waiting, _) = slot(engine, first), slot(engine, second)
+    assert state == "running"
+    data = explain(engine, waiting)
+    assert data["reasons"] == ["slots"]
+    assert f"a program waits for: program {second} (cron, pid 7 on there)." in data["why"]
+    assert re.search(
+        rf"execution {held}, running since .* on program {first} \(cron, pid 7 on there\)", data["why"]
+    )
+    assert reasons(engine, held) == []
+    behind = engine.enqueue()
+    assert reasons(engine, behind) == ["no_worker", "ahead", "slots"], "programs that hold slots serve nobody"
+    engine.one("select pgfifo.pause('deploy')")
+    engine.one("select pgfifo.slot_leave(%s, %s)", first, held)
+    engine.resume()
+    assert reasons(engine, waiting) == ["next"]
+    engine.advance("2 hours")
+    assert reasons(engine, waiting) == ["lease"]
+    assert "(overdue: it was last heard of" in explain(engine, waiting)["why"]
+
+
 # Nobody runs it
 
 
@@ -294,7 +333,7 @@ def test_paused_by_whom_since_when_and_why(engine: Engine) -> None:
     data = explain(engine, id_)
     assert data["reasons"] == ["paused"]
     [pause] = data["paused"]
-    assert sorted(pause) == ["by", "reason", "scope", "since"]
+    assert sorted(pause) == ["by", "execution", "reason", "scope", "since"]
     assert (pause["scope"], pause["reason"]) == ("action", "a migration")
     assert re.search(r"The action has been paused since .* by \w+: \"a migration\"\.", data["why"])
     engine.one("select pgfifo.pause('deploy', 'a')")
@@ -330,6 +369,21 @@ def test_delayed_until_when(engine: Engine) -> None:
     assert re.search(r"It joins the end of its line at .* \(in (59m|1h)", data["why"])
 
 
+def test_what_expires_is_told_when(engine: Engine) -> None:
+    engine.policy(max_wait=60)
+    engine.worker()
+    first, second = engine.fill(2)
+    data = explain(engine, second)
+    assert data["expires_at"] is not None
+    assert re.search(r"It expires at .* \((in 59s|in 1m)\), unless it is started before\.", data["why"])
+    engine.advance("61 s")
+    data = explain(engine, first)
+    assert (data["state"], data["reasons"], data["expires_at"]) == ("expired", ["finished"], None)
+    third = engine.enqueue()
+    data = explain(engine, third)
+    assert (data["position"], data["ahead"]) == (1, []), "what has expired was counted"
+
+
 def test_a_backoff_that_is_over_is_none(engine: Engine) -> None:
     engine.policy(backoff_initial=10)
     id_ = engine.enqueue()
@@ -341,6 +395,107 @@ def test_a_backoff_that_is_over_is_none(engine: Engine) -> None:
     assert "Its backoff was over" in data["why"]
     engine.pause()
     assert reasons(engine, id_) == ["paused"]
+
+
+@pytest.mark.parametrize("mode", ["yield", "tail"])
+def test_a_backoff_without_a_slot_is_told_with_the_place_it_comes_back_to(engine: Engine, mode: str) -> None:
+    engine.policy(failure_mode=mode, backoff_initial=100)
+    first, second = engine.fill(2)
+    worker = engine.worker(lease="1 hour")
+    engine.finish(engine.claim(worker)[0], "failed", "OSError: gone")
+    data = explain(engine, first)
+    assert (data["state"], data["reasons"]) == ("delayed", ["backoff"])
+    assert re.search(r"is delayed since attempt 1 failed \d\d:\d\d:\d\d", data["explanation"])
+    assert 'The error: "OSError: gone".' in data["why"]
+    assert ("from its old place in the line" if mode == "yield" else "from the end of its line") in data[
+        "why"
+    ]
+    assert reasons(engine, second) == ["next"], "it took its slot along"
+    engine.advance("150 s")
+    assert reasons(engine, first) == (["next"] if mode == "yield" else ["joining"])
+
+
+def test_what_a_handler_put_off_is_no_failure(engine: Engine) -> None:
+    id_ = engine.enqueue()
+    worker = engine.worker()
+    [start] = engine.claim(worker)
+    item = {"id": id_, "attempt": 1, "outcome": "failed", "error": "later", "after": 100, "count": False}
+    engine.work(worker, 0, [], [item])
+    data = explain(engine, start.id)
+    assert data["reasons"] == ["backoff"]
+    assert "since attempt 1 put it off" in data["explanation"]
+
+
+def test_a_lane_that_stopped_by_itself_says_for_what(engine: Engine) -> None:
+    engine.policy(on_exhausted="pause", max_attempts=1)
+    first, second = engine.fill(2)
+    worker = engine.worker()
+    engine.finish(engine.claim(worker)[0], "failed", "OSError: gone")
+    data = explain(engine, second)
+    assert data["reasons"] == ["paused"]
+    assert data["paused"][0]["execution"] == first
+    assert "by its on_exhausted" in data["why"]
+    assert f'"execution {first} failed for good: OSError: gone"' in data["why"]
+
+
+# Limits over time, and shared ones
+
+
+def test_a_rate_tells_when_it_allows_the_next_start(engine: Engine) -> None:
+    engine.policy(max_concurrent=5, rate="2/m")
+    ids = engine.fill(4)
+    worker = engine.worker(lease="1 hour")
+    assert len(engine.claim(worker, 5)) == 2
+    data = explain(engine, ids[2])
+    assert data["reasons"] == ["rate"]
+    [limit] = data["limits"]
+    assert sorted(limit) == ["detail", "kind", "until"]
+    assert limit["detail"] == {"value": "2/min", "source": "action", "origin": "deploy"}
+    assert re.search(
+        r"Its lane's rate \(2/min\) allows the next start at .* \(in (29s|30s)\);"
+        r" it is set for the action deploy\.",
+        data["why"],
+    )
+    assert reasons(engine, ids[3]) == ["ahead", "rate"]
+    engine.advance("30 s")
+    assert reasons(engine, ids[2]) == ["next"]
+
+
+@pytest.mark.parametrize("attribute", ["spacing", "gap"])
+def test_spacing_and_gap_tell_when_they_allow_the_next_start(engine: Engine, attribute: str) -> None:
+    policy: dict[str, Any] = {"max_concurrent": 5, attribute: 90}
+    engine.policy(**policy)
+    ids = engine.fill(2)
+    worker = engine.worker(lease="1 hour")
+    engine.hand_in(worker, *engine.claim(worker, 5)[:1])
+    second = ids[1]
+    if engine.state(second) == "running":
+        second = engine.enqueue()
+    data = explain(engine, second)
+    assert data["reasons"] == [attribute]
+    assert re.search(rf"Its lane's {attribute} \(1m 30s\) allows the next start at .* \(in 1m", data["why"])
+    engine.advance("90 s")
+    assert reasons(engine, second) == ["next"]
+
+
+def test_a_shared_limit_that_is_exhausted_is_named(engine: Engine) -> None:
+    engine.policy("a", max_concurrent=5)
+    engine.policy("b", max_concurrent=5)
+    engine.one('select pgfifo.set_shared_limit(\'api\', \'{"max_concurrent": 1, "actions": ["a", "b"]}\')')
+    one, two, other = engine.enqueue("a"), engine.enqueue("a"), engine.enqueue("b")
+    worker = engine.worker("a", "b")
+    [start] = engine.claim(worker, 5, ["a", "b"])
+    assert start.id == one
+    data = explain(engine, two)
+    assert data["reasons"] == ["shared_slots"]
+    assert data["limits"][0]["detail"] == {"name": "api", "limit": 1, "current": 1}
+    assert "The shared limit api has no slot free: 1 of 1 are taken." in data["why"]
+    assert reasons(engine, other) == ["shared_slots"]
+    engine.one('select pgfifo.set_shared_limit(\'api\', \'{"max_concurrent": null, "rate": "1/m"}\')')
+    engine.hand_in(worker, start)
+    engine.claim(worker, 5, ["a", "b"])
+    left = two if engine.state(two) == "waiting" else other
+    assert reasons(engine, left) in (["shared_rate"], ["shared_turn"])
 
 
 # Somebody's open transaction

@@ -23,6 +23,7 @@ VIEWS = (
     "executions",
     "workers",
     "schedules",
+    "minutes",
     "starts",
     "order_violations",
     "slot_violations",

@@ -19,6 +19,7 @@ from pgfifo.cli.output import (
     flush,
     note,
     out,
+    print_fields,
     print_json,
     print_json_rows,
     print_paragraph,
@@ -94,6 +95,24 @@ def lanes(
 
 
 @app.command(rich_help_panel=LOOK)
+def pace(
+    action: Action,
+    minutes: Annotated[
+        int, typer.Option("--minutes", "-m", min=1, max=10080, help="Over so many minutes, a week at most.")
+    ] = 10,
+    json: AsJson = False,
+    dsn: Dsn = None,
+) -> None:
+    """Show how an action has got on of late: enqueued, started, ended, with mean times."""
+    with connected(dsn) as fifo:
+        found = asdict(fifo.pace(action, minutes))
+    if json:
+        print_json(found)
+    else:
+        print_fields(found)
+
+
+@app.command(rich_help_panel=LOOK)
 def audit(
     action: AnyAction = None,
     what: Annotated[
@@ -132,18 +151,21 @@ def audit(
 
 @app.command(rich_help_panel=LOOK)
 def position(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 - the argument is called so
-    """Show how far an execution is from its turn: 1 is next."""
+    """Show how far an execution is from its turn, 1 is next; and when that will probably be."""
     with connected(dsn) as fifo:
         place = fifo.position(id)
         state = fifo.execution(id).state
     if json:
-        print_json({"id": id, "state": state, "position": place.position, "exact": place.exact})
+        print_json({"id": id, "state": state} | asdict(place))
     elif place.position is None:
         note(f"Execution {id} is {state}: it is not in the line.")
         out("-")
     else:
         if not place.exact:
             note("At least so far: beyond 10,000 they are not counted.")
+        if place.eta_seconds is not None:
+            basis = "its lane has moved" if place.eta_basis == "lane" else "its action's have run"
+            note(f"It will start in about {span(place.eta_seconds)}, as {basis} of late.")
         out(str(place.position))
 
 

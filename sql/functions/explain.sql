@@ -24,6 +24,8 @@ declare
   v_limits jsonb := '[]';
   v_locked jsonb;
   v_run jsonb;
+  v_eta jsonb;
+  v_expires timestamptz;
   v_reasons text[] := '{}';
   -- The first sentence, and those that say why.
   v_head text;
@@ -36,9 +38,13 @@ declare
 begin
   select e.id, e.action, e.group_text, rtrim(e.action || ' ' || pgfifo.format_group(e.group_text)) as lane, e.state, e.attempt, e.failures, e.ticket,
       e.enqueued_at, e.started_at, e.finished_at, e.due_at, e.error, e.reason, e.worker_id, e.cancel_requested_at, e.lane_id, e.progress,
-      e.progress_message, e.progress_at, r.held_outcome, r.ended_at, coalesce(r.completed, false) as completed
+      e.progress_message, e.progress_at, e.is_slot,
+      coalesce(r.held_outcome, e.attempts -> -1 ->> 'outcome') as ended_how, coalesce(r.ended_at, (e.attempts -> -1 ->> 'ended_at')::timestamptz) as ended_at,
+      coalesce(r.completed, false) as completed, c.owner,
+      coalesce(c.joined_at, c.enqueued_at) as joined_at
     into v_it
   from pgfifo.executions e
+  left join pgfifo._executions c on c.id = e.id
   left join pgfifo.runs r on r.id = e.id
   where e.id = p_id;
   if not found then
@@ -46,14 +52,14 @@ begin
   end if;
   select a.id as action_id, l.id as lane_id, a.closed_at as action_closed_at, a.closed_by as action_closed_by, a.closed_reason as action_closed_reason,
       l.closed_at, l.closed_by, l.closed_reason, p.paused_at as action_paused_at, p.paused_by as action_paused_by, p.paused_reason as action_paused_reason,
-      lp.paused_at, lp.paused_by, lp.paused_reason, coalesce(lp.max_concurrent, p.max_concurrent) as max_concurrent, g.running, g.held, g.returned,
-      g.returned_from, g.consumed
+      lp.paused_at, lp.paused_by, lp.paused_reason, x.paused_for, coalesce(lp.max_concurrent, p.max_concurrent) as max_concurrent, g.running, g.held
     into v_lane
   from pgfifo.actions a
   join pgfifo._action_policies p on p.action_id = a.id
   left join pgfifo.lanes l on l.id = v_it.lane_id
   left join lateral (select g.* from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g on true
   left join lateral (select lp.* from pgfifo._lane_policies lp where lp.lane_id = l.id offset 0) lp on true
+  left join lateral (select x.paused_for from pgfifo.policies x where x.scope = 'lane' and x.lane_id = l.id offset 0) x on true
   where a.name = v_it.action;
 
   if v_it.finished_at is not null then
@@ -95,39 +101,58 @@ begin
     if v_it.state = 'waiting' then
       v_head := format('Execution %s (%s) is waiting, enqueued %s', v_it.id, v_it.lane, pgfifo._moment(v_it.enqueued_at, v_now))
         || case when v_it.attempt > 0 then format(', after attempt %s', v_it.attempt) else '' end;
+      if v_it.attempt = 0 then
+        v_expires := v_it.joined_at + pgfifo._max_wait(v_lane.lane_id);
+      end if;
+      if v_it.is_slot then
+        select w.* into v_last from pgfifo._workers w where w.id = v_it.owner;
+        v_said := pgfifo._overdue(v_last, v_now);
+        v_why := v_why || (format('It stands for a slot that a program waits for: %s', pgfifo._who(v_last)) || coalesce(' (overdue: ' || v_said || ')', '') || '.');
+        if v_said is not null then
+          v_reasons := v_reasons || 'lease'::text;
+        end if;
+      end if;
     elsif v_it.attempt = 0 then
       v_head := format('Execution %s (%s) is delayed, enqueued %s', v_it.id, v_it.lane, pgfifo._moment(v_it.enqueued_at, v_now));
-      v_reasons := v_reasons || case when v_held_up then 'joining' else 'delayed' end;
-      v_why := v_why || case when v_held_up
-        then format('It has been due to join its line since %s; whoever enqueues or claims there next lets it join.', pgfifo._moment(v_it.due_at, v_now))
-        else format('It joins the end of its line at %s.', pgfifo._moment(v_it.due_at, v_now)) end;
+      if not v_held_up then
+        v_reasons := v_reasons || 'delayed'::text;
+        v_why := v_why || format('It joins the end of its line at %s.', pgfifo._moment(v_it.due_at, v_now));
+      end if;
     else
       v_head := format('Execution %s (%s) is %s since attempt %s%s', v_it.id, v_it.lane, v_it.state, v_it.attempt,
-        case v_it.held_outcome when 'snoozed' then ' put it off' when 'lost' then ' was lost with its worker' else ' failed' end)
+        case v_it.ended_how when 'snoozed' then ' put it off' when 'lost' then ' was lost with its worker' else ' failed' end)
         || coalesce(' ' || pgfifo._moment(v_it.ended_at, v_now), '');
-      v_reasons := v_reasons || case when v_held_up then array[]::text[] else array['backoff'] end;
-      if v_it.error is not null and v_it.held_outcome is distinct from 'snoozed' then
+      if v_it.error is not null and v_it.ended_how is distinct from 'snoozed' then
         v_why := v_why || (pgfifo._quoted('The error: ', v_it.error) || '.');
       end if;
-      v_why := v_why || (case when v_held_up then format('Its backoff was over %s.', pgfifo._moment(v_it.due_at, v_now))
-        else format('It may start again at %s', pgfifo._moment(v_it.due_at, v_now))
+      if not v_held_up then
+        v_reasons := v_reasons || 'backoff'::text;
+        v_why := v_why || (format('It may start again at %s', pgfifo._moment(v_it.due_at, v_now))
           || case when v_it.state = 'held' then ', and keeps its slot until then.' when v_it.ticket is null then ', from the end of its line.'
-                  else ', from its old place in the line.' end end);
+                  else ', from its old place in the line.' end);
+      elsif v_it.ticket is not null then
+        v_why := v_why || format('Its backoff was over %s.', pgfifo._moment(v_it.due_at, v_now));
+      end if;
+    end if;
+    if v_it.ticket is null and v_held_up then
+      v_reasons := v_reasons || 'joining'::text;
+      v_why := v_why || format('It has been due to join its line since %s; whoever enqueues or claims there next lets it join.', pgfifo._moment(v_it.due_at, v_now));
     end if;
 
     -- Paused; or closed, which does not hold up what is in the line.
     for v_row in
       select * from (values
-        ('paused', 'action', 'The action', v_lane.action_paused_at, v_lane.action_paused_by, v_lane.action_paused_reason),
-        ('paused', 'lane', 'Its lane', v_lane.paused_at, v_lane.paused_by, v_lane.paused_reason),
-        ('closed', 'action', 'The action', v_lane.action_closed_at, v_lane.action_closed_by, v_lane.action_closed_reason),
-        ('closed', 'lane', 'Its lane', v_lane.closed_at, v_lane.closed_by, v_lane.closed_reason)) p(kind, scope, what, since, who, reason)
+        ('paused', 'action', 'The action', v_lane.action_paused_at, v_lane.action_paused_by, v_lane.action_paused_reason, null),
+        ('paused', 'lane', 'Its lane', v_lane.paused_at, v_lane.paused_by, v_lane.paused_reason, v_lane.paused_for),
+        ('closed', 'action', 'The action', v_lane.action_closed_at, v_lane.action_closed_by, v_lane.action_closed_reason, null),
+        ('closed', 'lane', 'Its lane', v_lane.closed_at, v_lane.closed_by, v_lane.closed_reason, null)) p(kind, scope, what, since, who, reason, culprit)
       where p.since is not null
     loop
-      v_said := format('%s has been %s since %s by %s', v_row.what, v_row.kind, pgfifo._moment(v_row.since, v_now), v_row.who)
+      v_said := format('%s has been %s since %s by %s', v_row.what, v_row.kind, pgfifo._moment(v_row.since, v_now),
+          case when v_row.culprit is null then v_row.who else 'its on_exhausted' end)
         || pgfifo._quoted(': ', v_row.reason) || case v_row.kind when 'closed' then '; what is in it already is not affected.' else '.' end;
       if v_row.kind = 'paused' then
-        v_paused := v_paused || jsonb_build_object('scope', v_row.scope, 'since', v_row.since, 'by', v_row.who, 'reason', v_row.reason);
+        v_paused := v_paused || jsonb_build_object('scope', v_row.scope, 'since', v_row.since, 'by', v_row.who, 'reason', v_row.reason, 'execution', v_row.culprit);
         v_why := v_why || v_said;
       else
         v_closed := v_closed || jsonb_build_object('scope', v_row.scope, 'since', v_row.since, 'by', v_row.who, 'reason', v_row.reason);
@@ -138,16 +163,16 @@ begin
       v_reasons := v_reasons || 'paused'::text;
     end if;
 
-    -- Who could run it.
+    -- Who could run it. What stands for a slot is started in the name of who waits for it, by whoever looks.
     select jsonb_build_object('alive', count(*) filter (where w.alive), 'silent', count(*) filter (where not w.alive),
         'capacity', coalesce(sum(w.concurrency) filter (where w.alive), 0), 'busy', coalesce(sum(least(w.concurrency, w.n)) filter (where w.alive), 0))
       into strict v_workers
     from (
       select w.concurrency, w.last_seen + w.lease >= v_now as alive, (select count(*) from pgfifo.runs r where r.worker_id = w.id) as n
-      from pgfifo._workers w where w.state = 'alive' and v_it.action = any (w.actions)) w;
-    if (v_workers ->> 'alive')::integer = 0 then
+      from pgfifo._workers w where w.state = 'alive' and w.kind = 'worker' and v_it.action = any (w.actions)) w;
+    if (v_workers ->> 'alive')::integer = 0 and not v_it.is_slot then
       v_reasons := v_reasons || 'no_worker'::text;
-      select w.* into v_last from pgfifo._workers w where v_it.action = any (w.actions) order by w.last_seen desc, w.id desc limit 1;
+      select w.* into v_last from pgfifo._workers w where w.kind = 'worker' and v_it.action = any (w.actions) order by w.last_seen desc, w.id desc limit 1;
       v_why := v_why || (format('No living worker serves %s', v_it.action)
         || case when found then format('; the last one, %s, was heard of %s', pgfifo._who(v_last), pgfifo._moment(v_last.last_seen, v_now)) else '' end || '.');
     end if;
@@ -155,17 +180,8 @@ begin
     -- Who is ahead of it.
     if v_it.state = 'waiting' then
       select p.pos, p.exact into strict v_pos, v_exact from pgfifo.position(p_id) p;
-      v_ahead := array(
-        select a.id from (
-          (select r.id, r.ticket from pgfifo.runs r
-           where v_lane.returned > 0 and r.lane_id = v_lane.lane_id and r.state = 'returned' and r.ticket >= v_lane.returned_from and r.ticket < v_it.ticket
-           order by r.lane_id, r.ticket limit 5)
-          union all
-          (select e.id, e.ticket from pgfifo._executions e
-           where e.lane_id = v_lane.lane_id and e.ticket > v_lane.consumed and e.ticket < v_it.ticket
-             and coalesce(e.joined_at, e.enqueued_at) > coalesce(v_now - pgfifo._max_wait(v_lane.lane_id), '-infinity')
-           order by e.lane_id, e.ticket limit 5)) a
-        order by a.ticket limit 5);
+      v_eta := (pgfifo._eta(v_lane.lane_id, v_pos, v_it.is_slot, v_now)).o_detail;
+      v_ahead := array(select a from pgfifo._ahead(v_lane.lane_id, v_it.ticket, 5) a);
       if v_pos > 1 then
         v_reasons := v_reasons || 'ahead'::text;
         v_why := v_why || (format('%s%s ahead of it in the line (%s%s).', case when v_exact then '' else 'At least ' end,
@@ -200,21 +216,20 @@ begin
         || coalesce(': ' || array_to_string(v_names, '; '), '')
         || case when v_lane.running + v_lane.held - (v_it.state = 'held')::integer > cardinality(v_names)
              then format('; and %s more', v_lane.running + v_lane.held - (v_it.state = 'held')::integer - cardinality(v_names)) else '' end
-        || format('. The limit (max_concurrent = %s) %s.', v_lane.max_concurrent, case v_limit.source
-             when 'default' then 'is the built-in default' when 'everything' then 'is set for everything' when 'declared' then 'was declared by code'
-             when 'override' then format('is an override for %s that ends %s', v_limit.origin, pgfifo._moment(v_limit.until, v_now))
-             else format('is set for the %s %s', v_limit.source, v_limit.origin) end));
+        || format('. The limit (max_concurrent = %s) %s.', v_lane.max_concurrent, pgfifo._set_where(v_limit.source, v_limit.origin, v_limit.until, v_now)));
       if jsonb_path_exists(v_holders, '$[*].overdue ? (@ != null)') then
         v_reasons := v_reasons || 'lease'::text;
       end if;
     end if;
 
     -- Limits over time, and shared ones.
-    for v_row in select * from pgfifo._explain_limits(v_lane.lane_id) loop
-      v_limits := v_limits || jsonb_build_object('kind', v_row.kind, 'until', v_row.until, 'detail', v_row.detail);
-      v_reasons := v_reasons || v_row.kind;
-      v_why := v_why || v_row.said;
-    end loop;
+    if v_it.state = 'waiting' or (v_it.state = 'held' and v_held_up) then
+      for v_row in select * from pgfifo._explain_limits(v_lane.action_id, v_lane.lane_id, v_now) loop
+        v_limits := v_limits || jsonb_build_object('kind', v_row.kind, 'until', v_row.until, 'detail', v_row.detail);
+        v_reasons := v_reasons || v_row.kind;
+        v_why := v_why || v_row.said;
+      end loop;
+    end if;
 
     -- Somebody's open transaction. On a standby the primary's locks cannot be seen.
     if not pg_is_in_recovery() then
@@ -232,14 +247,25 @@ begin
       end if;
     end if;
 
-    if v_reasons <@ array['ahead'] and (v_workers ->> 'busy')::integer >= (v_workers ->> 'capacity')::integer then
+    if v_reasons <@ array['ahead'] and not v_it.is_slot and (v_workers ->> 'busy')::integer >= (v_workers ->> 'capacity')::integer then
       v_reasons := v_reasons || 'workers_busy'::text;
       v_why := v_why || format('There are free slots, but the workers that serve %s are full: they run %s of at most %s.', v_it.action, v_workers ->> 'busy', v_workers ->> 'capacity');
     end if;
     if v_reasons <@ array['ahead'] then
       v_reasons := v_reasons || 'next'::text;
-      v_why := v_why || format('Nothing holds its lane up: the next claim goes on with it (%s).', case (v_workers ->> 'alive')::integer
-        when 1 then format('one worker serves %s', v_it.action) else format('%s workers serve %s', v_workers ->> 'alive', v_it.action) end);
+      v_why := v_why || case when v_it.is_slot then 'Nothing holds its lane up: whoever looks there next goes on with it.'
+        else format('Nothing holds its lane up: the next claim goes on with it (%s).', case (v_workers ->> 'alive')::integer
+          when 1 then format('one worker serves %s', v_it.action) else format('%s workers serve %s', v_workers ->> 'alive', v_it.action) end) end;
+    end if;
+    if v_eta is not null and (v_eta ->> 'seconds')::double precision > 0 then
+      v_why := v_why || (format('At %s it would start %sin about %s (', pgfifo._per_time((v_eta ->> 'per_minute')::double precision),
+          case when v_exact then '' else 'at the earliest ' end, pgfifo._span((v_eta ->> 'seconds')::double precision))
+        || case v_eta ->> 'basis' when 'lane' then format('its lane had %s starts in the last %s).', v_eta ->> 'count',
+             pgfifo._span((v_eta ->> 'over_seconds')::double precision))
+           else format('its action''s run for %s on average).', pgfifo._span((v_eta ->> 'over_seconds')::double precision)) end);
+    end if;
+    if v_expires is not null then
+      v_why := v_why || format('It expires at %s, unless it is started before.', pgfifo._moment(v_expires, v_now));
     end if;
     v_why := v_why || v_besides;
   end if;
@@ -247,8 +273,8 @@ begin
   explanation := array_to_string(array[v_head || '.'] || v_why, ' ');
   data := jsonb_build_object('id', v_it.id, 'action', v_it.action, 'group_text', v_it.group_text, 'lane', v_it.lane, 'state', v_it.state, 'at', v_now,
     'explanation', explanation, 'why', array_to_string(v_why, ' '), 'reasons', to_jsonb(v_reasons), 'attempt', v_it.attempt, 'failures', v_it.failures,
-    'enqueued_at', v_it.enqueued_at, 'due_at', case when v_it.finished_at is null then v_it.due_at end, 'finished_at', v_it.finished_at, 'error', v_it.error,
-    'reason', v_it.reason, 'position', v_pos, 'exact', v_exact, 'ahead', coalesce(to_jsonb(v_ahead), '[]'), 'run', v_run, 'slots', v_slots,
+    'enqueued_at', v_it.enqueued_at, 'due_at', case when v_it.finished_at is null then v_it.due_at end, 'expires_at', v_expires, 'finished_at', v_it.finished_at, 'error', v_it.error,
+    'reason', v_it.reason, 'position', v_pos, 'exact', v_exact, 'eta', v_eta, 'ahead', coalesce(to_jsonb(v_ahead), '[]'), 'run', v_run, 'slots', v_slots,
     'limits', v_limits, 'paused', v_paused, 'closed', v_closed, 'workers', v_workers, 'locked', v_locked);
 end $$;
 comment on function pgfifo.explain is 'Say why an execution is not running: in one paragraph, and as data.';

@@ -1,7 +1,8 @@
 -- One bounded round of upkeep: at most one a second counts as a tick, by election; the others return at once. Declares
--- lost workers dead and takes back what they held, marks lanes whose limits changed or whose overrides ended, counts what was given back to shared limits, sweeps a slice
--- of lanes, lets what is long due join its line, removes idle lanes, forgets old requests, makes and drops history
--- partitions. Waits for no lock longer than 50 ms. Call it about once a second, again at once while "more".
+-- lost workers dead and takes back what they held, marks lanes whose limits changed or whose overrides ended, counts what was
+-- given back to shared limits, sweeps a slice of lanes, lets what is long due join its line, removes idle lanes, forgets old
+-- requests, counts what happens in each minute, makes and drops history partitions. Waits for no lock longer than 50 ms. Call
+-- it about once a second, again at once while "more".
 create or replace function pgfifo.maintain() returns jsonb
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -19,6 +20,8 @@ declare
   v_action_id integer;
   v_prune boolean;
   v_admitted integer;
+  v_count record;
+  v_measured timestamptz;
 begin
   perform pgfifo._require_read_committed('maintain');
   if not pg_try_advisory_xact_lock('pgfifo.ticks'::regclass::oid::integer, 0) then
@@ -40,17 +43,21 @@ begin
     v_admitted := pgfifo._admit_late(v_sweep.o_late, v_rescue.o_taken = 0 and v_sweep.o_removed = 0);
     perform pgfifo._expire_late(v_tick.swept_to, v_sweep.o_to);
     perform pgfifo._forget_requests();
+    select * into strict v_count from pgfifo._count_minute(v_tick.counted_minute, v_tick.counted_to, 2000, v_now);
+    v_measured := pgfifo._measure(v_tick.measured_to, v_now);
     v_prune := v_now - v_tick.pruned_at not between interval '0' and interval '10 s';
     if v_prune then
       select * into v_retain from pgfifo._retain();
+      perform pgfifo._forget_minutes(v_now);
       delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo._executions e where e.id = c.id);
       delete from pgfifo.reports p where not exists (select from pgfifo.runs r where r.id = p.id and r.attempt = p.attempt and r.state = 'running');
       delete from pgfifo._workers w where w.state <> 'alive' and w.ended_at < v_now - interval '1 day'
         and not exists (select from pgfifo.runs r where r.worker_id = w.id) and not exists (select from pgfifo._executions e where e.owner = w.id);
       v_out := v_out || jsonb_build_object('partitions_dropped', v_retain.o_dropped, 'history_deleted', v_retain.o_deleted);
     end if;
-    insert into pgfifo.ticks (tick, at, swept_to, sweep_found, pruned_at)
-    values (v_tick.tick + 1, v_now, v_sweep.o_to, v_tick.sweep_found + v_sweep.o_found, case when v_prune then v_now else v_tick.pruned_at end);
+    insert into pgfifo.ticks (tick, at, swept_to, sweep_found, pruned_at, counted_minute, counted_to, measured_to)
+    values (v_tick.tick + 1, v_now, v_sweep.o_to, v_tick.sweep_found + v_sweep.o_found, case when v_prune then v_now else v_tick.pruned_at end,
+      v_count.p_minute, v_count.p_to, v_measured);
     delete from pgfifo.ticks t where t.tick = v_tick.tick;
     v_out := v_out || jsonb_build_object('schedules_due',
       exists (select from pgfifo._schedules s where s.paused_at is null and (s.next_at is null or s.next_at <= v_now)),

@@ -13,6 +13,16 @@ as $$
   from (select round(greatest(0, p_seconds))::bigint as n) s
 $$;
 
+-- A pace as people read it: 11.8 a minute, 2 an hour.
+create or replace function pgfifo._per_time(p_per_minute double precision) returns text
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$
+  select trim_scale(round((p_per_minute * u.minutes)::numeric, case when p_per_minute * u.minutes < 100 then 1 else 0 end))::text || u.name
+  from (values (1.0 / 60, ' a second'), (1, ' a minute'), (60, ' an hour'), (1440, ' a day')) u(minutes, name)
+  order by p_per_minute * u.minutes < 1 and u.minutes < 1440, u.minutes limit 1
+$$;
+
 -- A time as people read it, in the session's time zone: 14:03:22 UTC (4m 12s ago), with the day where it is another one.
 create or replace function pgfifo._moment(p_at timestamptz, p_now timestamptz) returns text
 language sql stable
@@ -35,7 +45,9 @@ $$;
 create or replace function pgfifo._who(p_worker pgfifo._workers) returns text
 language sql stable
 set search_path = pg_catalog, pg_temp
-as $$ select format('worker %s (%spid %s on %s)', p_worker.id, nullif(p_worker.name, '') || ', ', p_worker.pid, p_worker.host) $$;
+as $$
+  select format('%s %s (%spid %s on %s)', case p_worker.kind when 'slot' then 'program' else 'worker' end, p_worker.id, nullif(p_worker.name, '') || ', ', p_worker.pid, p_worker.host)
+$$;
 
 -- Open transactions of others that hold one of these locks: those that do nothing now or are older than a second. A claim, or
 -- an enqueue that commits at once, is none of them. p_hidden: also those whose state we may not see.
@@ -64,12 +76,38 @@ as $$
         limit 3) h
 $$;
 
--- Rates, spacing, gaps and shared limits that keep a lane from starting anything now: until when, and how to say so.
-create or replace function pgfifo._explain_limits(p_lane_id bigint)
+-- Where a value of a policy comes from, as people read it, after its name.
+create or replace function pgfifo._set_where(p_source text, p_origin text, p_until timestamptz, p_now timestamptz) returns text
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select case p_source
+    when 'default' then 'is the built-in default' when 'everything' then 'is set for everything' when 'declared' then 'was declared by code'
+    when 'override' then format('is an override for %s that ends %s', p_origin, pgfifo._moment(p_until, p_now))
+    else format('is set for the %s %s', p_source, p_origin) end
+$$;
+
+-- Rates, spacing, gaps and shared limits that let nothing of a lane start now: until when, and how to say so.
+create or replace function pgfifo._explain_limits(p_action_id integer, p_lane_id bigint, p_now timestamptz)
 returns table (kind text, until timestamptz, detail jsonb, said text)
 language sql stable
 set search_path = pg_catalog, pg_temp
-as $$ select null::text, null::timestamptz, null::jsonb, null::text where false $$;
+as $$
+  select w.kind, w.until, case when p.source is null then w.detail else jsonb_build_object('value', p.value, 'source', p.source, 'origin', p.origin) end,
+    case w.kind
+      when 'shared_slots' then format('The shared limit %s has no slot free: %s of %s are taken.', w.detail ->> 'name', w.detail ->> 'current', w.detail ->> 'limit')
+      when 'shared_rate' then format('The rate of the shared limit %s allows the next start at %s.', w.detail ->> 'name', pgfifo._moment(w.until, p_now))
+      when 'shared_turn' then format('Other lanes come before it at the shared limit %s.', w.detail ->> 'name')
+      else format('Its lane''s %s (%s) allows the next start at %s; it %s.', w.kind,
+        case jsonb_typeof(p.value) when 'number' then pgfifo._span((p.value #>> '{}')::double precision) else p.value #>> '{}' end,
+        pgfifo._moment(w.until, p_now), pgfifo._set_where(p.source, p.origin, p.until, p_now)) end
+  from (
+    select w.why ->> 'reason' as kind, (w.why ->> 'until')::timestamptz as until, w.why - 'reason' - 'until' as detail, w.n
+    from jsonb_array_elements((select w.o_why from pgfifo._weigh(p_lane_id, p_now) w)) with ordinality w(why, n)) w
+  left join lateral (
+    select e.* from pgfifo._effective(p_action_id, p_lane_id) e where e.attribute = w.kind offset 0) p on w.kind in ('rate', 'spacing', 'gap')
+  order by w.n
+$$;
 
 -- Who has the slots of a lane: those that have had them for longest first, at most ten, and how many there are.
 -- What is active is below the consumed mark. It is looked for from there backwards, and no further than to the last of those that
@@ -103,8 +141,8 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select case
-    when p_worker.id is null or p_worker.state = 'stopped' then 'that worker has gone'
-    when p_worker.state = 'dead' then 'that worker was declared dead ' || pgfifo._moment(p_worker.ended_at, p_now)
-    when p_worker.last_seen + p_worker.lease < p_now then format('that worker was last heard of %s, and its lease is %s',
+    when p_worker.id is null or p_worker.state = 'stopped' then 'it has gone'
+    when p_worker.state = 'dead' then 'it was declared dead ' || pgfifo._moment(p_worker.ended_at, p_now)
+    when p_worker.last_seen + p_worker.lease < p_now then format('it was last heard of %s, and its lease is %s',
       pgfifo._moment(p_worker.last_seen, p_now), pgfifo._span(extract(epoch from p_worker.lease)::double precision)) end
 $$;

@@ -110,12 +110,15 @@ begin
   if not found then
     return 0;
   end if;
+  -- What happened here since the last minute was counted. (A lane that turns out to be closed below is counted early.)
+  perform pgfifo._count_lanes(array[p_lane_id], pgfifo._minute(pgfifo._now()), pgfifo._now());
   delete from pgfifo.lanes l where l.id = p_lane_id and l.closed_at is null;
   if not found then
     return 0;
   end if;
   delete from pgfifo.ledger g where g.lane_id = p_lane_id;
   delete from pgfifo.paces p where p.lane_id = p_lane_id;
+  delete from pgfifo._tallies p where p.lane_id = p_lane_id;
   update pgfifo.actions a set past_succeeded = a.past_succeeded + v_ledger.succeeded, past_failed = a.past_failed + v_ledger.failed,
     past_cancelled = a.past_cancelled + v_ledger.cancelled, past_expired = a.past_expired + v_ledger.expired
   where a.id = p_action_id;

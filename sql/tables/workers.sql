@@ -32,7 +32,12 @@ create table if not exists pgfifo.ticks (
   swept_to bigint not null default 0,
   -- What the sweep had to mend since installation: should stay zero.
   sweep_found bigint not null default 0,
-  pruned_at timestamptz not null default 'epoch'
+  pruned_at timestamptz not null default 'epoch',
+  -- The rollup per minute: when its last pass over the lanes began, the lane it has come to (null: it is through), and how far
+  -- the history has been measured.
+  counted_minute timestamptz not null default 'epoch',
+  counted_to bigint,
+  measured_to timestamptz not null default 'epoch'
 );
 insert into pgfifo.ticks (tick, at) select 1, clock_timestamp() where not exists (select from pgfifo.ticks);
 comment on table pgfifo.ticks is 'The clock of maintenance: rounds that really happened.';
