@@ -1117,7 +1117,8 @@ class Client(Waiting):
 
         Returns:
             ``{"everything": {…}, "packs": {"billing": {…}}, "actions": {"deploy": {…, "lanes": [{"group": …,
-            …}]}}}``. Nothing that is inherited, declared by code or overridden for a time, and no pauses.
+            …}]}}, "limit": {"api": {…}}}``, the last being shared limits. Nothing that is inherited, declared
+            by code or overridden for a time, and no pauses.
         """
         return self._row("select pgfifo.export_policies()", (), dict)
 
@@ -1130,11 +1131,11 @@ class Client(Waiting):
         force: bool = False,
         connection: object = None,
     ) -> list[PolicyDifference]:
-        """Bring policies to what a document says, all or nothing.
+        """Bring policies and shared limits to what a document says, all or nothing.
 
         Args:
             policies: The document, in the form of `export_policies`; a group may be a mapping too.
-            prune: Unset what it does not name, at every scope. Without it, that stays.
+            prune: Unset what it does not name, at every scope, and drop shared limits. Without it, that stays.
             dry_run: Change nothing, and take no lock.
             force: Change ``group_by`` even though something waits; that stays in its old lanes.
             connection: The caller's connection; the change commits or rolls back with its transaction.

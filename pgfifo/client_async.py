@@ -1125,7 +1125,8 @@ class AsyncClient(AsyncWaiting):
 
         Returns:
             ``{"everything": {…}, "packs": {"billing": {…}}, "actions": {"deploy": {…, "lanes": [{"group": …,
-            …}]}}}``. Nothing that is inherited, declared by code or overridden for a time, and no pauses.
+            …}]}}, "limit": {"api": {…}}}``, the last being shared limits. Nothing that is inherited, declared
+            by code or overridden for a time, and no pauses.
         """
         return await self._row("select pgfifo.export_policies()", (), dict)
 
@@ -1138,11 +1139,11 @@ class AsyncClient(AsyncWaiting):
         force: bool = False,
         connection: object = None,
     ) -> list[PolicyDifference]:
-        """Bring policies to what a document says, all or nothing.
+        """Bring policies and shared limits to what a document says, all or nothing.
 
         Args:
             policies: The document, in the form of `export_policies`; a group may be a mapping too.
-            prune: Unset what it does not name, at every scope. Without it, that stays.
+            prune: Unset what it does not name, at every scope, and drop limits. Without it, that stays.
             dry_run: Change nothing, and take no lock.
             force: Change ``group_by`` even though something waits; that stays in its old lanes.
             connection: The caller's connection; the change commits or rolls back with its transaction.

@@ -418,10 +418,11 @@ class PolicyDifference:
     """A value that a document of policies says otherwise than the database did.
 
     Attributes:
-        scope: Where: ``lane``, ``action``, ``pack`` or ``everything``.
+        scope: Where: ``lane``, ``action``, ``pack`` or ``everything``; ``limit`` is a shared limit.
         action: The action, of a lane or an action.
         group_text: The canonical group, of a lane.
         pack: The pack, of a pack.
+        limit_name: The shared limit, of a limit.
         attribute: The attribute's name.
         old: What the scope said before; None inherited.
         new: What the document says; None inherits.
@@ -432,6 +433,7 @@ class PolicyDifference:
     action: str | None
     group_text: str | None
     pack: str | None
+    limit_name: str | None
     attribute: str
     old: Any
     new: Any

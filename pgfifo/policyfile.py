@@ -15,6 +15,10 @@
     group = { env = "prod" }
     max_concurrent = 2
 
+    [limit.billing-api]
+    rate = "100/s"
+    packs = ["billing"]
+
 Read with the standard library. Written by a few lines of our own: five kinds of values in a fixed form, where
 a library for it would be one more thing to install for everybody, and could not write a group in one line.
 """
@@ -30,7 +34,7 @@ from typing import Any, Literal
 
 from pgfifo import durations, groups
 from pgfifo.errors import InvalidValue
-from pgfifo.policies import DURATIONS, Policy, checked
+from pgfifo.policies import DURATIONS, Policy, SharedLimitValues, checked, checked_limit
 
 _HEAD = "# Policies of pgfifo: what operators have set. To bring a database to this: pgfifo policy apply FILE"
 _PLAIN = re.compile(r"[A-Za-z0-9_-]+")
@@ -48,6 +52,8 @@ def dumps(policies: Mapping[str, Any]) -> str:
         if len(values) > bool(lanes):
             parts.append(_table(f"[actions.{_key(name)}]", values))
         parts += [_table(f"[[actions.{_key(name)}.lanes]]", lane) for lane in lanes]
+    for name, values in sorted(policies.get("limit", {}).items()):
+        parts.append(_table(f"[limit.{_key(name)}]", values))
     return "\n\n".join(parts) + "\n"
 
 
@@ -81,7 +87,7 @@ def document(
     """
     read = _Reader(line)
     parts = read.table(policies)
-    read.only(parts, ("everything", "packs", "actions"))
+    read.only(parts, ("everything", "packs", "actions", "limit"))
     result: dict[str, Any] = {}
     if "everything" in parts:
         result["everything"] = read.values(parts["everything"], "everything", "everything")
@@ -93,6 +99,9 @@ def document(
             result[kind][name] = read.values(own, "a pack" if kind == "packs" else "an action", kind, name)
             if lanes is not None:
                 result[kind][name]["lanes"] = read.lanes(lanes, kind, name)
+    if "limit" in parts:
+        limits = read.table(parts["limit"], "limit")
+        result["limit"] = {name: read.limit(values, "limit", name) for name, values in limits.items()}
     return result
 
 
@@ -120,10 +129,20 @@ class _Reader:
         self, value: object, scope: Literal["an action", "a pack", "everything"], *path: str | int | int
     ) -> dict[str, Any]:
         """Return the attributes of a table."""
+        return self._checked(lambda own: checked(own, scope), value, *path)
+
+    def limit(self, value: object, *path: str) -> dict[str, Any]:
+        """Return the attributes of a shared limit."""
+        return self._checked(checked_limit, value, *path)
+
+    def _checked(
+        self, check: Callable[[dict[str, object]], dict[str, object]], value: object, *path: str | int
+    ) -> dict[str, Any]:
+        """Return the attributes of a table, looked at one by one."""
         result: dict[str, Any] = {}
         for name, each in self.table(value, *path).items():
             try:
-                result |= checked({name: each}, scope)
+                result |= check({name: each})
             except InvalidValue as error:
                 raise InvalidValue(
                     f"{self.place(*path, name)}: {error.message}",
@@ -167,7 +186,8 @@ def _table(head: str, values: Mapping[str, Any]) -> str:
     lines = [head]
     if "group" in values:
         lines.append(f"group = {_group(values['group'])}")
-    lines += [f"{name} = {_value(name, values[name])}" for name in Policy.__annotations__ if name in values]
+    known = Policy.__annotations__ | SharedLimitValues.__annotations__
+    lines += [f"{name} = {_value(name, values[name])}" for name in known if name in values]
     return "\n".join(lines)
 
 

@@ -1,6 +1,7 @@
 """`pgfifo limit`: what it sets, says and undoes, and what it refuses."""
 
 import json
+from pathlib import Path
 from typing import Any
 
 import psycopg
@@ -148,3 +149,41 @@ def test_what_cannot_be_is_said_and_changes_nothing(
     assert (found.code, found.out) == (code, "")
     assert said in found.err
     assert limits(cli) == before
+
+
+def test_a_file_of_policies_carries_limits_and_each_undo_works(cli: CommandLine, tmp_path: Path) -> None:
+    file = tmp_path / "policies.toml"
+    cli.ok("limit", "set", "old", "--rate", "5/s", "--pack", "x")
+    cli.ok("limit", "set", "api", "--max-concurrent", 3)
+    before = limits(cli)
+    file.write_text('[limit.api]\nmax_concurrent = 4\nrate = "9/s"\n[limit.new]\nrate = "1/s"\n')
+    said = cli.ok("policy", "apply", "--dry-run", "--prune", file)
+    lines = [
+        "limit api: max_concurrent 3 → 4",
+        "limit api: rate - → 9/s",
+        "limit new: rate - → 1/s",
+        "limit old: packs x → -",
+        "limit old: rate 5/s → -",
+    ]
+    assert said.out.splitlines() == lines
+    assert limits(cli) == before
+    said = cli.ok("policy", "apply", "--prune", file)
+    assert said.out.splitlines() == lines
+    assert "limit new: it is new." in said.err
+    assert said.undo == [
+        ["limit", "set", "api", "--max-concurrent", "3"],
+        ["limit", "unset", "api", "rate"],
+        ["limit", "drop", "new"],
+        ["limit", "set", "old", "--rate", "5/s", "--pack", "x"],
+    ]
+    exported = cli.ok("policy", "export").out
+    assert "[limit.new]" in exported
+    for undo in said.undo:
+        cli.ok(*undo)
+    assert limits(cli) == before
+    file.write_text(exported)
+    cli.ok("policy", "apply", "--prune", file)
+    assert cli.ok("policy", "apply", "--prune", "--check", file).out == ""
+    file.write_text("[limit.api]\nmax_concurrent = 0\n")
+    refused = cli("policy", "apply", file)
+    assert (refused.code, "line 2, limit.api.max_concurrent" in refused.err) == (2, True), refused.err

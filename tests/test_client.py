@@ -592,7 +592,7 @@ def test_policies_are_exported_and_applied(fifo: pgfifo.Client, conn: Connection
         ("action", "gap", 60),
         ("lane", "rate", "5/s"),
     ]
-    assert fifo.export_policies() == {"everything": {}, "packs": {}, "actions": {}}
+    assert fifo.export_policies() == {"everything": {}, "packs": {}, "actions": {}, "limit": {}}
     with psycopg.connect(conn.info.dsn) as mine:
         assert fifo.apply_policies(document, connection=mine) == found
         mine.rollback()

@@ -53,6 +53,17 @@ max_queue_length = "unlimited"
 [[actions.deploy.lanes]]
 group = "a free key"
 max_attempts = 1
+
+[limit."a.b"]
+max_concurrent = 20
+rate = "5/min"
+burst = 1
+actions = ["deploy"]
+packs = ["billing", "web"]
+
+[limit.all]
+rate = "100/s"
+everything = true
 """
 
 DOCUMENT: dict[str, Any] = {
@@ -73,6 +84,16 @@ DOCUMENT: dict[str, Any] = {
         },
         "deploy": {"max_queue_length": "unlimited", "lanes": [{"group": "a free key", "max_attempts": 1}]},
     },
+    "limit": {
+        "a.b": {
+            "max_concurrent": 20,
+            "rate": "5/min",
+            "burst": 1,
+            "actions": ["deploy"],
+            "packs": ["billing", "web"],
+        },
+        "all": {"rate": "100/s", "everything": True},
+    },
 }
 
 
@@ -84,7 +105,16 @@ def export(engine: Engine) -> dict[str, Any]:
 
 def forget_all(conn: Connection) -> None:
     """Take all policies and actions away."""
-    for table in ("policies", "lanes", "ledger", "actions", "scans"):
+    for table in (
+        "policies",
+        "lanes",
+        "ledger",
+        "actions",
+        "scans",
+        "_shared_limits",
+        "shared_draws",
+        "shared_ledger",
+    ):
         conn.execute(f"delete from pgfifo.{table}".encode())
 
 
@@ -92,7 +122,7 @@ def apply(engine: Engine, document: object, **how: bool) -> list[tuple[Any, ...]
     """Apply a document; return what differed: place, attribute, old, new."""
     flags = [how.get(name, False) for name in ("prune", "dry_run", "force")]
     rows = engine.rows(
-        "select scope, coalesce(pack, action), group_text, attribute, old, new"
+        "select scope, coalesce(pack, action, limit_name), group_text, attribute, old, new"
         " from pgfifo.apply_policies(%s, %s, %s, %s)",
         Jsonb(document),
         *flags,
@@ -242,7 +272,7 @@ def test_apply_with_prune_unsets_what_is_not_named_and_nothing_else(conn: Connec
     assert ("lane", "deploy", "a free key", "max_attempts", 1, None) in differs
     assert ("action", "billing.invoice", "group_by", ["customer", "target.region"], None) in differs
     assert apply(engine, document, prune=True) == differs
-    assert export(engine) == {"everything": {}} | document
+    assert export(engine) == {"everything": {}, "limit": {}} | document
     assert engine.effective("web.get")["max_concurrent"] == (4, "declared")
     assert engine.effective("web.get")["gap"] == (5, "override")
     assert engine.lane(group="paused")["paused"]
@@ -258,7 +288,7 @@ def test_apply_prunes_lanes_whose_group_is_of_former_paths(conn: Connection) -> 
         ("action", "deploy", "group_by", ["app"], None),
         ("lane", "deploy", '{"env":"prod"}', "gap", 3, None),
     ]
-    assert export(engine) == {"everything": {}, "packs": {}, "actions": {}}
+    assert export(engine) == {"everything": {}, "packs": {}, "actions": {}, "limit": {}}
 
 
 def test_apply_takes_the_groups_of_the_paths_that_it_sets(conn: Connection) -> None:
@@ -271,6 +301,55 @@ def test_apply_takes_the_groups_of_the_paths_that_it_sets(conn: Connection) -> N
     set_scope(engine, "declared", {"group_by": ["x"]})
     lane = {"group": {"x": 1}, "gap": 4}
     assert len(apply(engine, {"actions": {"web.get": {"lanes": [lane]}}})) == 1
+
+
+def test_apply_sets_changes_and_drops_shared_limits(conn: Connection) -> None:
+    engine = Engine(conn)
+    document = {"limit": {"api": {"max_concurrent": 2, "rate": "60/1m", "actions": ["b", "a", "a"]}}}
+    new = [
+        ("limit", "api", "actions", [], ["b", "a", "a"]),
+        ("limit", "api", "max_concurrent", None, 2),
+        ("limit", "api", "rate", None, "60/min"),
+    ]
+    assert apply(engine, document, dry_run=True) == new
+    assert export(engine) == {"everything": {}, "packs": {}, "actions": {}, "limit": {}}
+    assert apply(engine, document) == new
+    wanted = {"max_concurrent": 2, "rate": "60/min", "actions": ["a", "b"]}
+    assert export(engine)["limit"] == {"api": wanted}, "who draws came to be, as any action in a document"
+    assert apply(engine, document, prune=True) == [], "an order or a spelling is a difference"
+    changed = {"limit": {"api": {"rate": None, "packs": ["x"]}, "other": {"rate": "1/s"}}}
+    assert apply(engine, changed) == [
+        ("limit", "api", "packs", [], ["x"]),
+        ("limit", "api", "rate", "60/min", None),
+        ("limit", "other", "rate", None, "1/s"),
+    ]
+    assert export(engine)["limit"]["api"] == {"max_concurrent": 2, "actions": ["a", "b"], "packs": ["x"]}
+    pruned = {"limit": {"api": {"rate": "5/s"}}}
+    differs = [
+        ("limit", "api", "actions", ["a", "b"], []),
+        ("limit", "api", "max_concurrent", 2, None),
+        ("limit", "api", "packs", ["x"], []),
+        ("limit", "api", "rate", None, "5/s"),
+        ("limit", "other", "rate", "1/s", None),
+    ]
+    assert apply(engine, pruned, prune=True, dry_run=True) == differs
+    assert apply(engine, pruned, prune=True) == differs
+    assert export(engine)["limit"] == pruned["limit"]
+    assert apply(engine, {}, prune=True) == [("limit", "api", "rate", "5/s", None)]
+    assert engine.one("select count(*) from pgfifo.shared_limits") == 0
+
+
+def test_apply_lets_go_on_what_a_dropped_limit_kept_waiting(conn: Connection) -> None:
+    engine = Engine(conn)
+    apply(engine, {"limit": {"api": {"max_concurrent": 1, "actions": ["a"]}}})
+    engine.fill(1, "a", "x")
+    engine.fill(1, "a", "y")
+    worker = engine.worker("a")
+    assert len(engine.claim(worker, 5, ["a"])) == 1
+    assert engine.claim(worker, 5, ["a"]) == []
+    apply(engine, {}, prune=True)
+    assert len(engine.claim(worker, 5, ["a"])) == 1
+    engine.assert_promises()
 
 
 def test_apply_is_all_or_nothing(conn: Connection) -> None:
@@ -297,6 +376,12 @@ def test_apply_is_all_or_nothing(conn: Connection) -> None:
         ({"packs": {"a b": {}}}, "no name for a pack"),
         ({"packs": {"web": {"gap": -1}}}, "packs.web: gap must be"),
         ({"actions": {"deploy": {"rate": 3}}}, "actions.deploy: rate must be"),
+        ({"limit": 3}, "limit is no table"),
+        ({"limit": {"api": 3}}, "limit.api is no table"),
+        ({"limit": {"a b": {"rate": "5/s"}}}, "no name for a shared limit"),
+        ({"limit": {"api": {"rate": "1/0s"}}}, "limit.api: rate must be"),
+        ({"limit": {"api": {"gap": 1}}}, "limit.api: gap is no attribute of a shared limit"),
+        ({"limit": {"api": {"actions": ["x"]}}}, "limit.api would limit nothing"),
         ({"actions": {"deploy": {"lanes": {}}}}, "actions.deploy.lanes is no array"),
         ({"actions": {"deploy": {"lanes": [{"gap": 1}]}}}, "a lane of actions.deploy has no group"),
         (
@@ -317,7 +402,7 @@ def test_apply_refuses_what_is_no_document_of_policies(
         apply(engine, document)
     assert message in caught.value.message
     assert caught.value.hint
-    assert export(engine) == {"everything": {}, "packs": {}, "actions": {}}
+    assert export(engine) == {"everything": {}, "packs": {}, "actions": {}, "limit": {}}
 
 
 def test_apply_over_too_many_lanes_is_refused(conn: Connection) -> None:

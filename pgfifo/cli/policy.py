@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
+from pgfifo.cli import limit
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import REFUSED, usage
@@ -417,18 +418,29 @@ def apply(
     json: AsJson = False,
     dsn: Dsn = None,
 ) -> None:
-    """Bring policies to what a file says, all or nothing, and show what has changed."""
+    """Bring policies and shared limits to what a file says, all or nothing, and show what has changed."""
     from pgfifo import policyfile
 
     policies = policyfile.loads(sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes())
     only_look = dry_run or check
     with connected(dsn) as fifo:
+        before = {each.name for each in fifo.shared_limits()}
         found = fifo.apply_policies(policies, prune=prune, dry_run=only_look, force=force)
+        after = {each.name for each in fifo.shared_limits()}
     if json:
         print_json_rows(map(asdict, found))
     scopes: dict[_Scope, list[PolicyDifference]] = {}
+    limits: dict[str, list[PolicyDifference]] = {}
     for each in found:
-        scopes.setdefault(_Scope.of(each), []).append(each)
+        if each.limit_name is None:
+            scopes.setdefault(_Scope.of(each), []).append(each)
+        else:
+            limits.setdefault(each.limit_name, []).append(each)
+    for name, differences in limits.items():
+        for each in differences if not json else ():
+            out(f"limit {name}: {each.attribute} {limit.shown(each.old)} → {limit.shown(each.new)}")
+        if differences[0].note:
+            note(f"limit {name}: {differences[0].note}.")
     for scope, differences in scopes.items():
         for each in differences if not json else ():
             out(f"{scope}: {_from_to(each)}")
@@ -440,6 +452,14 @@ def apply(
         words = ["--prune", file] if prune else [file]
         note(f"Nothing was changed. To apply it: {command('policy', 'apply', *words)}")
     else:
+        for name, differences in limits.items():
+            limit.tell_undo(
+                name,
+                {each.attribute: each.old for each in differences},
+                {each.attribute: each.new for each in differences},
+                created=name not in before,
+                dropped=name not in after,
+            )
         for scope, differences in scopes.items():
             _tell_undo(scope, differences)
     if check and found:

@@ -1,5 +1,5 @@
 -- What operators have set, scope by scope: {"everything": {…}, "packs": {"billing": {…}}, "actions": {"deploy": {…, "lanes":
--- [{"group": "…", …}]}}}. Nothing that is inherited, declared by code or overridden for a time, and no pauses.
+-- [{"group": "…", …}]}}, "limit": {"api": {…}}}, the last being shared limits. Nothing that is inherited, declared by code or overridden for a time, and no pauses.
 create or replace function pgfifo.export_policies() returns jsonb
 language sql stable security definer
 set search_path = pg_catalog, pg_temp
@@ -21,6 +21,10 @@ as $$
   select jsonb_build_object(
     'everything', coalesce((select o.said from own o where o.scope = 'everything'), '{}'),
     'packs', coalesce((select jsonb_object_agg(o.pack, o.said) from own o where o.scope = 'pack' and o.said <> '{}'), '{}'),
-    'actions', coalesce((select jsonb_object_agg(a.action, a.said) from actions a), '{}'))
+    'actions', coalesce((select jsonb_object_agg(a.action, a.said) from actions a), '{}'),
+    'limit', coalesce((
+      select jsonb_object_agg(s.name, (select jsonb_object_agg(k.key, k.value) from jsonb_each(pgfifo._shared_limit(s.id)) k
+        where k.value <> all (array['null', '[]', 'false']::jsonb[])))
+      from pgfifo._shared_limits s), '{}'))
 $$;
 comment on function pgfifo.export_policies is 'Return what operators have set, scope by scope, in the form that apply_policies takes.';

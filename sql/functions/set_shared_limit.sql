@@ -14,40 +14,10 @@ declare
   v_id integer;
   v_old jsonb;
   v_new jsonb;
-  v_key text;
-  v_value jsonb;
   v_rate double precision[];
-  v_problem text;
 begin
   perform pgfifo._require_read_committed('set_shared_limit');
-  if p_name is null or p_name !~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]*$' or octet_length(p_name) > 200 then
-    raise exception using errcode = 'QF022', message = format('%s is no name for a shared limit', coalesce(quote_literal(left(p_name, 100)), 'null')),
-      detail = json_build_object('name', 'p_name', 'value', left(p_name, 200))::text,
-      hint = 'Use up to 200 letters, digits, and _ . : -, such as billing-api.';
-  end if;
-  if p_values is null or jsonb_typeof(p_values) <> 'object' then
-    raise exception using errcode = 'QF022', message = 'the values of a shared limit are a JSON object, such as {"max_concurrent": 20, "packs": ["billing"]}',
-      detail = json_build_object('name', 'p_values', 'value', p_values)::text, hint = 'Give attributes and their values.';
-  end if;
-  for v_key, v_value in select k.key, k.value from jsonb_each(p_values) k order by k.key collate "C" loop
-    v_problem := case
-      when v_key in ('max_concurrent', 'burst') then
-        case when v_value <> 'null' and (jsonb_typeof(v_value) <> 'number' or (v_value #>> '{}')::numeric not between 1 and 1000000
-          or (v_value #>> '{}')::numeric <> trunc((v_value #>> '{}')::numeric)) then 'must be a whole number between 1 and 1000000' end
-      when v_key = 'rate' then
-        case when v_value <> 'null' and coalesce((pgfifo._rate(case when jsonb_typeof(v_value) = 'string' then v_value #>> '{}' end))[1] not between 1 and 1000000, true)
-          then 'must be starts per time, such as "100/s", "10/min" or "5/2h"' end
-      when v_key in ('actions', 'packs') then
-        case when jsonb_typeof(v_value) <> 'array' or exists (select from jsonb_array_elements(v_value) e where jsonb_typeof(e) <> 'string')
-          then 'must be an array of names' end
-      when v_key = 'everything' then case when jsonb_typeof(v_value) <> 'boolean' then 'must be true or false' end
-      else 'is no attribute of a shared limit' end;
-    if v_problem is not null then
-      raise exception using errcode = 'QF022', message = format('%s %s (given: %s)', v_key, v_problem, left(p_values ->> v_key, 100)),
-        detail = json_build_object('name', v_key, 'value', v_value)::text,
-        hint = 'Attributes: max_concurrent, rate, burst, actions, packs, everything.';
-    end if;
-  end loop;
+  perform pgfifo._check_shared_limit(p_name, p_values);
   if not pgfifo._lock('pgfifo.policies'::regclass, 0, interval '5 s') then
     perform pgfifo._busy('another transaction is changing limits; gave up after 5 s', 'pgfifo.policies'::regclass, 0);
   end if;

@@ -485,3 +485,95 @@ begin
     end if;
   end loop;
 end $$;
+
+-- What is given to a shared limit must be what one can be. p_path: where it stands in a document.
+create or replace function pgfifo._check_shared_limit(p_name text, p_values jsonb, p_path text default null) returns void
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_key text;
+  v_value jsonb;
+  v_rate double precision[];
+  v_problem text;
+begin
+  if p_name is null or p_name !~ '^[A-Za-z0-9_][A-Za-z0-9_.:-]*$' or octet_length(p_name) > 200 then
+    raise exception using errcode = 'QF022', message = format('%s is no name for a shared limit', coalesce(quote_literal(left(p_name, 100)), 'null')),
+      detail = json_build_object('name', 'p_name', 'value', left(p_name, 200))::text,
+      hint = 'Use up to 200 letters, digits, and _ . : -, such as billing-api.';
+  end if;
+  if p_values is null or jsonb_typeof(p_values) <> 'object' then
+    raise exception using errcode = 'QF022', message = 'the values of a shared limit are a JSON object, such as {"max_concurrent": 20, "packs": ["billing"]}',
+      detail = json_build_object('name', 'p_values', 'value', p_values)::text, hint = 'Give attributes and their values.';
+  end if;
+  for v_key, v_value in select k.key, k.value from jsonb_each(p_values) k order by k.key collate "C" loop
+    v_rate := case when v_key = 'rate' and jsonb_typeof(v_value) = 'string' then pgfifo._rate(v_value #>> '{}') end;
+    v_problem := case
+      when v_key in ('max_concurrent', 'burst') then
+        case when v_value <> 'null' and (jsonb_typeof(v_value) <> 'number' or (v_value #>> '{}')::numeric not between 1 and 1000000
+          or (v_value #>> '{}')::numeric <> trunc((v_value #>> '{}')::numeric)) then 'must be a whole number between 1 and 1000000' end
+      when v_key = 'rate' then
+        case when v_value <> 'null' and coalesce(v_rate[1] not between 1 and 1000000 or v_rate[2] not between 0.001 and 31536000, true)
+          then 'must be starts per time, such as 100/s, 10/min or 5/2h: 1 to 1000000 in 1 ms to a year' end
+      when v_key in ('actions', 'packs') then
+        case when jsonb_typeof(v_value) <> 'array' then 'must be an array of names'
+             when exists (select from jsonb_array_elements(v_value) e where jsonb_typeof(e) <> 'string') then 'must be an array of names' end
+      when v_key = 'everything' then case when jsonb_typeof(v_value) <> 'boolean' then 'must be true or false' end
+      else 'is no attribute of a shared limit' end;
+    if v_problem is not null then
+      raise exception using errcode = 'QF022', message = format('%s%s %s (given: %s)', p_path || ': ', v_key, v_problem, left(p_values ->> v_key, 100)),
+        detail = json_build_object('name', v_key, 'value', v_value)::text,
+        hint = 'Attributes: max_concurrent, rate, burst, actions, packs, everything.';
+    end if;
+    if v_key = 'packs' then
+      perform pgfifo._pack(e) from jsonb_array_elements_text(v_value) e;
+    end if;
+  end loop;
+end $$;
+
+-- The shared limits that differ from what a document says: what differs, as it is and as it would be. With p_prune what the
+-- document does not name says nothing any more, and limits that it does not name are dropped.
+create or replace function pgfifo._limit_document(p_policies jsonb, p_prune boolean)
+returns table (o_name text, o_dropped boolean, o_old jsonb, o_new jsonb, o_note text)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_nothing constant jsonb := '{"max_concurrent": null, "rate": null, "burst": null, "actions": [], "packs": [], "everything": false}';
+  v_limits constant jsonb := coalesce(p_policies -> 'limit', '{}');
+  v_part jsonb;
+  v_is jsonb;
+  v_would jsonb;
+begin
+  perform pgfifo._document_part(v_limits, 'limit');
+  for o_name, o_dropped in
+    select n.name, n.dropped
+    from (select k.key as name, false as dropped from jsonb_object_keys(v_limits) k(key)
+          union all select s.name, true from pgfifo._shared_limits s where p_prune and not v_limits ? s.name) n
+    order by n.name collate "C"
+  loop
+    v_part := v_limits -> o_name;
+    v_is := (select pgfifo._shared_limit(s.id) from pgfifo._shared_limits s where s.name = o_name);
+    if o_dropped then
+      v_would := v_nothing;
+      o_note := 'it is dropped';
+    else
+      perform pgfifo._document_part(v_part, 'limit.' || o_name);
+      perform pgfifo._check_shared_limit(o_name, v_part, 'limit.' || o_name);
+      v_would := case when p_prune then v_nothing else coalesce(v_is, v_nothing) end || v_part
+        || case when v_part ? 'rate' then jsonb_build_object('rate', pgfifo._shown('rate', to_jsonb(pgfifo._rate(v_part ->> 'rate')))) else '{}' end;
+      o_note := case when v_is is null then 'it is new' end;
+      if v_would ->> 'max_concurrent' is null and v_would ->> 'rate' is null then
+        raise exception using errcode = 'QF022', message = format('limit.%s would limit nothing', o_name),
+          detail = json_build_object('name', 'max_concurrent', 'path', 'limit.' || o_name)::text, hint = 'Give it max_concurrent, a rate, or both.';
+      end if;
+    end if;
+    -- Lists are sets.
+    select jsonb_object_agg(k.key, coalesce(v_is, v_nothing) -> k.key), jsonb_object_agg(k.key, k.value) into o_old, o_new
+    from jsonb_each(v_would) k cross join lateral (select coalesce(v_is, v_nothing) -> k.key as own) i
+    where case when jsonb_typeof(k.value) = 'array' then not (k.value @> i.own and i.own @> k.value) else k.value <> i.own end;
+    if o_new is not null then
+      return next;
+    end if;
+  end loop;
+end $$;

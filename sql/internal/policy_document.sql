@@ -59,7 +59,7 @@ declare
   v_group text;
   v_targets jsonb[] := '{}';
 begin
-  perform pgfifo._document_part(p_policies, 'the document', array['everything', 'packs', 'actions']);
+  perform pgfifo._document_part(p_policies, 'the document', array['everything', 'packs', 'actions', 'limit']);
   perform pgfifo._document_part(coalesce(p_policies -> 'everything', '{}'), 'everything');
   v_targets := v_targets || jsonb_build_object('scope', 'everything', 'values',
     pgfifo._document_values('everything', 'everything', coalesce(p_policies -> 'everything', '{}')));
