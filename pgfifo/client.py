@@ -1135,7 +1135,7 @@ class Client(Waiting):
 
         Args:
             policies: The document, in the form of `export_policies`; a group may be a mapping too.
-            prune: Unset what it does not name, at every scope, and drop shared limits. Without it, that stays.
+            prune: Unset what it does not name, at every scope, and drop limits. Without it, that stays.
             dry_run: Change nothing, and take no lock.
             force: Change ``group_by`` even though something waits; that stays in its old lanes.
             connection: The caller's connection; the change commits or rolls back with its transaction.

@@ -306,7 +306,7 @@ def test_apply_takes_the_groups_of_the_paths_that_it_sets(conn: Connection) -> N
 def test_apply_sets_changes_and_drops_shared_limits(conn: Connection) -> None:
     engine = Engine(conn)
     document = {"limit": {"api": {"max_concurrent": 2, "rate": "60/1m", "actions": ["b", "a", "a"]}}}
-    new = [
+    new: list[Any] = [
         ("limit", "api", "actions", [], ["b", "a", "a"]),
         ("limit", "api", "max_concurrent", None, 2),
         ("limit", "api", "rate", None, "60/min"),
@@ -325,7 +325,7 @@ def test_apply_sets_changes_and_drops_shared_limits(conn: Connection) -> None:
     ]
     assert export(engine)["limit"]["api"] == {"max_concurrent": 2, "actions": ["a", "b"], "packs": ["x"]}
     pruned = {"limit": {"api": {"rate": "5/s"}}}
-    differs = [
+    differs: list[Any] = [
         ("limit", "api", "actions", ["a", "b"], []),
         ("limit", "api", "max_concurrent", 2, None),
         ("limit", "api", "packs", ["x"], []),
