@@ -119,7 +119,7 @@ class _Limit(PgfifoError):
 
 
 class QueueFull(_Limit, code="QF001"):
-    """The lane has ``max_queue_length`` waiting executions; nothing was enqueued.
+    """As many wait as may, in the lane or, where no group is named, in all lanes of the action.
 
     Attributes: action, group, limit, current, and index in a batch.
     """
@@ -130,6 +130,9 @@ class ConcurrencyLimit(_Limit, code="QF002"):
 
     Attributes: action, group, limit, current, and index in a batch.
     """
+
+    which = _Fact[str]("which")
+    """What keeps it from starting: ``max_concurrent`` or ``paused``."""
 
 
 class RateLimit(_Limit, code="QF003"):
@@ -142,8 +145,13 @@ class RateLimit(_Limit, code="QF003"):
 class QuotaExceeded(_Limit, code="QF004"):
     """The quota is used up.
 
-    Attributes: action, group, limit, current, and index in a batch.
+    Attributes: action, group (of a lane's quota), limit, current, and index in a batch.
     """
+
+    scope = _Fact[str]("scope")
+    """Whose quota: ``lane``, ``action``, ``pack`` or ``everything``."""
+    resets_at = _Fact[str]("resets_at")
+    """When it begins again, as ISO 8601."""
 
 
 class ActionClosed(PgfifoError, code="QF005"):

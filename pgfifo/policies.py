@@ -44,9 +44,11 @@ class Policy(TypedDict, total=False):
     max_queue_length: int | Unlimited | None
     """How many executions of one lane may wait. Defaults to unlimited."""
     max_action_queue_length: int | Unlimited | None
-    """How many executions may wait in all lanes of the action together. Defaults to unlimited."""
+    """How many executions may wait in all lanes of the action together; its enqueues then go one at a time,
+    each to its commit. Defaults to unlimited."""
     on_limit: Literal["enqueue", "cancel"] | None
-    """``enqueue``: what cannot start at once waits. ``cancel``: it is refused. Defaults to enqueue."""
+    """``enqueue``: what cannot start at once waits. ``cancel``: it is refused, and enqueues to one lane go one
+    at a time, each to its commit. Defaults to enqueue."""
     rate: str | None
     """How many executions of one lane start per time: ``100/s``, ``5/2h``. Defaults to unlimited."""
     burst: int | None
@@ -57,7 +59,8 @@ class Policy(TypedDict, total=False):
     """The least time from an end in a lane to the next start. Defaults to 0."""
     quota: str | None
     """How many enqueues are accepted per calendar ``day`` or ``month``, in a time zone (UTC if none is
-    named): ``1000/day Europe/Berlin``. It holds for the scope it is set at as a whole; not inherited."""
+    named): ``1000/day Europe/Berlin``. It holds for the scope it is set at as a whole, whose enqueues then go
+    one at a time, each to its commit; not inherited."""
     max_wait: Duration | Unlimited | None
     """How long an execution may wait in the line; then it expires. Defaults to unlimited."""
     timeout: Duration | Unlimited | None

@@ -55,6 +55,7 @@ end $$;
 \ir tables/policies.sql
 \ir tables/executions.sql
 \ir tables/requests.sql
+\ir tables/tallies.sql
 \ir tables/runs.sql
 \ir tables/limits.sql
 \ir tables/ledger.sql
@@ -80,6 +81,7 @@ end $$;
 \ir internal/tell.sql
 \ir internal/enqueue_checks.sql
 \ir internal/keys.sql
+\ir internal/enqueue_limits.sql
 \ir internal/enqueue_batch.sql
 \ir internal/enqueue.sql
 \ir internal/audit.sql

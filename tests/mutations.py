@@ -57,21 +57,24 @@ READ_COMMITTED = (
     "  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then\n"
 )
 STILL_THERE = """\
-      from pgfifo.lanes l where l.id = v_lane_id;
-    end if;
-    exit when found;
+        from pgfifo.lanes l where l.id = v_lane_id;
+      end if;
+      exit when found;
 """
 YIELDED_ONES_FIRST = " or g.yielded > 0 and g.held_from <= v_now\n"
 PAST_OF_A_TAIL = "when p.has_past then 'past' else 'start' end"
+GONE_UNNOTICED = "        from (select null::timestamptz as closed_at) l;\n      end if;\n      exit;\n"
 DUE_ONES_FIRST = "  if v_due then\n"
 BOUND_LOOKED_AT_AGAIN = "then least(f.upto, o.first) end"
-SORTED = "i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;\n"
+SORTED = "i(lane_id, max_length, refuses, quota) order by pgfifo._key(i.lane_id) offset 0) s;\n"
 UNSORTED = """\
-with ordinality i(lane_id, max_length, n)
+with ordinality i(lane_id, max_length, refuses, quota, n)
           order by array_position(v_groups, v_lane_groups[i.n]) offset 0) s;
 """
 OVERRIDE_LOCK = "    if not pg_try_advisory_xact_lock(v_class::integer, v_key) then\n"
 ENDS_OVERRIDES = "  if v_limit > 0 and exists (select from pgfifo._overrides o where o.until <= v_now) then\n"
+LOCK_OF_SCOPES = "    perform pg_advisory_xact_lock(c_class, p_action_id);\n"
+REFUSING_IS_EXCLUSIVE = "v_items or i.max_length < 'infinity' or i.refuses or i.quota is not null as exclusive\n"
 LOCK_OF_ITEMS = "    perform pgfifo._lock_lane(v_lane_id, 'enqueue (item_key is given)');\n"
 NEVER_STARTED = (
     " and not exists (select from pgfifo.runs r where r.id = e.id and r.attempt > 0)\n"
@@ -177,7 +180,7 @@ MUTATIONS = (
     Mutation(
         "lane read again by an enqueue",
         "durability",
-        ((STILL_THERE, "      from (select null::timestamptz as closed_at) l;\n    end if;\n    exit;\n"),),
+        ((STILL_THERE, GONE_UNNOTICED),),
         (f"{HOLES}enqueue.py::test_e16_an_enqueue_that_meets_the_removal_of_its_lane_is_not_swallowed",),
     ),
     Mutation(
@@ -229,6 +232,18 @@ MUTATIONS = (
         "progress",
         ((ENDS_OVERRIDES, NOTHING),),
         ("tests/test_overrides.py::test_overrides_that_lowered_a_limit_end_and_the_lane_gets_going",),
+    ),
+    Mutation(
+        "lock of a scope's quota",
+        "limits",
+        ((LOCK_OF_SCOPES, "    null;\n"),),
+        ("tests/test_enqueue_limits.py::test_an_actions_length_is_held_to_the_commit",),
+    ),
+    Mutation(
+        "enqueue lock of those who refuse to wait",
+        "limits",
+        ((REFUSING_IS_EXCLUSIVE, "v_items as exclusive\n"),),
+        ("tests/test_enqueue_limits.py::test_on_limit_cancel_lets_in_exactly_as_many_as_there_are_slots",),
     ),
     Mutation(
         "slot lock of an item that is replaced",

@@ -73,11 +73,20 @@ _OPTIONS: dict[str, Any] = {
         str | None, _text("N|unlimited", "How many may wait in a lane; more are refused.")
     ],
     "max_action_queue_length": Annotated[
-        str | None, _text("N|unlimited", "How many may wait in all lanes of an action; more are refused.")
+        str | None,
+        _text(
+            "N|unlimited",
+            "How many may wait in all lanes of an action; more are refused. Its enqueues go one at a time, each"
+            " to its commit.",
+        ),
     ],
     "on_limit": Annotated[
         Literal["enqueue", "cancel"] | None,
-        _text("HOW", "What cannot start at once; enqueue: it waits; cancel: it is refused."),
+        _text(
+            "HOW",
+            "What cannot start at once; enqueue: it waits; cancel: it is refused, and enqueues to one lane go"
+            " one at a time, each to its commit.",
+        ),
     ],
     "rate": Annotated[
         str | None, _text("N/TIME|unlimited", "How many start in a lane per time, as 100/s, 10/min or 5/2h.")
@@ -92,7 +101,7 @@ _OPTIONS: dict[str, Any] = {
         _text(
             "N/day|N/month",
             "Enqueues accepted per calendar day or month, as '1000/day Europe/Berlin'; for the scope as a"
-            " whole.",
+            " whole, whose enqueues go one at a time, each to its commit.",
         ),
     ],
     "max_wait": Annotated[

@@ -26,6 +26,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   c_class constant integer := 'pgfifo._executions'::regclass::oid::integer;
+  v_long boolean := p_request_id is not null or p_dedup_key is not null or p_item_key is not null or p_run_at is not null or p_delay is not null
+    or p_on_item <> 'immutable';
   v_action_id integer;
   v_policy record;
   v_max_length double precision;
@@ -40,65 +42,76 @@ declare
   v_due boolean;
   v_mark bigint;
 begin
-  if p_request_id is not null or p_dedup_key is not null or p_item_key is not null or p_run_at is not null or p_delay is not null
-    or p_on_item <> 'immutable'
-  then
+  if not v_long then
+    -- Here and below, asked first and called only then: an `if` is evaluated in place, a `perform` is a query.
+    if current_setting('synchronous_commit') in ('off') then
+      perform pgfifo._durable();
+    end if;
+    v_action_id := pgfifo._action(p_action, true);
+    -- Held to the end of the transaction: while anybody has it, the action's ordering and group_by do not change.
+    if not pg_try_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id) then
+      perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
+    end if;
+    -- A snapshot may be older than a close, of the action or (below) of the lane; a row lock sees through that (40001).
+    if v_snapshot then
+      perform from pgfifo.actions a where a.id = v_action_id for share;
+    end if;
+    select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at,
+        p.on_limit = 'cancel' or p.max_action_queue_length < 'infinity' or p.action_quota is not null or p.pack_quota is not null
+          or p.everything_quota is not null as is_limited,
+        exists (select from pgfifo.policies l where l.scope = 'lane') or exists (select from pgfifo._overrides) as has_lanes
+      into strict v_policy
+    from pgfifo._action_policies p where p.action_id = v_action_id;
+    if v_policy.closed_at is not null then
+      perform pgfifo._refuse_closed(v_action_id, null, null);
+    end if;
+    if p_payload is null or pg_column_size(p_payload) * 6.0 > v_policy.max_payload then
+      perform pgfifo._check_payload(p_action, p_payload, v_policy.max_payload, null);
+    end if;
+    v_long := v_policy.is_limited;
+  end if;
+  if not v_long then
+    o_group := pgfifo._group(p_action, v_policy.group_by, p_payload, p_group);
+    v_strict := v_policy.ordering = 'strict' or v_snapshot;
+    loop
+      v_lane_id := pgfifo._lane(v_action_id, o_group);
+      continue when v_lane_id is null;
+      v_max_length := v_policy.max_queue_length;
+      if v_policy.has_lanes then
+        select coalesce(l.max_queue_length, v_max_length), coalesce(l.on_limit = 'cancel', false) or l.quota is not null into v_max_length, v_long
+        from (select 1) o left join pgfifo._lane_policies l on l.lane_id = v_lane_id;
+        exit when v_long;
+      end if;
+      -- A snapshot of its own may be older than the current ordering, so it takes the stronger lock; so does who counts.
+      v_exclusive := v_strict or v_max_length < 'infinity';
+      if v_exclusive then
+        perform pg_advisory_xact_lock(c_class, pgfifo._key(v_lane_id));
+      else
+        perform pg_advisory_xact_lock_shared(c_class, pgfifo._key(v_lane_id));
+      end if;
+      -- The lane may have been removed while we waited. Removal holds this lock exclusively, so from here on it cannot be.
+      -- An old snapshot would still show it; a row lock sees through that (40001).
+      if v_snapshot then
+        select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id for share;
+        v_now := pgfifo._now();
+      else
+        v_now := pgfifo._now();
+        select l.closed_at, exists (
+            select from pgfifo._executions e where e.lane_id = v_lane_id and e.ticket is null and e.run_at <= v_now and e.run_at >=
+              (select g.delayed_from from pgfifo.ledger g where g.lane_id = v_lane_id order by g.lane_id desc, g.version desc limit 1))
+          into v_closed_at, v_due
+        from pgfifo.lanes l where l.id = v_lane_id;
+      end if;
+      exit when found;
+    end loop;
+  end if;
+  if v_long then
     select b.id, b.created, b.group_text into strict o_id, o_created, o_group
     from pgfifo._enqueue_batch(p_action, array[p_payload], array[p_group], array[p_headers], p_tags, array[p_request_id], array[p_dedup_key],
       array[p_item_key], case when p_run_at is not null or p_delay is not null then array[pgfifo._run_at(p_run_at, p_delay, null)] end,
       p_on_item, true) b;
     return;
   end if;
-  -- Here and below, asked first and called only then: an `if` is evaluated in place, a `perform` is a query.
-  if current_setting('synchronous_commit') in ('off') then
-    perform pgfifo._durable();
-  end if;
-  v_action_id := pgfifo._action(p_action, true);
-  -- Held to the end of the transaction: while anybody has it, the action's ordering and group_by do not change.
-  if not pg_try_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id) then
-    perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
-  end if;
-  -- A snapshot may be older than a close, of the action or (below) of the lane; a row lock sees through that (40001).
-  if v_snapshot then
-    perform from pgfifo.actions a where a.id = v_action_id for share;
-  end if;
-  select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at into strict v_policy
-  from pgfifo._action_policies p where p.action_id = v_action_id;
-  if v_policy.closed_at is not null then
-    perform pgfifo._refuse_closed(v_action_id, null, null);
-  end if;
-  if p_payload is null or pg_column_size(p_payload) * 6.0 > v_policy.max_payload then
-    perform pgfifo._check_payload(p_action, p_payload, v_policy.max_payload, null);
-  end if;
-  o_group := pgfifo._group(p_action, v_policy.group_by, p_payload, p_group);
-  v_strict := v_policy.ordering = 'strict' or v_snapshot;
-  loop
-    v_lane_id := pgfifo._lane(v_action_id, o_group);
-    continue when v_lane_id is null;
-    select coalesce(l.max_queue_length, v_policy.max_queue_length) into v_max_length
-    from (select 1) o left join pgfifo._lane_policies l on l.lane_id = v_lane_id;
-    -- A snapshot of its own may be older than the current ordering, so it takes the stronger lock; so does who counts.
-    v_exclusive := v_strict or v_max_length < 'infinity';
-    if v_exclusive then
-      perform pg_advisory_xact_lock(c_class, pgfifo._key(v_lane_id));
-    else
-      perform pg_advisory_xact_lock_shared(c_class, pgfifo._key(v_lane_id));
-    end if;
-    -- The lane may have been removed while we waited. Removal holds this lock exclusively, so from here on it cannot be.
-    -- An old snapshot would still show it; a row lock sees through that (40001).
-    if v_snapshot then
-      select l.closed_at into v_closed_at from pgfifo.lanes l where l.id = v_lane_id for share;
-      v_now := pgfifo._now();
-    else
-      v_now := pgfifo._now();
-      select l.closed_at, exists (
-          select from pgfifo._executions e where e.lane_id = v_lane_id and e.ticket is null and e.run_at <= v_now and e.run_at >=
-            (select g.delayed_from from pgfifo.ledger g where g.lane_id = v_lane_id order by g.lane_id desc, g.version desc limit 1))
-        into v_closed_at, v_due
-      from pgfifo.lanes l where l.id = v_lane_id;
-    end if;
-    exit when found;
-  end loop;
   if v_closed_at is not null then
     perform pgfifo._refuse_closed(v_action_id, v_lane_id, null);
   end if;

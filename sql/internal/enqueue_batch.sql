@@ -40,6 +40,9 @@ declare
   v_run_ats timestamptz[];
   v_delays integer[];
   v_limits double precision[];
+  -- Per lane: whether on_limit is 'cancel', and its own quota.
+  v_refuses boolean[];
+  v_quotas text[];
   v_totals bigint[];
   v_now timestamptz;
   v_ids bigint[];
@@ -101,7 +104,11 @@ begin
   if v_snapshot then
     perform from pgfifo.actions a where a.id = v_action_id for share;
   end if;
-  select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at into strict v_policy
+  select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at, p.pack, p.max_action_queue_length, p.on_limit = 'cancel' as refuses,
+      nullif(p.everything_quota[1], 'infinity') is not null as everything_counts, p.everything_quota,
+      nullif(p.pack_quota[1], 'infinity') is not null as pack_counts, p.pack_quota, nullif(p.action_quota[1], 'infinity') is not null as action_counts,
+      p.action_quota, exists (select from pgfifo.policies l where l.scope = 'lane') or exists (select from pgfifo._overrides) as has_lanes
+    into strict v_policy
   from pgfifo._action_policies p where p.action_id = v_action_id;
   if v_policy.closed_at is not null then
     perform pgfifo._refuse_closed(v_action_id, null, c_index);
@@ -141,15 +148,26 @@ begin
       hint = 'Split the batch: each lane''s lock is held until the commit, in a table that the whole cluster shares.';
   end if;
 
+  if v_policy.everything_counts or v_policy.pack_counts or v_policy.action_counts or v_policy.max_action_queue_length < 'infinity' then
+    perform pgfifo._lock_scopes(v_policy.everything_counts, case when v_policy.pack_counts then v_policy.pack end,
+      case when v_policy.action_counts or v_policy.max_action_queue_length < 'infinity' then v_action_id end);
+  end if;
   loop
     v_lanes := pgfifo._lanes(v_action_id, v_lane_groups);
     continue when array_position(v_lanes, null) is not null;
-    select array_agg(coalesce(l.max_queue_length, v_policy.max_queue_length) order by i.n) into v_limits
-    from unnest(v_lanes) with ordinality i(lane_id, n) left join pgfifo._lane_policies l on l.lane_id = i.lane_id;
+    if v_policy.has_lanes then
+      select array_agg(coalesce(l.max_queue_length, v_policy.max_queue_length) order by i.n), array_agg(coalesce(l.on_limit = 'cancel', v_policy.refuses) order by i.n),
+          array_agg(case when l.quota[1] <> 'infinity' then l.quota::text end order by i.n)
+        into v_limits, v_refuses, v_quotas
+      from unnest(v_lanes) with ordinality i(lane_id, n) left join pgfifo._lane_policies l on l.lane_id = i.lane_id;
+    else
+      v_limits := array_fill(v_policy.max_queue_length, array[cardinality(v_lanes)]);
+      v_refuses := array_fill(v_policy.refuses, array[cardinality(v_lanes)]);
+    end if;
     -- All in one statement: it decides nothing, and what is above a sort comes in its order.
     perform case when s.exclusive then pg_advisory_xact_lock(c_class, s.key) else pg_advisory_xact_lock_shared(c_class, s.key) end
-    from (select pgfifo._key(i.lane_id) as key, v_strict or v_items or i.max_length < 'infinity' as exclusive
-          from unnest(v_lanes, v_limits) i(lane_id, max_length) order by pgfifo._key(i.lane_id) offset 0) s;
+    from (select pgfifo._key(i.lane_id) as key, v_strict or v_items or i.max_length < 'infinity' or i.refuses or i.quota is not null as exclusive
+          from unnest(v_lanes, v_limits, v_refuses, v_quotas) i(lane_id, max_length, refuses, quota) order by pgfifo._key(i.lane_id) offset 0) s;
     -- Removed while we waited? See enqueue.
     if v_snapshot then
       perform from pgfifo.lanes l where l.id = any (v_lanes) for share;
@@ -165,10 +183,10 @@ begin
 
   v_now := pgfifo._now();
   if not v_snapshot then
-    perform pgfifo._admit(i.lane_id, 100, v_strict or v_items or i.max_length < 'infinity')
+    perform pgfifo._admit(i.lane_id, 100, v_strict or v_items or i.max_length < 'infinity' or i.refuses or i.quota is not null)
     from (
-      select i.lane_id, i.max_length
-      from unnest(v_lanes, v_limits) i(lane_id, max_length)
+      select i.*
+      from unnest(v_lanes, v_limits, v_refuses, v_quotas) i(lane_id, max_length, refuses, quota)
       cross join lateral (select g.delayed_from from pgfifo.ledger g where g.lane_id = i.lane_id order by g.lane_id desc, g.version desc limit 1) g
       where exists (select from pgfifo._executions e where e.lane_id = i.lane_id and e.ticket is null and e.run_at >= g.delayed_from and e.run_at <= v_now)
       offset 0) i;
@@ -220,17 +238,45 @@ begin
     left join lateral pgfifo._length(i.lane_id) c on i.max_length < 'infinity';
     -- The first item that does not fit: the one after the places that are left in its lane.
     select i.grp, i.max_length, i.asked, c.o_length as current,
-        case when v_places is null then greatest(0, i.max_length - c.o_length)
-             else (select p.n - 1 from (select u.n, row_number() over (order by u.n) as r from unnest(v_places, v_run_ats) with ordinality u(grp, run_at, n)
-                         where u.grp = i.grp and u.run_at is null) p
-                   where p.r > i.max_length - c.o_length order by p.r limit 1) end as at
+        pgfifo._nth_place(v_places, v_run_ats, i.grp, true, greatest(0, i.max_length - c.o_length)::bigint + 1) as at
       into v_full
     from unnest(v_lanes, v_lane_groups, v_limits, v_counts) i(lane_id, grp, max_length, asked)
     cross join lateral pgfifo._length(i.lane_id) c
     where i.asked > 0 and i.max_length < 'infinity' and c.o_length + i.asked > i.max_length
     order by 5 limit 1;
     if found then
-      perform pgfifo._queue_full(p_action, v_full.grp, v_full.max_length, v_full.current, v_full.asked, c_index + v_full.at::integer);
+      perform pgfifo._queue_full(p_action, v_full.grp, v_full.max_length, v_full.current, v_full.asked, c_index + v_full.at);
+    end if;
+  end if;
+  if true = any (v_refuses) then
+    if v_snapshot then
+      perform pgfifo._require_read_committed('enqueue (on_limit is cancel)');
+    end if;
+    select i.grp, c.o_which, c.o_limit, c.o_current, pgfifo._nth_place(v_places, v_run_ats, i.grp, true, c.o_free + 1) as at into v_full
+    from unnest(v_lanes, v_lane_groups, v_refuses, v_counts) i(lane_id, grp, refuses, asked)
+    cross join lateral pgfifo._could_start(v_action_id, i.lane_id) c
+    where i.refuses and i.asked > c.o_free order by at limit 1;
+    if found then
+      perform pgfifo._refuse_start(p_action, v_full.grp, v_full.o_which, v_full.o_limit, v_full.o_current, c_index + v_full.at);
+    end if;
+  end if;
+  if v_policy.max_action_queue_length < 'infinity' and v_expected > 0 then
+    perform pgfifo._use_length(v_action_id, p_action, v_policy.max_action_queue_length, (select sum(n) from unnest(v_counts) n), v_places, v_run_ats, p_one);
+  end if;
+  if v_quotas is not null then
+    perform pgfifo._use_quota('lane:' || i.lane_id, i.quota::text[], a.asked, p_action, i.grp, v_places, p_one)
+    from unnest(v_lanes, v_lane_groups, v_quotas, v_counts, v_delays) i(lane_id, grp, quota, now, later)
+    cross join lateral (select i.now + coalesce(i.later, 0) as asked) a where i.quota is not null and a.asked > 0;
+  end if;
+  if v_expected > 0 then
+    if v_policy.action_counts then
+      perform pgfifo._use_quota('action:' || v_action_id, v_policy.action_quota, v_expected, p_action, null, v_places, p_one);
+    end if;
+    if v_policy.pack_counts then
+      perform pgfifo._use_quota('pack:' || v_policy.pack, v_policy.pack_quota, v_expected, p_action, null, v_places, p_one);
+    end if;
+    if v_policy.everything_counts then
+      perform pgfifo._use_quota('everything', v_policy.everything_quota, v_expected, p_action, null, v_places, p_one);
     end if;
   end if;
 
