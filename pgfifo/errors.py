@@ -132,7 +132,9 @@ class ConcurrencyLimit(_Limit, code="QF002"):
     """
 
     which = _Fact[str]("which")
-    """What keeps it from starting: ``max_concurrent`` or ``paused``."""
+    """What keeps it from starting: ``max_concurrent``, ``paused``, ``shared_slots`` or ``shared_turn``."""
+    name = _Fact[str]("name")
+    """The shared limit, if it is one."""
 
 
 class RateLimit(_Limit, code="QF003"):
@@ -140,6 +142,13 @@ class RateLimit(_Limit, code="QF003"):
 
     Attributes: action, group, limit, current, and index in a batch.
     """
+
+    which = _Fact[str]("which")
+    """What keeps it from starting: ``rate``, ``spacing``, ``gap`` or ``shared_rate``."""
+    name = _Fact[str]("name")
+    """The shared limit, if it is one."""
+    until = _Fact[str]("until")
+    """Until when, as ISO 8601."""
 
 
 class QuotaExceeded(_Limit, code="QF004"):

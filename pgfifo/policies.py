@@ -47,8 +47,8 @@ class Policy(TypedDict, total=False):
     """How many executions may wait in all lanes of the action together; its enqueues then go one at a time,
     each to its commit. Defaults to unlimited."""
     on_limit: Literal["enqueue", "cancel"] | None
-    """``enqueue``: what cannot start at once waits. ``cancel``: it is refused, and enqueues to one lane go one
-    at a time, each to its commit. Defaults to enqueue."""
+    """``enqueue``: what cannot start at once waits. ``cancel``: it is refused, and enqueues to one lane go
+    one at a time, each to its commit. Defaults to enqueue."""
     rate: str | None
     """How many executions of one lane start per time: ``100/s``, ``5/2h``. Defaults to unlimited."""
     burst: int | None

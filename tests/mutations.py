@@ -74,7 +74,9 @@ with ordinality i(lane_id, max_length, refuses, quota, n)
 OVERRIDE_LOCK = "    if not pg_try_advisory_xact_lock(v_class::integer, v_key) then\n"
 ENDS_OVERRIDES = "  if v_limit > 0 and exists (select from pgfifo._overrides o where o.until <= v_now) then\n"
 LOCK_OF_SCOPES = "    perform pg_advisory_xact_lock(c_class, p_action_id);\n"
-REFUSING_IS_EXCLUSIVE = "v_items or i.max_length < 'infinity' or i.refuses or i.quota is not null as exclusive\n"
+REFUSING_IS_EXCLUSIVE = (
+    "v_items or i.max_length < 'infinity' or i.refuses or i.quota is not null as exclusive\n"
+)
 LOCK_OF_ITEMS = "    perform pgfifo._lock_lane(v_lane_id, 'enqueue (item_key is given)');\n"
 NEVER_STARTED = (
     " and not exists (select from pgfifo.runs r where r.id = e.id and r.attempt > 0)\n"

@@ -450,6 +450,58 @@ def test_on_limit_cancel_counts_what_is_held(conn: Connection) -> None:
         enqueue(conn, "a", "g")
 
 
+def test_on_limit_cancel_refuses_what_a_rate_would_let_wait(conn: Connection) -> None:
+    policy(conn, "a", on_limit="cancel", max_concurrent=10, rate="2/h")
+    fill(conn, "g", "g")
+    with pytest.raises(pgfifo.RateLimit) as waiting:
+        enqueue(conn, "a", "g")
+    assert (waiting.value.which, waiting.value.limit) == ("rate", 2), "what waits will have used it up"
+    worker = SqlWorker(conn, "a")
+    started = worker.work(5)
+    assert len(started) == 2
+    with pytest.raises(pgfifo.RateLimit) as used:
+        enqueue(conn, "a", "g")
+    assert used.value.until is not None
+    worker.work(0, [start.ended() for start in started])
+    advance(conn, 1801)
+    enqueue(conn, "a", "g")
+    with pytest.raises(pgfifo.RateLimit):
+        enqueue(conn, "a", "g")
+    assert len(worker.work(5)) == 1
+
+
+def test_on_limit_cancel_refuses_within_a_spacing(conn: Connection) -> None:
+    policy(conn, "a", on_limit="cancel", max_concurrent=10, spacing=60)
+    with pytest.raises(pgfifo.RateLimit) as both:
+        fill(conn, "g", "g")
+    assert (both.value.which, both.value.limit, both.value.index) == ("spacing", 1, 1)
+    enqueue(conn, "a", "g")
+    assert len(SqlWorker(conn, "a").work(5)) == 1
+    with pytest.raises(pgfifo.RateLimit) as refused:
+        enqueue(conn, "a", "g")
+    assert (refused.value.which, refused.value.until is not None) == ("spacing", True)
+    advance(conn, 61)
+    enqueue(conn, "a", "g")
+
+
+def test_on_limit_cancel_refuses_what_a_shared_limit_would_let_wait(conn: Connection) -> None:
+    policy(conn, "a", on_limit="cancel", max_concurrent=10)
+    enqueue(conn, "b", "g")
+    limits = {"max_concurrent": 1, "actions": ["a", "b"]}
+    conn.execute("select from pgfifo.set_shared_limit('api', %s::jsonb)", [json.dumps(limits)])
+    with pytest.raises(pgfifo.ConcurrencyLimit) as both:
+        fill(conn, "g", "g")
+    assert (both.value.which, both.value.index) == ("shared_slots", 1)
+    other = SqlWorker(conn, "b")
+    (start,) = other.work()
+    with pytest.raises(pgfifo.ConcurrencyLimit) as refused:
+        enqueue(conn, "a", "g")
+    error = refused.value
+    assert (error.which, error.name, error.limit, error.current) == ("shared_slots", "api", 1, 1)
+    other.work(0, [start.ended()])
+    enqueue(conn, "a", "g")
+
+
 def test_on_limit_of_a_lane_wins_over_its_actions(conn: Connection) -> None:
     policy(conn, "a", on_limit="cancel")
     policy(conn, "a", "patient", on_limit="enqueue")

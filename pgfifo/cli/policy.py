@@ -76,8 +76,8 @@ _OPTIONS: dict[str, Any] = {
         str | None,
         _text(
             "N|unlimited",
-            "How many may wait in all lanes of an action; more are refused. Its enqueues go one at a time, each"
-            " to its commit.",
+            "How many may wait in all lanes of an action; more are refused. Its enqueues go one at a time,"
+            " each to its commit.",
         ),
     ],
     "on_limit": Annotated[

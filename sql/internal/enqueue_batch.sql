@@ -252,12 +252,12 @@ begin
     if v_snapshot then
       perform pgfifo._require_read_committed('enqueue (on_limit is cancel)');
     end if;
-    select i.grp, c.o_which, c.o_limit, c.o_current, pgfifo._nth_place(v_places, v_run_ats, i.grp, true, c.o_free + 1) as at into v_full
+    select i.grp, c.o_why, pgfifo._nth_place(v_places, v_run_ats, i.grp, true, c.o_free + 1) as at into v_full
     from unnest(v_lanes, v_lane_groups, v_refuses, v_counts) i(lane_id, grp, refuses, asked)
     cross join lateral pgfifo._could_start(v_action_id, i.lane_id) c
     where i.refuses and i.asked > c.o_free order by at limit 1;
     if found then
-      perform pgfifo._refuse_start(p_action, v_full.grp, v_full.o_which, v_full.o_limit, v_full.o_current, c_index + v_full.at);
+      perform pgfifo._refuse_start(p_action, v_full.grp, v_full.o_why, c_index + v_full.at);
     end if;
   end if;
   if v_policy.max_action_queue_length < 'infinity' and v_expected > 0 then

@@ -146,35 +146,62 @@ end $$;
 -- How many executions that join a lane's line now could start at once, and what keeps the next one from it: for
 -- on_limit = 'cancel'. The caller holds the lane's enqueue lock exclusively, in relaxed lanes too, since an earlier statement: so
 -- nobody joins beside it, and claims only turn waiting ones into active ones, which changes nothing here. Hence one
--- statement: active, waiting and arrivals in one snapshot. What else can delay a start belongs into it, the least o_free
--- winning; o_which is the attribute that decides, or 'paused'.
-create or replace function pgfifo._could_start(p_action_id integer, p_lane_id bigint, out o_free bigint, out o_which text, out o_limit double precision,
-  out o_current bigint) returns record
+-- statement: active, waiting and arrivals in one snapshot. What waits already comes first, also where a rate or a
+-- shared limit allows some starts; what lanes beside it take of a shared limit before these are started nobody knows.
+-- o_why: {"which", "limit", "current"}, and "until" and "name" where there is a time or a shared limit.
+create or replace function pgfifo._could_start(p_action_id integer, p_lane_id bigint, out o_free bigint, out o_why jsonb) returns record
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_state record;
+  v_weighed record;
+  v_reason jsonb;
 begin
-  select coalesce(lp.max_concurrent, p.max_concurrent), g.running + g.held + (select l.o_length from pgfifo._length(p_lane_id) l),
-      case when coalesce(p.paused_at, lp.paused_at) is not null then 'paused' else 'max_concurrent' end
-    into strict o_limit, o_current, o_which
+  select coalesce(lp.max_concurrent, p.max_concurrent) as most, g.running + g.held as active, (select l.o_length from pgfifo._length(p_lane_id) l) as waiting,
+      coalesce(p.paused_at, lp.paused_at) is not null as paused, coalesce(lp.rate_n, p.rate_n) as rate_n, coalesce(lp.burst, p.burst) as burst,
+      coalesce(lp.spacing, p.spacing) as spacing
+    into strict v_state
   from pgfifo._action_policies p
   left join pgfifo._lane_policies lp on lp.lane_id = p_lane_id
   cross join lateral (select g.running, g.held from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1) g
   where p.action_id = p_action_id;
-  o_free := case when o_which = 'paused' then 0 else greatest(0, o_limit - o_current) end;
+  if v_state.paused then
+    o_free := 0;
+    o_why := '{"which": "paused"}';
+    return;
+  end if;
+  o_free := greatest(0, v_state.most - v_state.active - v_state.waiting);
+  o_why := jsonb_build_object('which', 'max_concurrent', 'limit', v_state.most, 'current', v_state.active + v_state.waiting);
+  v_weighed := pgfifo._weigh(p_lane_id, pgfifo._now());
+  if v_weighed.o_n - v_state.waiting < o_free then
+    o_free := greatest(0, v_weighed.o_n - v_state.waiting);
+    v_reason := v_weighed.o_why -> 0;
+    o_why := jsonb_strip_nulls(jsonb_build_object(
+      -- Nothing is in the way yet where some starts are allowed; then those that wait will use them up.
+      'which', coalesce(v_reason ->> 'reason', case when v_state.spacing > 0 then 'spacing' when v_state.rate_n < 'infinity' then 'rate' else 'shared_slots' end),
+      'limit', coalesce(v_reason -> 'limit', to_jsonb(case when v_state.spacing > 0 then 1 else least(v_state.burst, nullif(v_state.rate_n, 'infinity')) end)),
+      'current', v_reason -> 'current', 'until', v_reason -> 'until', 'name', v_reason -> 'name'));
+  end if;
 end $$;
 
-create or replace function pgfifo._refuse_start(p_action text, p_group text, p_which text, p_limit double precision, p_current bigint, p_index integer) returns void
+create or replace function pgfifo._refuse_start(p_action text, p_group text, p_why jsonb, p_index integer) returns void
 language plpgsql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_what text := p_action || coalesce(nullif(' ' || pgfifo.format_group(p_group), ' '), '');
-  v_code text := case when p_which in ('rate', 'spacing', 'gap') then 'QF003' else 'QF002' end;
+  v_which text := p_why ->> 'which';
+  v_code text := case when v_which in ('rate', 'spacing', 'gap', 'shared_rate') then 'QF003' else 'QF002' end;
 begin
   raise exception using errcode = v_code,
-    message = case p_which when 'paused' then format('%s could not start at once: it is paused', v_what)
-      else format('%s could not start at once: %s allows %s, and there are %s', v_what, p_which, pgfifo._number(p_limit::numeric), pgfifo._number(p_current)) end,
-    detail = json_build_object('action', p_action, 'group', p_group, 'which', p_which, 'limit', p_limit, 'current', p_current, 'index', p_index)::text,
+    message = p_action || coalesce(nullif(' ' || pgfifo.format_group(p_group), ' '), '') || ' could not start at once: ' || case v_which
+      when 'paused' then 'it is paused'
+      when 'max_concurrent' then format('max_concurrent is %s, and %s already run or wait', pgfifo._number((p_why -> 'limit')::numeric), pgfifo._number((p_why -> 'current')::numeric))
+      when 'shared_slots' then coalesce('shared limit ' || (p_why ->> 'name'), 'a shared limit') || ' has no slot left'
+      when 'shared_rate' then format('the rate of shared limit %s is used up', p_why ->> 'name')
+      when 'shared_turn' then format('others wait for shared limit %s', p_why ->> 'name')
+      when 'rate' then 'its rate is used up'
+      else 'its ' || v_which || ' is not over' end,
+    detail = (jsonb_build_object('action', p_action, 'group', p_group, 'index', p_index) || p_why)::text,
     hint = 'Nothing was enqueued, as on_limit = ''cancel'' says. Try again later, or let it wait: on_limit = ''enqueue''.';
 end $$;
