@@ -63,7 +63,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "install upgrade uninstall sql embedded demo",
         "enqueue wait",
         "worker",
-        "show list position explain stats lanes workers audit",
+        "show list position explain pace stats lanes workers audit",
         "cancel reschedule release finish pause resume close open policy schedule check",
     )
     for command in " ".join(families).split():
@@ -189,6 +189,7 @@ def test_missing_schema_is_4_with_the_command_to_run(empty_cli: CommandLine) -> 
         ["policy", "show", "x"],
         ["position", "1"],
         ["explain", "1"],
+        ["pace", "x"],
     ]
     changing = [
         ["enqueue", "x"],
@@ -677,10 +678,36 @@ def test_position(cli: CommandLine) -> None:
         "state": "waiting",
         "position": 2,
         "exact": True,
+        "eta_seconds": None,
+        "eta_basis": None,
     }
     cli.ok("cancel", 1)
     assert cli.ok("position", 3).out == "2\n"
     assert cli.ok("position", 1).out == "-\n"
+
+
+def test_position_says_when_it_will_probably_start(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("enqueue", "x")
+    conn.execute("select pgfifo.worker_start('w', 'h', 1, '{x}', 1, '1 hour', false)")
+    conn.execute(
+        "insert into pgfifo._minutes (action_id, minute, measured, run_seconds)"
+        " select id, pgfifo._minute(pgfifo._now()), 4, 40 from pgfifo.actions"
+    )
+    cli.ok("enqueue", "x")
+    said = cli.ok("position", 2)
+    assert said.out == "2\n"
+    assert "It will start in about 10s, as its action's have run of late." in said.err
+    place = json.loads(cli.ok("position", 2, "--json").out)
+    assert (place["eta_seconds"], place["eta_basis"]) == (10, "action")
+
+
+def test_pace(cli: CommandLine) -> None:
+    cli.ok("enqueue", "x")
+    said = cli.ok("pace", "x")
+    assert re.search(r"^started per minute +0$", said.out, re.MULTILINE)
+    assert json.loads(cli.ok("pace", "x", "--minutes", "60", "--json").out)["enqueued"] == 0
+    assert cli("pace", "y").code == 1
+    assert cli("pace", "x", "--minutes", "0").code == 2
 
 
 def test_explain(cli: CommandLine) -> None:

@@ -641,6 +641,22 @@ def test_an_execution_that_is_not_there_can_not_be_explained(engine: Engine) -> 
         engine.one("select pgfifo.explain(null)")
 
 
+def test_an_execution_that_may_be_in_an_open_transaction_is_said_to_be(
+    engine: Engine, connect: Connect
+) -> None:
+    other = Engine(connect(autocommit=False, application_name="importer"))
+    id_ = other.enqueue()
+    with pytest.raises(errors.UnknownExecution, match="has not committed yet") as raised:
+        explain(engine, id_)
+    assert f"pid {other.pid} (importer), since " in (raised.value.hint or "")
+    assert raised.value.detail == {"id": id_, "pids": [other.pid]}
+    with pytest.raises(errors.UnknownExecution, match="never have been committed"):
+        explain(engine, id_ + 1000)
+    other.conn.rollback()
+    with pytest.raises(errors.UnknownExecution, match="never have been committed"):
+        explain(engine, id_)
+
+
 # Where it works, and what it costs
 
 

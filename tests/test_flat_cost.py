@@ -240,6 +240,8 @@ def test_flat_cost_no_call_scans_a_table_of_the_queue(conn: Connection, connect:
         ("pgfifo.cancel(%s)", [d.id]),
         ("pgfifo.heartbeat(%s, 1, %s::bigint[])", [worker, [a.id, b.id]]),
         ("pgfifo.position(%s)", [waiting]),
+        ("pgfifo.explain(%s)", [waiting]),
+        ("pgfifo.pace('deploy')", []),
     ]
     conn.execute("vacuum analyze")
     if warm:

@@ -48,7 +48,9 @@ begin
   left join pgfifo.runs r on r.id = e.id
   where e.id = p_id;
   if not found then
-    perform pgfifo._unknown_execution(p_id);
+    -- Its id has been drawn; perhaps by somebody who has not committed yet.
+    perform pgfifo._unknown_execution(p_id, case when p_id <= (select s.last_value from pgfifo.execution_ids s) and not pg_is_in_recovery()
+      then pgfifo._open_holders('pgfifo._executions'::regclass, null, null, false) else '[]' end);
   end if;
   select a.id as action_id, l.id as lane_id, a.closed_at as action_closed_at, a.closed_by as action_closed_by, a.closed_reason as action_closed_reason,
       l.closed_at, l.closed_by, l.closed_reason, p.paused_at as action_paused_at, p.paused_by as action_paused_by, p.paused_reason as action_paused_reason,

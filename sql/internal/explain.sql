@@ -49,7 +49,7 @@ as $$
   select format('%s %s (%spid %s on %s)', case p_worker.kind when 'slot' then 'program' else 'worker' end, p_worker.id, nullif(p_worker.name, '') || ', ', p_worker.pid, p_worker.host)
 $$;
 
--- Open transactions of others that hold one of these locks: those that do nothing now or are older than a second. A claim, or
+-- Open transactions of others that hold one of these locks (no keys: any of the class): those that do nothing now or are older than a second. A claim, or
 -- an enqueue that commits at once, is none of them. p_hidden: also those whose state we may not see.
 create or replace function pgfifo._open_holders(p_class oid, p_keys integer[], p_mode text, p_hidden boolean) returns jsonb
 language sql stable
@@ -60,7 +60,7 @@ as $$
     select distinct l.pid, nullif(a.application_name, '') as application, a.xact_start as since
     from pg_locks l
     left join pg_stat_activity a on a.pid = l.pid
-    where l.locktype = 'advisory' and l.granted and l.objsubid = 2 and l.classid = p_class and l.objid = any (p_keys::oid[]) and l.mode = coalesce(p_mode, l.mode)
+    where l.locktype = 'advisory' and l.granted and l.objsubid = 2 and l.classid = p_class and (p_keys is null or l.objid = any (p_keys::oid[])) and l.mode = coalesce(p_mode, l.mode)
       and l.pid is distinct from pg_backend_pid() and l.database = (select d.oid from pg_database d where d.datname = current_database())
       -- Without a process: a transaction that is prepared.
       and (l.pid is null or a.state like 'idle in transaction%' or a.xact_start < clock_timestamp() - interval '1 s' or (p_hidden and a.state is null))) h

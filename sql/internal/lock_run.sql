@@ -33,15 +33,17 @@ begin
     hint = 'It was finished, cancelled or taken back, perhaps because its worker was taken for dead. Nothing was changed.';
 end $$;
 
-create or replace function pgfifo._unknown_execution(p_id bigint) returns void
-language plpgsql immutable parallel safe
+-- p_open: producers' open transactions that it may be in.
+create or replace function pgfifo._unknown_execution(p_id bigint, p_open jsonb default '[]') returns void
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   raise exception using errcode = 'QF021',
     message = format('there is no execution %s', coalesce(p_id::text, 'null')),
-    detail = json_build_object('id', p_id)::text,
-    hint = 'It may never have been committed, or its retention is over.';
+    detail = (jsonb_build_object('id', p_id) || case when p_open = '[]' then '{}' else jsonb_build_object('pids', jsonb_path_query_array(p_open, '$[*].pid')) end)::text,
+    hint = case when p_open = '[]' then 'It may never have been committed, or its retention is over.'
+           else format('It may be in a transaction that has not committed yet: %s. Or its retention is over.', pgfifo._name_holders(p_open)) end;
 end $$;
 
 -- Under the lane's slot lock: leave a mark and wake a worker if something waits or is held there.
