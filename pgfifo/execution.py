@@ -156,18 +156,7 @@ class Execution:
         Raises:
             InvalidValue: The fraction is not a number from 0 to 1, or there is neither.
         """
-        if fraction is None and message is None:
-            raise InvalidValue(
-                "progress is a number from 0 to 1, a message, or both", detail={"name": "fraction"}
-            )
-        if fraction is not None and (type(fraction) not in (int, float) or not 0 <= fraction <= 1):
-            raise InvalidValue(
-                f"progress is a number from 0 to 1, not {fraction!r}",
-                detail={"name": "fraction", "value": repr(fraction)},
-            )
-        before = self.last_progress or (None, None)
-        text = before[1] if message is None else str(message).replace("\0", "")[:1000]
-        self.last_progress = (before[0] if fraction is None else float(fraction), text)
+        self.last_progress = progressed(self.last_progress, fraction, message)
 
     @overload
     def complete(self, conn: psycopg.Connection[Any], result: object = None) -> None: ...
@@ -214,6 +203,26 @@ class Execution:
 
     def __repr__(self) -> str:
         return f"<pgfifo.Execution {self.id} attempt {self.attempt} of {lane(self.action, self.group_text)}>"
+
+
+def progressed(before: Progress | None, fraction: float | None, message: str | None) -> Progress:
+    """Return what is known of the progress after one more word of it.
+
+    Raises:
+        InvalidValue: The fraction is not a number from 0 to 1, or there is neither.
+    """
+    if fraction is None and message is None:
+        raise InvalidValue(
+            "progress is a number from 0 to 1, a message, or both", detail={"name": "fraction"}
+        )
+    if fraction is not None and (type(fraction) not in (int, float) or not 0 <= fraction <= 1):
+        raise InvalidValue(
+            f"progress is a number from 0 to 1, not {fraction!r}",
+            detail={"name": "fraction", "value": repr(fraction)},
+        )
+    earlier = before or (None, None)
+    text = earlier[1] if message is None else str(message).replace("\0", "")[:1000]
+    return (earlier[0] if fraction is None else float(fraction), text)
 
 
 def _checked(action: str, result: object) -> str:

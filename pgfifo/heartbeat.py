@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("pgfifo")
 
-_START = "select pgfifo.worker_start(%s, %s, %s, %s, %s, make_interval(secs => %s), %s)"
-_BEAT = "select id, signal from pgfifo.heartbeat(%s, %s, %s)"
+_START = "select pgfifo.worker_start(%s, %s, %s, %s, %s, make_interval(secs => %s), %s, %s)"
+_BEAT = "select id, signal from pgfifo.heartbeat(%s, %s, %s, %s)"
 _PROGRESS = """
     select count(pgfifo.progress(told.id, told.attempt, told.fraction, told.message))
     from unnest(%s::bigint[], %s::integer[], %s::float8[], %s::text[]) as told(id, attempt, fraction, message)
@@ -91,6 +91,7 @@ class Identity:
         actions: What it serves.
         declared: The actions that its code declares, with their values.
         schedules: The schedules that its code declares, by action.
+        kind: ``worker``, or ``slot``: it claims nothing, and holds slots for a program.
         concurrency: How many it runs at once.
         interval: Seconds between heartbeats.
         lease: Seconds without one until it counts as dead.
@@ -105,6 +106,7 @@ class Identity:
     lease: float
     declared: Mapping[str, Mapping[str, object]] = field(default_factory=dict)
     schedules: Mapping[str, Sequence[Schedule]] = field(default_factory=dict)
+    kind: str = "worker"
 
 
 class Heartbeat:
@@ -151,17 +153,32 @@ class Heartbeat:
     def declared_dead(self, registration: Registration) -> None:
         """Take note that a call of the worker was refused because it was declared dead: it registers anew."""
         self._bury(registration)
-        self._woken.set()
+        self._wake()
 
     def beat_now(self) -> None:
         """Ask at once what to stop, and not only when the next heartbeat is due; from any thread."""
         self._asked = True
-        self._woken.set()
+        self._wake()
 
     def close(self) -> None:
         """Sign the worker off, when it holds nothing any more, and end the thread; does not wait for it."""
         self._closing = True
+        self._wake()
+
+    def _wake(self) -> None:
         self._woken.set()
+
+    def _pause(self, length: float) -> None:
+        """Wait so many seconds, or until woken."""
+        self._woken.wait(length)
+        self._woken.clear()
+
+    def _connected(self, link: Link) -> None:
+        """Prepare a new connection."""
+
+    def _slots(self) -> list[int] | None:
+        """Return the numbers under which slots are asked for; None for a worker that claims."""
+        return None
 
     def _run(self) -> None:
         try:
@@ -178,6 +195,7 @@ class Heartbeat:
         identity = self._identity
         link = self._link = Link(identity.conninfo, pooled=not identity.locked)
         try:
+            self._connected(link)
             [(version, min_client, _epoch)] = link.rows(SCHEMA_INFO)
             check(version, min_client, link.conn.info.dbname)
             for name, values in identity.declared.items():
@@ -200,6 +218,7 @@ class Heartbeat:
                 who.concurrency,
                 who.lease,
                 who.locked,
+                who.kind,
             ),
         )
         self._lock_gone = False
@@ -231,13 +250,13 @@ class Heartbeat:
                 next_beat = next_round = time.monotonic() + self._pauses.next()
             else:
                 self._complained_of, self._pauses = "", Pauses()
-            self._woken.wait(max(0.0, min(next_beat, next_round) - time.monotonic()))
-            self._woken.clear()
+            self._pause(max(0.0, min(next_beat, next_round) - time.monotonic()))
 
     def _reconnect(self) -> Link:
-        self._link = Link(self._identity.conninfo, pooled=not self._identity.locked)
+        link = self._link = Link(self._identity.conninfo, pooled=not self._identity.locked)
         self._lock_gone = True
-        return self._link
+        self._connected(link)
+        return link
 
     def _relock(self, link: Link, registration: Registration) -> None:
         """Say that we live, and take the lock that the old session held."""
@@ -252,7 +271,7 @@ class Heartbeat:
             return
         with registration.lock:
             arrived, held = registration.arrived, dict(registration.held)
-        told = link.rows(_BEAT, (registration.worker, arrived, list(held)))
+        told = link.rows(_BEAT, (registration.worker, arrived, list(held), self._slots()))
         stopped = [
             held[id_] for id_, signal in told if held[id_].stop("lost" if signal == "lost" else "cancel")
         ]

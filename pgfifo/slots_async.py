@@ -1,0 +1,380 @@
+"""Slots in a program's own hands: its place in the line, what it holds, and how it leaves.
+
+`AsyncSlot` is written by hand; `pgfifo.slots.Slot` is made from it by tools/gen_sync.py.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+import weakref
+from collections.abc import Mapping, Sequence
+from time import monotonic
+from types import TracebackType
+from typing import Any, NamedTuple, Self
+
+import psycopg
+
+from pgfifo import groups
+from pgfifo._bell import AsyncBell
+from pgfifo._holder import Holder, Place, conninfo_of
+from pgfifo.durations import Duration, seconds
+from pgfifo.errors import ExecutionFailed, LeaseLost, SlotLost, SlotTimeout
+from pgfifo.execution import progressed
+from pgfifo.groups import Group, lane
+from pgfifo.heartbeat import Registration
+from pgfifo.jsontext import dumps
+from pgfifo.outcome import raised, storable
+from pgfifo.waiting_async import AsyncWaiting
+
+_ENTER = """
+    select id, state, attempt, token, group_text, look_after, error
+    from pgfifo.slot_enter(%s::bigint, %s::bigint, %s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
+      %s::bigint[], make_interval(secs => %s::float8), %s::boolean)
+"""
+_LOOK = """
+    select id, state, attempt, token, group_text, look_after, error
+    from pgfifo.slot_look(%s::bigint, %s::bigint)
+"""
+_LEAVE = "select pgfifo.slot_leave(%s::bigint, %s::bigint, %s::text, %s::text)"
+_POLL = 1.0
+"""How often to look while nobody calls, in seconds."""
+_LIVES = 3
+
+
+class _Seen(NamedTuple):
+    """How things stand with a slot."""
+
+    id: int | None
+    state: str
+    attempt: int
+    token: str
+    group_text: str
+    look_after: float | None
+    error: str | None
+
+
+class _Wish(NamedTuple):
+    """What is asked for."""
+
+    action: str
+    payload: str
+    group: str | None
+    headers: str | None
+    tags: list[str] | None
+    timeout: float
+    connection: object
+
+
+class AsyncHolding(AsyncWaiting):
+    """What a client needs to hold slots."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of the base
+        super().__init__(*args, **kwargs)
+        self._holder = Holder()
+
+    async def close(self) -> None:
+        """Close the connections that this client opened; a pool or connection of the caller's stays open."""
+        await asyncio.to_thread(self._holder.close)
+        await super().close()
+
+    async def _registered(self, given: psycopg.AsyncConnection[Any] | None) -> Registration:
+        """Return the worker of kind slot that this process is; it becomes one where it is none."""
+        coming = self._holder.registered()
+        if coming is None:
+            if given is not None:
+                conninfo, locked = conninfo_of(given), given.prepare_threshold is not None
+            else:
+                async with self._lend() as conn:
+                    conninfo, locked = conninfo_of(conn), conn.prepare_threshold is not None
+            coming = self._holder.start(conninfo, locked=locked)
+        return await asyncio.wrap_future(coming)
+
+
+class AsyncSlot:
+    """A slot of a lane, for the code of this very program.
+
+    `AsyncClient.slot` returns one to be entered with ``async with``; `AsyncClient.try_slot` one that is held
+    already.
+
+    Attributes:
+        id: The execution that stands for it; None before it was asked for.
+        attempt: Which start of that execution this is; 0 before the slot is held.
+        token: Epoch, id and attempt in one text, for whatever must reject a holder that lost its slot;
+            empty before the slot is held.
+        action: The action's name.
+        group_text: The lane's group as text; empty if the action has none.
+    """
+
+    def __init__(self, client: AsyncHolding, wish: _Wish) -> None:
+        """Use `AsyncClient.slot` instead."""
+        self._client = client
+        self._wish = wish
+        self._place: Place | None = None
+        self._entered = False
+        self.id: int | None = None
+        self.attempt = 0
+        self.token = ""
+        self.action = wish.action
+        self.group_text = ""
+
+    @property
+    def group(self) -> Mapping[str, object]:
+        """The lane's group by path, as ``{"env": "prod"}``; empty if there is none, or it is a free text."""
+        group = groups.parse(self.group_text)
+        return group if isinstance(group, dict) else {}
+
+    @property
+    def held(self) -> bool:
+        """Whether the slot is held: it was had, not left, and is not known to be lost."""
+        return self._place is not None and not self._place.lost
+
+    @property
+    def lost(self) -> bool:
+        """Whether the slot was taken from its holder: another one may be at work beside him."""
+        return self._lost or (self._place is not None and self._place.lost)
+
+    _lost = False
+
+    @property
+    def cancel_requested(self) -> bool:
+        """Whether somebody has asked the holder to stop, with `AsyncClient.cancel`."""
+        return self._place is not None and self._place.cancelled
+
+    def raise_if_lost(self) -> None:
+        """Go no further without the slot.
+
+        Raises:
+            SlotLost: It was lost.
+        """
+        if self.lost:
+            raise self._slot_lost()
+
+    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
+        """Say how far the holder is, for whoever looks; the same as `Execution.progress`.
+
+        Args:
+            fraction: From 0 to 1. Without it, what was said before stays.
+            message: What is going on, up to 1,000 characters. Without it, what was said before stays.
+
+        Raises:
+            InvalidValue: The fraction is not a number from 0 to 1, or there is neither.
+        """
+        if self._place is not None:
+            self._place.last_progress = progressed(self._place.last_progress, fraction, message)
+
+    async def __aenter__(self) -> Self:
+        if self._place is None:
+            await self._acquire(at_once=False)
+        elif self._entered:
+            raise RuntimeError("this slot was entered before, and not left")
+        assert self._place is not None
+        self._entered = True
+        self._place.bell.begin()
+        if self._place.lost or self._place.cancelled:
+            self._place.bell.interrupt()  # while nobody was there to be interrupted
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        place = self._place
+        if place is None:
+            return  # it was released
+        interrupted = place.bell.end(error)
+        try:
+            state = await self._leave(error)
+        except psycopg.Error:
+            if error is None or interrupted:
+                raise
+            return  # the slot is given up all the same, and what was raised says more
+        ordinary = error is None or interrupted or isinstance(error, Exception)
+        if state == "lost" and ordinary:
+            raise self._slot_lost() from error
+        if interrupted:
+            raise ExecutionFailed(
+                f"execution {self.id} ({lane(self.action, self.group_text)}), which held a slot, was cancelled",
+                detail={"id": self.id, "outcome": "cancelled", "error": None},
+            ) from error
+
+    async def release(self) -> None:
+        """Leave the slot, as at the end of a ``with``; nothing happens where it is not held.
+
+        Raises:
+            SlotLost: It had been lost.
+        """
+        if self._place is not None:
+            self._place.bell.end(None)
+            if await self._leave(None) == "lost":
+                raise self._slot_lost()
+
+    async def _acquire(self, *, at_once: bool) -> bool:
+        """Wait for the slot; false where it cannot be had at once, and that was asked for."""
+        wish, client = self._wish, self._client
+        begun = monotonic()
+        given = await client._outside_of_transactions(wish.connection)  # noqa: SLF001 - it is our own client
+        place = client._holder.place(AsyncBell())  # noqa: SLF001 - as above
+        try:
+            seen = await self._join(place, given, begun, at_once=at_once)
+            while seen.state == "waiting":
+                left = wish.timeout - (monotonic() - begun)
+                if left <= 0:
+                    raise self._timed_out(place)
+                await place.bell.wait(min(left, seen.look_after or _POLL, _POLL))
+                seen = await self._look(place, given)
+            if seen.id is None:
+                client._holder.drop(place)  # noqa: SLF001
+                return False
+            if seen.state != "running":
+                raise self._ended(seen)
+        except BaseException as error:
+            await self._give_up(place, given, error)
+            raise
+        place.attempt = self.attempt = seen.attempt
+        self.token = seen.token
+        self._place, self._entered, self._lost = place, False, False
+        client._holder.taken(place)  # noqa: SLF001
+        # Of one that nobody leaves the server hears with the next heartbeat.
+        weakref.finalize(self, client._holder.drop, place).atexit = False  # noqa: SLF001
+        return True
+
+    async def _join(
+        self, place: Place, given: psycopg.AsyncConnection[Any] | None, begun: float, *, at_once: bool
+    ) -> _Seen:
+        wish, client = self._wish, self._client
+        for life in range(_LIVES):
+            place.registration = registration = await client._registered(given)  # noqa: SLF001
+            left = wish.timeout - (monotonic() - begun)
+            arguments = (
+                registration.worker,
+                place.number,
+                wish.action,
+                wish.payload,
+                wish.group,
+                wish.headers,
+                wish.tags,
+                client._holder.of(place.who),  # noqa: SLF001
+                None if left == math.inf else max(0.0, left),
+                at_once,
+            )
+            try:
+                seen = await client._row(_ENTER, arguments, _Seen, connection=given)  # noqa: SLF001
+                break
+            except LeaseLost:
+                # Declared dead, perhaps while this process slept: nothing was asked for in its name yet.
+                client._holder.refused(registration)  # noqa: SLF001
+                if life == _LIVES - 1:
+                    raise
+        place.id = self.id = seen.id
+        self.group_text = seen.group_text or ""
+        return seen
+
+    async def _look(self, place: Place, given: psycopg.AsyncConnection[Any] | None) -> _Seen:
+        assert place.registration is not None
+        try:
+            return await self._client._row(  # noqa: SLF001
+                _LOOK, (place.registration.worker, place.id), _Seen, connection=given
+            )
+        except LeaseLost as error:
+            place.left = place.lost = self._lost = True
+            self._client._holder.refused(place.registration)  # noqa: SLF001
+            raise self._slot_lost() from error
+
+    async def _leave(self, error: BaseException | None) -> str:
+        """Leave what is held; return how that went."""
+        place, self._place = self._place, None
+        assert place is not None
+        assert place.registration is not None
+        outcome, said = "succeeded", None
+        if isinstance(error, asyncio.CancelledError):
+            outcome, said = "cancelled", storable(str(error)) or None
+        elif error is not None:
+            outcome, said = "failed", raised(error).error
+        try:
+            given = await self._client._outside_of_transactions(self._wish.connection)  # noqa: SLF001
+            state = await self._client._row(  # noqa: SLF001
+                _LEAVE, (place.registration.worker, place.id, outcome, said), str, connection=given
+            )
+            place.left = True
+        except LeaseLost:
+            place.left = True
+            self._client._holder.refused(place.registration)  # noqa: SLF001
+            state = "lost"
+        finally:
+            self._lost = place.lost
+            self._client._holder.drop(place)  # noqa: SLF001
+        self._lost = self._lost or state == "lost"
+        return "lost" if self._lost else state
+
+    async def _give_up(
+        self, place: Place, given: psycopg.AsyncConnection[Any] | None, error: BaseException
+    ) -> None:
+        """Leave the line; whatever goes wrong, heartbeats do not list this place any more."""
+        reason = "the wait timed out" if isinstance(error, SlotTimeout) else "given up while it waited"
+        try:
+            if place.id is not None and place.registration is not None and not place.left:
+                await self._client._row(  # noqa: SLF001
+                    _LEAVE, (place.registration.worker, place.id, "cancelled", reason), str, connection=given
+                )
+                place.left = True
+        except psycopg.Error:
+            pass  # the server hears of it with the next heartbeat, or when that stays away
+        finally:
+            self._client._holder.drop(place)  # noqa: SLF001
+
+    def _timed_out(self, place: Place) -> SlotTimeout:
+        where = lane(self.action, self.group_text)
+        return SlotTimeout(
+            f"no slot of {where} became free in {self._wish.timeout:g} s",
+            detail={
+                "action": self.action,
+                "group": self.group_text,
+                "timeout": self._wish.timeout,
+                "id": place.id,
+            },
+            hint="The place in the line was given up. `pgfifo slots` shows who holds them.",
+        )
+
+    def _ended(self, seen: _Seen) -> ExecutionFailed | SlotLost:
+        """Return the error for a place that somebody else has ended."""
+        if seen.state == "lost":
+            self._lost = True
+            return self._slot_lost()
+        said = f": {seen.error}" if seen.error else ""
+        what = "was cancelled" if seen.state == "cancelled" else seen.state
+        return ExecutionFailed(
+            f"execution {self.id} ({lane(self.action, self.group_text)}), which waited for a slot, {what}{said}",
+            detail={"id": self.id, "outcome": seen.state, "error": seen.error},
+        )
+
+    def _slot_lost(self) -> SlotLost:
+        return SlotLost(
+            f"the slot of {lane(self.action, self.group_text)} was lost; another may have had it as well",
+            detail={"action": self.action, "group": self.group_text, "id": self.id},
+            hint="Its holder could not be heard of for too long, or somebody has ended it.",
+        )
+
+    def __repr__(self) -> str:
+        how = "lost" if self.lost else "held" if self.held else "not held"
+        return f"<pgfifo.{type(self).__name__} of {lane(self.action, self.group_text)}, {how}>"
+
+
+def wish(
+    action: str,
+    payload: object,
+    group: Group | None,
+    headers: Mapping[str, Any] | None,
+    tags: Sequence[str] | None,
+    timeout: Duration | None,
+    connection: object,
+) -> _Wish:
+    """Return what a call asks for, in the form in which it is sent."""
+    return _Wish(
+        action,
+        "{}" if payload is None else dumps(payload),
+        groups.to_text(group),
+        None if headers is None else dumps(headers, "header"),
+        None if tags is None else list(tags),
+        math.inf if timeout is None else seconds(timeout, "timeout"),
+        connection,
+    )
