@@ -76,6 +76,12 @@ from pgfifo.models import (
 )
 from pgfifo.policies import Policy, SharedLimitValues
 from pgfifo.retrying import Abort, Retry
+    SlotInfo,
+    WorkerInfo,
+)
+from pgfifo.policies import Policy
+from pgfifo.slots import Slot
+from pgfifo.slots_async import AsyncSlot
 from pgfifo.worker import Worker
 
 __version__ = "0.1.0"
@@ -88,6 +94,7 @@ __all__ = [
     "Actions",
     "AlreadyHeld",
     "AsyncClient",
+    "AsyncSlot",
     "AuditEntry",
     "Busy",
     "Cancelled",
@@ -136,6 +143,8 @@ __all__ = [
     "SharedLimit",
     "SharedLimitChange",
     "SharedLimitValues",
+    "Slot",
+    "SlotInfo",
     "SlotLost",
     "SlotTimeout",
     "SnapshotTooOld",

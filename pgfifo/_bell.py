@@ -5,6 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import threading
+from collections.abc import Callable
+from concurrent.futures import Future
+from typing import TypeVar
+
+T = TypeVar("T")
 
 
 class Bell:
@@ -29,7 +34,7 @@ class Bell:
     def interrupt(self) -> None:
         """Interrupt what is done in the slot."""
 
-    def end(self, error: BaseException | None) -> bool:
+    def end(self, _error: BaseException | None) -> bool:
         """Take note that it has ended with this error; return whether that was the interruption."""
         return False
 
@@ -79,3 +84,28 @@ class AsyncBell:
             return False
         # As asyncio.timeout has it: should somebody else have cancelled the task too, that is his.
         return task.uncancel() <= self._cancelling and isinstance(error, asyncio.CancelledError)
+
+
+def is_cancel(error: BaseException | None) -> bool:
+    """Return whether it is the end of what was cancelled, and not a failure."""
+    return isinstance(error, asyncio.CancelledError)
+
+
+def result(coming: Future[T]) -> T:
+    """Wait for what another thread is about to have."""
+    return coming.result()
+
+
+async def result_async(coming: Future[T]) -> T:
+    """Wait for what a thread is about to have; others may wait for it, too."""
+    return await asyncio.shield(asyncio.wrap_future(coming))
+
+
+def apart(function: Callable[[], None]) -> None:
+    """Call what takes a moment."""
+    function()
+
+
+async def apart_async(function: Callable[[], None]) -> None:
+    """Call what takes a moment, where the event loop does not wait for it."""
+    await asyncio.to_thread(function)

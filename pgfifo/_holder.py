@@ -9,30 +9,29 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import logging
 import os
 import selectors
 import socket
 import threading
 import time
-
+from collections.abc import Iterable
 from concurrent.futures import Future
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Generic, TypeVar
 
 import psycopg
 from psycopg.conninfo import make_conninfo
 
+from pgfifo._bell import AsyncBell, Bell
 from pgfifo.dsn import with_defaults
 from pgfifo.heartbeat import Heartbeat, Held, Identity, Registration
 
 if TYPE_CHECKING:
     from typing import Any
 
-    from pgfifo._bell import AsyncBell, Bell
     from pgfifo._connections import Link
     from pgfifo.execution import Progress, Reason
 
-logger = logging.getLogger("pgfifo")
+B = TypeVar("B", Bell, AsyncBell)
 
 LINGER = 10.0
 """How long the worker is kept when no slot is wanted any more, in seconds: mostly there is a next one."""
@@ -40,7 +39,7 @@ _INTERVAL, _LEASE = 5.0, 30.0
 _PATIENCE = 2.0
 
 
-class Place:
+class Place(Generic[B]):
     """One slot that is asked for: a place in the line, then the slot.
 
     Attributes:
@@ -56,7 +55,7 @@ class Place:
         left: Whether the server knows that it was left.
     """
 
-    def __init__(self, number: int, bell: Bell | AsyncBell) -> None:
+    def __init__(self, number: int, bell: B) -> None:
         self.number = number
         self.who = bell.who
         self.registration: Registration | None = None
@@ -65,7 +64,12 @@ class Place:
         self.lost = self.cancelled = self.left = False
         self.last_progress: Progress | None = None
         self.told: Progress | None = None
-        self.bell = bell
+        self.bell: B = bell
+
+    @property
+    def worker(self) -> int:
+        """The worker in whose name the slot was asked for; 0 before that."""
+        return 0 if self.registration is None else self.registration.worker
 
     def stop(self, reason: Reason) -> bool:
         """Take note of why to stop, from any thread; false if that is known."""
@@ -82,8 +86,11 @@ class Place:
 
     def progress(self) -> tuple[int, float | None, str | None] | None:
         """Return the attempt and its progress, if that was not passed on yet."""
-        last = self.last_progress
-        return None if last is None or last == self.told else (self.attempt, *last)
+        last: Progress | None = self.last_progress
+        return None if last is None or last == self.told else (self.attempt, last[0], last[1])
+
+
+AnyPlace = Place[Bell] | Place[AsyncBell]
 
 
 class Holder:
@@ -98,7 +105,7 @@ class Holder:
         mine = self._processes.get(pid)
         return mine if mine is not None else self._processes.setdefault(pid, _Holding())
 
-    def place(self, bell: Bell | AsyncBell) -> Place:
+    def place(self, bell: B) -> Place[B]:
         """Return a new place; until it is dropped the worker lives."""
         return self._mine().place(bell)
 
@@ -115,11 +122,19 @@ class Holder:
         """
         return self._mine().start(conninfo, locked=locked)
 
-    def refused(self, registration: Registration) -> None:
+    def refused(self, place: AnyPlace) -> None:
         """Take note that a call was refused because the worker was declared dead."""
-        self._mine().refused(registration)
+        self._mine().refused(place)
 
-    def taken(self, place: Place) -> None:
+    def name(self, place: AnyPlace, id: int) -> None:  # noqa: A002 - its name everywhere
+        """Take note of the execution that stands for a place."""
+        self._mine().name(place, id)
+
+    def ring(self, ids: Iterable[int]) -> None:
+        """Have those look whose turn has come."""
+        self._mine().ring(ids)
+
+    def taken(self, place: AnyPlace) -> None:
         """Take note that the slot is ours: from now on heartbeats ask for it."""
         self._mine().taken(place)
 
@@ -127,7 +142,7 @@ class Holder:
         """Return the executions that stand for slots which this thread or task holds."""
         return self._mine().of(who)
 
-    def drop(self, place: Place) -> None:
+    def drop(self, place: AnyPlace) -> None:
         """Give a place up. If the server has not been told, it hears of it with the next heartbeat."""
         self._mine().drop(place)
 
@@ -142,15 +157,16 @@ class _Holding:
     def __init__(self) -> None:
         self._lock = threading.RLock()
         self._numbers = itertools.count(1)
-        self._places: dict[int, Place] = {}
+        self._places: dict[int, AnyPlace] = {}
+        self._early: set[int] = set()
         self._heart: _Heart | None = None
         self._registered: Future[Registration] = Future()
         self._idle_since = time.monotonic()
         self._closing = False
 
-    def place(self, bell: Bell | AsyncBell) -> Place:
+    def place(self, bell: B) -> Place[B]:
         with self._lock:
-            place = Place(next(self._numbers), bell)
+            place: Place[B] = Place(next(self._numbers), bell)
             self._places[place.number] = place
             self._closing = False
             return place
@@ -167,20 +183,36 @@ class _Holding:
                 self._heart.start()
             return self._registered
 
-    def refused(self, registration: Registration) -> None:
+    def refused(self, place: AnyPlace) -> None:
         with self._lock:
             heart = self._heart
-        if heart is not None:
-            heart.declared_dead(registration)
+        if heart is not None and place.registration is not None:
+            heart.declared_dead(place.registration)
 
-    def taken(self, place: Place) -> None:
+    def name(self, place: AnyPlace, id: int) -> None:  # noqa: A002 - as above
+        with self._lock:
+            place.id = id
+            early = id in self._early
+            self._early.discard(id)
+        if early:
+            place.bell.ring()
+
+    def ring(self, ids: Iterable[int]) -> None:
+        for id_ in ids:
+            with self._lock:
+                called = [place for place in self._places.values() if place.id == id_]
+                if not called and any(place.id is None for place in self._places.values()):
+                    self._early.add(id_)  # its place does not know yet that this is its own
+            for place in called:
+                place.bell.ring()
+
+    def taken(self, place: AnyPlace) -> None:
         registration = place.registration
-        assert registration is not None
-        assert place.id is not None
+        if registration is None or place.id is None:
+            raise ValueError("a place that was not asked for")
         with registration.lock:
             registration.held[place.id] = place
-            if registration.dead:
-                place.lost = True
+            place.lost = place.lost or registration.dead
 
     def of(self, who: object) -> list[int]:
         with self._lock:
@@ -190,7 +222,7 @@ class _Holding:
                 if place.who is who and place.attempt and place.id is not None
             ]
 
-    def drop(self, place: Place) -> None:
+    def drop(self, place: AnyPlace) -> None:
         registration = place.registration
         if registration is not None and place.id is not None:
             with registration.lock:
@@ -198,6 +230,8 @@ class _Holding:
         with self._lock:
             if self._places.pop(place.number, None) is None:
                 return
+            if all(other.id is not None for other in self._places.values()):
+                self._early.clear()
             self._idle_since = time.monotonic()
             heart = self._heart
             if self._closing and not self._places:
@@ -225,7 +259,7 @@ class _Holding:
         with self._lock:
             return list(self._places)
 
-    def ring(self) -> None:
+    def ring_all(self) -> None:
         """Have all who wait look."""
         with self._lock:
             waiting = [place for place in self._places.values() if not place.attempt]
@@ -238,7 +272,7 @@ class _Holding:
             if self._registered.done():
                 self._registered = Future()
             self._registered.set_result(registration)
-        self.ring()
+        self.ring_all()
 
     def buried(self) -> None:
         """Take note of a life that has ended: the next one is to come."""
@@ -247,7 +281,7 @@ class _Holding:
                 self._registered = Future()
 
     def idle(self) -> bool:
-        """Return whether the heart may stop, which it then does: nobody wants a slot, and has not for a while."""
+        """Return whether nobody has wanted a slot for a while; then the heart stops."""
         with self._lock:
             if self._places or time.monotonic() < self._idle_since + LINGER:
                 return False
@@ -288,8 +322,8 @@ class _Heart(Heartbeat):
         self._holding = holding
         self._error: Exception | None = None
         self._asleep, self._alarm = socket.socketpair()
-        self._asleep.setblocking(False)
-        self._alarm.setblocking(False)
+        self._asleep.settimeout(0)
+        self._alarm.settimeout(0)
         super().__init__(
             identity,
             registered=holding.born,
@@ -323,20 +357,24 @@ class _Heart(Heartbeat):
             link.conn.add_notify_handler(lambda told: self._hear(told.payload))
             link.conn.execute("listen pgfifo_slots")
         # What was said before is not heard.
-        self._holding.ring()
+        self._holding.ring_all()
 
     def _hear(self, payload: str) -> None:
-        """Somebody's turn may have come, or somebody is asked to stop."""
-        if self._registration is not None and payload == str(self._registration.worker):
+        """Somebody's turn has come; or, where no execution is named, somebody is asked to stop."""
+        worker, _, id_ = payload.partition(" ")
+        if self._registration is None or worker != str(self._registration.worker):
+            return
+        if id_.isdecimal():
+            self._holding.ring([int(id_)])
+        else:
             self.beat_now()
-            self._holding.ring()
 
     def _bury(self, registration: Registration) -> None:
         news = not registration.dead
         super()._bury(registration)
         if news:
             self._holding.buried()
-            self._holding.ring()
+            self._holding.ring_all()
 
     def _pause(self, length: float) -> None:
         if self._holding.idle():
@@ -369,5 +407,3 @@ def conninfo_of(conn: psycopg.Connection[Any] | psycopg.AsyncConnection[Any]) ->
     if conn.info.password:
         parameters["password"] = conn.info.password
     return with_defaults(make_conninfo(**parameters), "pgfifo slots")
-
-

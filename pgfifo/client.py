@@ -44,15 +44,25 @@ from pgfifo.models import (
     Position,
     ScheduleInfo,
     SchemaInfo,
+<<<<<<< HEAD
     SharedLimit,
     SharedLimitChange,
+=======
+    SlotInfo,
+>>>>>>> bfd9e99 (Take slots in programs: slot and try_slot, sync and async)
     State,
     WorkerInfo,
     select,
 )
+<<<<<<< HEAD
 from pgfifo.policies import Policy, SharedLimitValues, checked, checked_limit
 from pgfifo.scheduling import Missed, declaration, schedule
 from pgfifo.waiting import EXPLAIN, Waiting
+=======
+from pgfifo.policies import Policy, checked
+from pgfifo.slots import Holding, Slot, wish
+from pgfifo.waiting import EXPLAIN
+>>>>>>> bfd9e99 (Take slots in programs: slot and try_slot, sync and async)
 
 _EXECUTIONS = "pgfifo.executions"
 _AT_ONCE = 1000
@@ -81,7 +91,7 @@ _ENQUEUE_MANY = """
 
 
 @looked_at
-class Client(Waiting):
+class Client(Holding):
     """Enqueue, look, and operate.
 
     ::
@@ -362,6 +372,95 @@ class Client(Waiting):
                         error.detail["index"] += start
                 raise
         return done
+
+    def slot(
+        self,
+        action: str,
+        payload: object = None,
+        *,
+        group: Group | None = None,
+        timeout: Duration | None = None,
+        headers: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
+        connection: object = None,
+    ) -> Slot:
+        """Use a slot of a lane as a lock around code of this program's own.
+
+        ::
+
+            with fifo.slot("migrate-db", group="prod", timeout=60) as slot:
+                ...  # no more than the lane's max_concurrent are in here, or in a worker
+
+        It waits in the lane's line, in order, among other programs and the executions that workers run; there
+        need not be any worker. Leaving it, on an exception too, gives the slot on; when this process is
+        killed, others notice within a few seconds. It counts as an execution, in limits, statistics and the
+        history: succeeded, or failed with what was raised, and never run by anybody else.
+
+        A thread in the background says every few seconds that this process lives, on a connection of its own
+        that all slots of this client share. Should it not be heard of for 30 seconds, the slot is lost.
+
+        Args:
+            action: The action; a new name creates it, with inherited defaults: one slot.
+            payload: What people see who look, and what the group is made of; None stands for ``{}``.
+            group: Instead of what the payload says: a mapping from path to value, or text.
+            timeout: How long to wait, in seconds, as a timedelta or text (``1m30s``). Defaults to no limit.
+            headers: As in `enqueue`.
+            tags: As in `enqueue`.
+            connection: The caller's connection for the calls, in autocommit mode. Defaults to the client's
+                own.
+
+        Returns:
+            A slot that is not held yet: it is waited for when the ``with`` is entered.
+
+        Raises:
+            SlotTimeout: On entering: no slot became free in time. The place in the line is given up.
+            AlreadyHeld: On entering: this thread or task holds all slots of that lane itself.
+            SlotLost: On leaving: it was taken from this process, which was not heard of for too long, or
+                somebody has ended it. What runs in an async ``with`` is cancelled then.
+            ExecutionFailed: On entering: somebody has cancelled its place in the line. On leaving: somebody
+                has asked to cancel it, and what ran in the async ``with`` was cancelled.
+            InTransaction: On entering: the connection is in a transaction, or begins one.
+            PgfifoError: On entering: what `enqueue` raises.
+        """
+        return Slot(self, wish(action, payload, group, headers, tags, timeout, connection))
+
+    def try_slot(
+        self,
+        action: str,
+        payload: object = None,
+        *,
+        group: Group | None = None,
+        headers: Mapping[str, Any] | None = None,
+        tags: Sequence[str] | None = None,
+        connection: object = None,
+    ) -> Slot | None:
+        """Take a slot of a lane if one can be had at once.
+
+        ::
+
+            slot = fifo.try_slot("report")
+            if slot is not None:
+                with slot:
+                    ...
+
+        Args:
+            action: As in `slot`; so are all others.
+            payload: As in `slot`.
+            group: As in `slot`.
+            headers: As in `slot`.
+            tags: As in `slot`.
+            connection: As in `slot`.
+
+        Returns:
+            The slot, which is held from now on, until it is left or released. None where it would have to be
+            waited for, for whatever reason; then nothing has changed.
+
+        Raises:
+            InTransaction: The connection is in a transaction, or begins one with its next statement.
+            PgfifoError: What `enqueue` raises, unless it says that there is no room now.
+        """
+        slot = Slot(self, wish(action, payload, group, headers, tags, None, connection))
+        return None if slot._acquire(at_once=True) is None else slot  # noqa: SLF001 - it is ours
 
     def wait(
         self,
@@ -847,7 +946,31 @@ class Client(Waiting):
 
     def workers(self) -> list[WorkerInfo]:
         """Return the worker processes, living and recently gone."""
-        return self._rows(select(WorkerInfo, "pgfifo.workers") + " order by id", (), WorkerInfo)
+        return self._rows(
+            select(WorkerInfo, "pgfifo.workers") + " where kind = 'worker' order by id", (), WorkerInfo
+        )
+
+    def slots(self, action: str | None = None, *, group: Group | None = None) -> list[SlotInfo]:
+        """Return who holds slots, workers and programs alike, and which programs wait for one.
+
+        Args:
+            action: Only this action's; defaults to all.
+            group: Only this lane's.
+
+        Returns:
+            Lane by lane, those who hold slots first, then who waits, in the order of the line.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            GroupMismatch: The group does not fit the action's ``group_by``.
+        """
+        conditions, arguments = self._lanes_condition(action, group)
+        return self._rows(
+            select(SlotInfo, "pgfifo.slots")
+            + f" where {' and '.join(conditions)} order by action, group_text, state = 'waiting', ticket",
+            arguments,
+            SlotInfo,
+        )
 
     def order_violations(self, action: str | None = None, *, limit: int = 100) -> list[OrderViolation]:
         """Return recorded starts that broke the order of their lane; there should be none.

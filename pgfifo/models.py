@@ -543,6 +543,7 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
+<<<<<<< HEAD
 class ScheduleInfo:
     """What is enqueued again and again.
 
@@ -585,6 +586,38 @@ class ScheduleInfo:
     paused_by: str | None
     paused_reason: str | None
     changed_at: datetime
+=======
+class SlotInfo:
+    """A slot that somebody holds, or a program that waits for one.
+
+    Attributes:
+        action: The action.
+        group_text: The lane's group as text; empty if the action has none.
+        id: The execution that has the slot or waits for it.
+        state: ``running`` or ``held``: it has a slot. ``waiting``: it waits.
+        attempt: Which start of it this is; 0 while it waits.
+        is_slot: Whether a program itself holds it or waits for it; else a worker runs a handler.
+        since: Since when it has the slot, or waits.
+        worker_id: In whose name; of a held one, who had it last.
+        holder: What that worker or program is called.
+        host: The host it runs on.
+        pid: Its process id there.
+        last_seen: When it last gave a sign.
+    """
+
+    action: str
+    group_text: str
+    id: int
+    state: str
+    attempt: int
+    is_slot: bool
+    since: datetime
+    worker_id: int | None
+    holder: str | None
+    host: str | None
+    pid: int | None
+    last_seen: datetime | None
+>>>>>>> bfd9e99 (Take slots in programs: slot and try_slot, sync and async)
 
 
 @dataclass(frozen=True, slots=True)

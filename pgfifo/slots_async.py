@@ -3,12 +3,14 @@
 `AsyncSlot` is written by hand; `pgfifo.slots.Slot` is made from it by tools/gen_sync.py.
 """
 
+# ruff: noqa: SLF001 - a slot is made by a client, and makes its calls with that one's private methods
+
 from __future__ import annotations
 
-import asyncio
 import math
 import weakref
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from time import monotonic
 from types import TracebackType
 from typing import Any, NamedTuple, Self
@@ -16,7 +18,7 @@ from typing import Any, NamedTuple, Self
 import psycopg
 
 from pgfifo import groups
-from pgfifo._bell import AsyncBell
+from pgfifo._bell import AsyncBell, apart_async, is_cancel, result_async
 from pgfifo._holder import Holder, Place, conninfo_of
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import ExecutionFailed, LeaseLost, SlotLost, SlotTimeout
@@ -24,22 +26,21 @@ from pgfifo.execution import progressed
 from pgfifo.groups import Group, lane
 from pgfifo.heartbeat import Registration
 from pgfifo.jsontext import dumps
+from pgfifo.models import Explanation
 from pgfifo.outcome import raised, storable
-from pgfifo.waiting_async import AsyncWaiting
+from pgfifo.waiting_async import EXPLAIN, AsyncWaiting
 
-_ENTER = """
-    select id, state, attempt, token, group_text, look_after, error
-    from pgfifo.slot_enter(%s::bigint, %s::bigint, %s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
+_SEEN = "select id, state, attempt, token, group_text, look_after, error, started from pgfifo."
+_ENTER = f"""
+    {_SEEN}slot_enter(%s::bigint, %s::bigint, %s::text, %s::jsonb, %s::text, %s::jsonb, %s::text[],
       %s::bigint[], make_interval(secs => %s::float8), %s::boolean)
 """
-_LOOK = """
-    select id, state, attempt, token, group_text, look_after, error
-    from pgfifo.slot_look(%s::bigint, %s::bigint)
-"""
-_LEAVE = "select pgfifo.slot_leave(%s::bigint, %s::bigint, %s::text, %s::text)"
+_LOOK = f"{_SEEN}slot_look(%s::bigint, %s::bigint)"
+_LEAVE = f"{_SEEN}slot_leave(%s::bigint, %s::bigint, %s::text, %s::text)"
 _POLL = 1.0
 """How often to look while nobody calls, in seconds."""
 _LIVES = 3
+_DAY = 86_400.0
 
 
 class _Seen(NamedTuple):
@@ -52,6 +53,7 @@ class _Seen(NamedTuple):
     group_text: str
     look_after: float | None
     error: str | None
+    started: list[int] | None
 
 
 class _Wish(NamedTuple):
@@ -75,7 +77,7 @@ class AsyncHolding(AsyncWaiting):
 
     async def close(self) -> None:
         """Close the connections that this client opened; a pool or connection of the caller's stays open."""
-        await asyncio.to_thread(self._holder.close)
+        await apart_async(self._holder.close)
         await super().close()
 
     async def _registered(self, given: psycopg.AsyncConnection[Any] | None) -> Registration:
@@ -88,7 +90,7 @@ class AsyncHolding(AsyncWaiting):
                 async with self._lend() as conn:
                     conninfo, locked = conninfo_of(conn), conn.prepare_threshold is not None
             coming = self._holder.start(conninfo, locked=locked)
-        return await asyncio.wrap_future(coming)
+        return await result_async(coming)
 
 
 class AsyncSlot:
@@ -110,7 +112,7 @@ class AsyncSlot:
         """Use `AsyncClient.slot` instead."""
         self._client = client
         self._wish = wish
-        self._place: Place | None = None
+        self._place: Place[AsyncBell] | None = None
         self._entered = False
         self.id: int | None = None
         self.attempt = 0
@@ -164,15 +166,13 @@ class AsyncSlot:
             self._place.last_progress = progressed(self._place.last_progress, fraction, message)
 
     async def __aenter__(self) -> Self:
-        if self._place is None:
-            await self._acquire(at_once=False)
-        elif self._entered:
+        place = self._place or await self._acquire(at_once=False)
+        if place is None or self._entered:
             raise RuntimeError("this slot was entered before, and not left")
-        assert self._place is not None
         self._entered = True
-        self._place.bell.begin()
-        if self._place.lost or self._place.cancelled:
-            self._place.bell.interrupt()  # while nobody was there to be interrupted
+        place.bell.begin()
+        if place.lost or place.cancelled:
+            place.bell.interrupt()  # while nobody was there to be interrupted
         return self
 
     async def __aexit__(
@@ -183,7 +183,7 @@ class AsyncSlot:
             return  # it was released
         interrupted = place.bell.end(error)
         try:
-            state = await self._leave(error)
+            state = await self._leave(place, error)
         except psycopg.Error:
             if error is None or interrupted:
                 raise
@@ -193,7 +193,7 @@ class AsyncSlot:
             raise self._slot_lost() from error
         if interrupted:
             raise ExecutionFailed(
-                f"execution {self.id} ({lane(self.action, self.group_text)}), which held a slot, was cancelled",
+                f"{self._name()}, which held a slot, was cancelled",
                 detail={"id": self.id, "outcome": "cancelled", "error": None},
             ) from error
 
@@ -203,47 +203,58 @@ class AsyncSlot:
         Raises:
             SlotLost: It had been lost.
         """
-        if self._place is not None:
-            self._place.bell.end(None)
-            if await self._leave(None) == "lost":
+        place = self._place
+        if place is not None:
+            place.bell.end(None)
+            if await self._leave(place, None) == "lost":
                 raise self._slot_lost()
 
-    async def _acquire(self, *, at_once: bool) -> bool:
-        """Wait for the slot; false where it cannot be had at once, and that was asked for."""
-        wish, client = self._wish, self._client
-        begun = monotonic()
-        given = await client._outside_of_transactions(wish.connection)  # noqa: SLF001 - it is our own client
-        place = client._holder.place(AsyncBell())  # noqa: SLF001 - as above
+    async def _acquire(self, *, at_once: bool) -> Place[AsyncBell] | None:
+        """Wait for the slot; None where it cannot be had at once, and that was asked for."""
+        holder = self._client._holder
+        given = await self._client._outside_of_transactions(self._wish.connection)
+        place = holder.place(AsyncBell())
         try:
-            seen = await self._join(place, given, begun, at_once=at_once)
-            while seen.state == "waiting":
-                left = wish.timeout - (monotonic() - begun)
-                if left <= 0:
-                    raise self._timed_out(place)
-                await place.bell.wait(min(left, seen.look_after or _POLL, _POLL))
-                seen = await self._look(place, given)
-            if seen.id is None:
-                client._holder.drop(place)  # noqa: SLF001
-                return False
-            if seen.state != "running":
-                raise self._ended(seen)
+            seen = await self._wait(place, given, at_once=at_once)
         except BaseException as error:
             await self._give_up(place, given, error)
             raise
+        if seen.id is None:
+            place.left = True
+            holder.drop(place)
+            return None
         place.attempt = self.attempt = seen.attempt
         self.token = seen.token
         self._place, self._entered, self._lost = place, False, False
-        client._holder.taken(place)  # noqa: SLF001
+        holder.taken(place)
         # Of one that nobody leaves the server hears with the next heartbeat.
-        weakref.finalize(self, client._holder.drop, place).atexit = False  # noqa: SLF001
-        return True
+        weakref.finalize(self, holder.drop, place).atexit = False
+        return place
+
+    async def _wait(
+        self, place: Place[AsyncBell], given: psycopg.AsyncConnection[Any] | None, *, at_once: bool
+    ) -> _Seen:
+        """Join the line, and wait until the slot is ours; with no id where it cannot be had at once."""
+        begun = monotonic()
+        seen = await self._join(place, given, at_once=at_once)
+        while seen.state == "waiting":
+            left = self._wish.timeout - (monotonic() - begun)
+            if left <= 0:
+                raise await self._timed_out(place, given)
+            await place.bell.wait(min(left, seen.look_after or _POLL, _POLL))
+            seen = await self._look(place, given)
+        if seen.id is not None and seen.state != "running":
+            place.left = True
+            raise self._ended(seen)
+        return seen
 
     async def _join(
-        self, place: Place, given: psycopg.AsyncConnection[Any] | None, begun: float, *, at_once: bool
+        self, place: Place[AsyncBell], given: psycopg.AsyncConnection[Any] | None, *, at_once: bool
     ) -> _Seen:
         wish, client = self._wish, self._client
+        begun = monotonic()
         for life in range(_LIVES):
-            place.registration = registration = await client._registered(given)  # noqa: SLF001
+            place.registration = registration = await client._registered(given)
             left = wish.timeout - (monotonic() - begun)
             arguments = (
                 registration.worker,
@@ -253,87 +264,91 @@ class AsyncSlot:
                 wish.group,
                 wish.headers,
                 wish.tags,
-                client._holder.of(place.who),  # noqa: SLF001
-                None if left == math.inf else max(0.0, left),
+                client._holder.of(place.who),
+                None if left > _DAY else max(0.0, left),
                 at_once,
             )
             try:
-                seen = await client._row(_ENTER, arguments, _Seen, connection=given)  # noqa: SLF001
+                seen = await self._say(_ENTER, arguments, given)
                 break
             except LeaseLost:
                 # Declared dead, perhaps while this process slept: nothing was asked for in its name yet.
-                client._holder.refused(registration)  # noqa: SLF001
+                client._holder.refused(place)
                 if life == _LIVES - 1:
                     raise
-        place.id = self.id = seen.id
+        self.id = seen.id
+        if seen.id is not None:
+            client._holder.name(place, seen.id)
         self.group_text = seen.group_text or ""
         return seen
 
-    async def _look(self, place: Place, given: psycopg.AsyncConnection[Any] | None) -> _Seen:
-        assert place.registration is not None
+    async def _look(self, place: Place[AsyncBell], given: psycopg.AsyncConnection[Any] | None) -> _Seen:
         try:
-            return await self._client._row(  # noqa: SLF001
-                _LOOK, (place.registration.worker, place.id), _Seen, connection=given
-            )
+            return await self._say(_LOOK, (place.worker, place.id), given)
         except LeaseLost as error:
             place.left = place.lost = self._lost = True
-            self._client._holder.refused(place.registration)  # noqa: SLF001
+            self._client._holder.refused(place)
             raise self._slot_lost() from error
 
-    async def _leave(self, error: BaseException | None) -> str:
+    async def _leave(self, place: Place[AsyncBell], error: BaseException | None) -> str:
         """Leave what is held; return how that went."""
-        place, self._place = self._place, None
-        assert place is not None
-        assert place.registration is not None
+        self._place = None
         outcome, said = "succeeded", None
-        if isinstance(error, asyncio.CancelledError):
+        if is_cancel(error):
             outcome, said = "cancelled", storable(str(error)) or None
         elif error is not None:
             outcome, said = "failed", raised(error).error
         try:
-            given = await self._client._outside_of_transactions(self._wish.connection)  # noqa: SLF001
-            state = await self._client._row(  # noqa: SLF001
-                _LEAVE, (place.registration.worker, place.id, outcome, said), str, connection=given
-            )
+            given = await self._client._outside_of_transactions(self._wish.connection)
+            state = (await self._say(_LEAVE, (place.worker, place.id, outcome, said), given)).state
             place.left = True
         except LeaseLost:
             place.left = True
-            self._client._holder.refused(place.registration)  # noqa: SLF001
+            self._client._holder.refused(place)
             state = "lost"
         finally:
             self._lost = place.lost
-            self._client._holder.drop(place)  # noqa: SLF001
+            self._client._holder.drop(place)
         self._lost = self._lost or state == "lost"
         return "lost" if self._lost else state
 
     async def _give_up(
-        self, place: Place, given: psycopg.AsyncConnection[Any] | None, error: BaseException
+        self, place: Place[AsyncBell], given: psycopg.AsyncConnection[Any] | None, error: BaseException
     ) -> None:
         """Leave the line; whatever goes wrong, heartbeats do not list this place any more."""
         reason = "the wait timed out" if isinstance(error, SlotTimeout) else "given up while it waited"
         try:
-            if place.id is not None and place.registration is not None and not place.left:
-                await self._client._row(  # noqa: SLF001
-                    _LEAVE, (place.registration.worker, place.id, "cancelled", reason), str, connection=given
-                )
+            if place.id is not None and not place.left:
+                await self._say(_LEAVE, (place.worker, place.id, "cancelled", reason), given)
                 place.left = True
         except psycopg.Error:
             pass  # the server hears of it with the next heartbeat, or when that stays away
         finally:
-            self._client._holder.drop(place)  # noqa: SLF001
+            self._client._holder.drop(place)
 
-    def _timed_out(self, place: Place) -> SlotTimeout:
-        where = lane(self.action, self.group_text)
-        return SlotTimeout(
-            f"no slot of {where} became free in {self._wish.timeout:g} s",
-            detail={
-                "action": self.action,
-                "group": self.group_text,
-                "timeout": self._wish.timeout,
-                "id": place.id,
-            },
-            hint="The place in the line was given up. `pgfifo slots` shows who holds them.",
-        )
+    async def _say(
+        self, query: str, arguments: tuple[object, ...], given: psycopg.AsyncConnection[Any] | None
+    ) -> _Seen:
+        """Make one call, and tell those of this process whose turn has come with it."""
+        seen = await self._client._row(query, arguments, _Seen, connection=given)
+        self._client._holder.ring(seen.started or ())
+        return seen
+
+    async def _timed_out(
+        self, place: Place[AsyncBell], given: psycopg.AsyncConnection[Any] | None
+    ) -> SlotTimeout:
+        """Return the error for a wait in vain; with what was in the way, if that can be had."""
+        message = f"no slot of {lane(self.action, self.group_text)} became free in {self._wish.timeout:g} s"
+        detail = {
+            "action": self.action,
+            "group": self.group_text,
+            "timeout": self._wish.timeout,
+            "id": place.id,
+        }
+        with suppress(psycopg.Error):
+            found = await self._client._row(EXPLAIN, (place.id,), Explanation, connection=given)
+            message += f". {found.data['why']}" if found.data["why"] else ""
+        return SlotTimeout(message, detail=detail, hint="The place in the line was given up.")
 
     def _ended(self, seen: _Seen) -> ExecutionFailed | SlotLost:
         """Return the error for a place that somebody else has ended."""
@@ -343,9 +358,12 @@ class AsyncSlot:
         said = f": {seen.error}" if seen.error else ""
         what = "was cancelled" if seen.state == "cancelled" else seen.state
         return ExecutionFailed(
-            f"execution {self.id} ({lane(self.action, self.group_text)}), which waited for a slot, {what}{said}",
+            f"{self._name()}, which waited for a slot, {what}{said}",
             detail={"id": self.id, "outcome": seen.state, "error": seen.error},
         )
+
+    def _name(self) -> str:
+        return f"execution {self.id} ({lane(self.action, self.group_text)})"
 
     def _slot_lost(self) -> SlotLost:
         return SlotLost(

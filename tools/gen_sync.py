@@ -19,6 +19,7 @@ PAIRS = {
     "pgfifo/pool_async.py": "pgfifo/pool.py",
     "pgfifo/calls_async.py": "pgfifo/calls.py",
     "pgfifo/waiting_async.py": "pgfifo/waiting.py",
+    "pgfifo/slots_async.py": "pgfifo/slots.py",
     "pgfifo/client_async.py": "pgfifo/client.py",
 }
 
@@ -36,11 +37,12 @@ REPLACEMENTS = [
     (r"\b__a(enter|exit)__\b", r"__\1__"),
     (r"\bAbstractAsyncContextManager\b", "AbstractContextManager"),
     (r"\basynccontextmanager\b", "contextmanager"),
-    (r"\bAsync(Iterator|ConnectionPool|Connection|Cursor|Gate|Pool|Calls|Waiting|Client)\b", r"\1"),
+    (r"\bAsync(Iterator|ConnectionPool|Connection|Cursor|Gate|Pool|Bell)\b", r"\1"),
+    (r"\bAsync(Calls|Waiting|Holding|Slot|Client)\b", r"\1"),
     (r"  # noqa: ASYNC109.*$", ""),
     (r"\baclosing\b", "closing"),
-    (r"\bunwrap_async\b", "unwrap"),
-    (r"\b(pool|calls|waiting|client)_async\b", r"\1"),
+    (r"\b(unwrap|result|apart)_async\b", r"\1"),
+    (r"\b(pool|calls|waiting|slots|client)_async\b", r"\1"),
 ]
 
 

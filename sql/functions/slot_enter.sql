@@ -1,8 +1,9 @@
 -- Join a lane's line for a slot that this very program will hold: its code runs here, and not in a worker. What it joins
 -- with is an execution like any other, so it is fair among workers and other programs, and counts in limits, statistics and
 -- the history; but it is owned by p_worker (registered with worker_start, p_kind 'slot', who sends heartbeats), and when its
--- turn comes, whoever claims starts it in the owner's name and notifies him (channel pgfifo_slots, payload: his id). Where no
--- worker claims, the lane is moved on by those who wait in it, with this call, slot_look and slot_leave.
+-- turn comes, whoever claims starts it in the owner's name and notifies him (channel pgfifo_slots, payload: his id, a space,
+-- and that of the execution; only his id: he should send a heartbeat, whose answer says what to stop). Where no worker claims,
+-- the lane is moved on by those who wait in it, with this call, slot_look and slot_leave.
 -- Answers how things stand: state 'running' (the slot is yours; attempt, and token, the fence), or 'waiting': then look again
 -- with slot_look when notified, or after look_after seconds, or each second.
 -- p_no: a number of the worker's own, each used once. The same one again (the answer was lost) finds the first. Heartbeats

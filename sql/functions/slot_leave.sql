@@ -1,17 +1,19 @@
 -- Leave a slot, or the line: what slot_enter has joined with ends, and the lane moves on in the same transaction.
 -- Of a slot: with p_outcome, succeeded, failed (p_error says why; it is not tried again) or cancelled. In the line it is
--- cancelled. Returns the outcome that is on record; or 'lost', if it was taken from its holder before: then another may have had the slot
--- beside him. Saying it again is the same as saying it once.
+-- cancelled. The state that is returned is the outcome on record; or 'lost', if it was taken from its holder before: then
+-- another may have had the slot beside him. Saying it again is the same as saying it once.
 -- Waits for the lane's slot lock, 5 s at most: Busy (QF023) then, and nothing was done.
-create or replace function pgfifo.slot_leave(p_worker bigint, p_id bigint, p_outcome text default 'succeeded', p_error text default null) returns text
+create or replace function pgfifo.slot_leave(p_worker bigint, p_id bigint, p_outcome text default 'succeeded', p_error text default null) returns pgfifo.slot_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
 set jit = off
 as $$
 declare
-  v_at record;
+  v_lane_id bigint;
   v_run pgfifo.runs;
+  v_started bigint[] := '{}';
+  v_row pgfifo.slot_row;
 begin
   perform pgfifo._require_read_committed('slot_leave');
   perform pgfifo._durable();
@@ -21,23 +23,22 @@ begin
       detail = json_build_object('name', 'p_outcome', 'value', p_outcome)::text;
   end if;
   perform pgfifo._fence_worker(p_worker);
-  select e.lane_id, a.name as action into v_at
-  from pgfifo._executions e join pgfifo.lanes l on l.id = e.lane_id join pgfifo.actions a on a.id = l.action_id
-  where e.id = p_id and e.owner = p_worker;
+  select e.lane_id into v_lane_id from pgfifo._executions e where e.id = p_id and e.owner = p_worker;
   if found then
-    perform pgfifo._lock_lane(v_at.lane_id, 'slot_leave');
+    perform pgfifo._lock_lane(v_lane_id, 'slot_leave');
     -- Law 1: what it is doing is read under the lock.
     select r.* into v_run from pgfifo.runs r where r.id = p_id;
     if v_run.state = 'running' then
-      perform from pgfifo.work(p_worker, array[v_at.action], 1,
-        p_finished => jsonb_build_array(jsonb_build_object('id', p_id, 'attempt', v_run.attempt, 'outcome', p_outcome, 'error', p_error)),
-        p_lane_id => v_at.lane_id);
+      v_started := (pgfifo._move_on(p_worker, v_lane_id, interval '1 s',
+        jsonb_build_array(jsonb_build_object('id', p_id, 'attempt', v_run.attempt, 'outcome', p_outcome, 'error', p_error)))).o_started;
     elsif v_run.state = 'returned' then
       perform pgfifo._end_run(v_run, 'cancelled', p_reason => left(p_error, 1000));
     else
       perform pgfifo._end_waiting(array[p_id], 'cancelled', p_error);
     end if;
   end if;
-  return coalesce((select s.state from pgfifo._slot_row(p_worker, p_id) s), 'lost');
+  v_row := pgfifo._slot_row(p_worker, p_id, null, v_started);
+  v_row.state := coalesce(v_row.state, 'lost');
+  return v_row;
 end $$;
 comment on function pgfifo.slot_leave is 'Leave a slot, or the line for it.';

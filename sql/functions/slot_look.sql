@@ -9,12 +9,12 @@ as $$
 declare
   v_row pgfifo.slot_row;
   v_lane_id bigint;
-  v_after double precision;
+  v_moved record;
 begin
   perform pgfifo._require_read_committed('slot_look');
   perform pgfifo._durable();
   perform pgfifo._fence_worker(p_worker);
-  v_row := pgfifo._slot_row(p_worker, p_id);
+  v_row := pgfifo._slot_row(p_worker, p_id, null, '{}');
   if v_row.id is null then
     perform pgfifo._unknown_execution(p_id);
   end if;
@@ -35,8 +35,8 @@ begin
         select x.owner is not null or coalesce(x.joined_at, x.enqueued_at) <= pgfifo._now() - w.max_wait
         from pgfifo._executions x where x.lane_id = e.lane_id and x.ticket > g.consumed order by x.lane_id, x.ticket limit 1));
     if found then
-      v_after := pgfifo._move_on(p_worker, v_lane_id, interval '50 ms');
-      v_row := pgfifo._slot_row(p_worker, p_id, v_after);
+      select * into v_moved from pgfifo._move_on(p_worker, v_lane_id, interval '50 ms');
+      v_row := pgfifo._slot_row(p_worker, p_id, v_moved.o_after, v_moved.o_started);
     end if;
   end if;
   return v_row;

@@ -463,6 +463,9 @@ begin
           end if;
         elsif v_row.kind = 'owned' then
           v_owned := v_owned || v_row.id;
+          if p_lane_id is not null then
+            return next v_row;
+          end if;
         elsif v_row.kind = 'past' then
           v_past := v_past || v_row.id;
         elsif v_row.kind = 'again' then

@@ -1,9 +1,9 @@
 -- How things stand with what a worker has asked a slot for: a row of what slot_enter and its like answer.
-create or replace function pgfifo._slot_row(p_worker bigint, p_id bigint, p_look_after double precision default null) returns pgfifo.slot_row
+create or replace function pgfifo._slot_row(p_worker bigint, p_id bigint, p_look_after double precision, p_started bigint[]) returns pgfifo.slot_row
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select (s.id, s.state, s.attempt, case when s.attempt > 0 then i.epoch || '-' || s.id || '-' || s.attempt end, l.group_text, p_look_after, s.error)::pgfifo.slot_row
+  select (s.id, s.state, s.attempt, case when s.attempt > 0 then i.epoch || '-' || s.id || '-' || s.attempt end, l.group_text, p_look_after, s.error, p_started)::pgfifo.slot_row
   from pgfifo.installation i
   cross join (
     select e.id, e.lane_id, case when r.state = 'running' then 'running'
@@ -19,23 +19,26 @@ as $$
 $$;
 
 -- Move a lane on for those who wait in it for slots: what stands for them at the head of its line is started as far as the
--- lane's limits go. The caller has fenced his worker. Returns when it is worth looking again, in seconds; null: when he is told.
-create or replace function pgfifo._move_on(p_worker bigint, p_lane_id bigint, p_wait interval) returns double precision
+-- lane's limits go. The caller has fenced his worker. Returns what was started, and when it is worth looking again, in
+-- seconds; null: when he is told. p_finished: what ends before, as work takes it.
+create or replace function pgfifo._move_on(p_worker bigint, p_lane_id bigint, p_wait interval, p_finished jsonb default null,
+  out o_after double precision, out o_started bigint[]) returns record
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
-declare
-  v_more record;
 begin
+  o_started := '{}';
   -- A short wait in place of a claim's try: whoever claims here in this moment may have looked before we came.
   if not pgfifo._lock('pgfifo.lanes'::regclass, pgfifo._key(p_lane_id), p_wait) then
-    return 0.05;
+    o_after := 0.05;
+    return;
   end if;
-  select w.status, w.detail into v_more
+  select coalesce(array_agg(w.id) filter (where w.kind = 'owned'), '{}'),
+      min(case when w.kind <> 'more' then null when w.status = 'later' then (w.detail ->> 'seconds')::double precision else 0.05 end)
+    into o_started, o_after
   from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id
-  cross join lateral pgfifo.work(p_worker, array[a.name], 1, p_lane_id => l.id) w
-  where l.id = p_lane_id and w.kind = 'more';
-  return case v_more.status when 'soon' then 0.05 when 'later' then (v_more.detail ->> 'seconds')::double precision end;
+  cross join lateral pgfifo.work(p_worker, array[a.name], 1, p_finished => p_finished, p_lane_id => l.id) w
+  where l.id = p_lane_id;
 end $$;
 
 -- Enqueue what stands for a slot that a worker waits for, and move its lane on, in one transaction: it is running at its
@@ -60,7 +63,7 @@ declare
   v_lane_id bigint;
   v_mark bigint;
   v_before text := current_setting('lock_timeout');
-  v_after double precision;
+  v_moved record;
   v_row pgfifo.slot_row;
 begin
   select e.id, e.lane_id into v_id, v_lane_id from pgfifo._executions e where e.owner = p_worker and e.owner_no = p_no;
@@ -74,9 +77,9 @@ begin
     perform set_config('lock_timeout', v_before, true);
   end if;
   for v_try in 1 .. case when p_try then 10 else 1 end loop
-    v_after := pgfifo._move_on(p_worker, v_lane_id, interval '1 s');
-    v_row := pgfifo._slot_row(p_worker, v_id, v_after);
-    exit when v_row.state = 'running' or v_after is distinct from 0.05;
+    select * into v_moved from pgfifo._move_on(p_worker, v_lane_id, interval '1 s');
+    v_row := pgfifo._slot_row(p_worker, v_id, v_moved.o_after, v_moved.o_started);
+    exit when v_row.state = 'running' or v_moved.o_after is distinct from 0.05;
     -- The limits are being changed in this moment.
     perform pg_sleep(0.01) where p_try;
   end loop;

@@ -29,10 +29,10 @@ comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} unt
 do $$ begin
   if to_regtype('pgfifo.slot_row') is null then
     create type pgfifo.slot_row as (
-      id bigint, state text, attempt integer, token text, group_text text, look_after double precision, error text);
+      id bigint, state text, attempt integer, token text, group_text text, look_after double precision, error text, started bigint[]);
   end if;
 end $$;
-comment on type pgfifo.slot_row is 'What pgfifo.slot_enter and pgfifo.slot_look answer.';
+comment on type pgfifo.slot_row is 'What pgfifo.slot_enter, slot_look and slot_leave answer.';
 comment on column pgfifo.slot_row.id is 'The execution that stands for the slot.';
 comment on column pgfifo.slot_row.state is 'waiting, running (the slot is yours), its outcome if somebody has ended it, or lost.';
 comment on column pgfifo.slot_row.attempt is 'Which start of it this is; 0 while it waits.';
@@ -40,6 +40,7 @@ comment on column pgfifo.slot_row.token is 'epoch-id-attempt, for writes elsewhe
 comment on column pgfifo.slot_row.group_text is 'The group as canonical JSON.';
 comment on column pgfifo.slot_row.look_after is 'In how many seconds to look again; null: when notified, or in a second.';
 comment on column pgfifo.slot_row.error is 'Why it ended.';
+comment on column pgfifo.slot_row.started is 'What this call has started in the lane: where it is the worker''s own, nobody else tells it.';
 
 -- Which executions a bulk change is about; what is null says nothing. Made by _selection of what a caller gives.
 do $$ begin

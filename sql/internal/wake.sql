@@ -24,17 +24,17 @@ begin
             then pg_advisory_unlock('pgfifo.marks'::regclass::oid::integer, p_action_id) else false end;
 end $$;
 
--- Tell whoever waits for a slot that his turn may have come: channel pgfifo_slots, payload: his worker's id. He is the first
--- of the line; if he cannot start yet, he finds that out by looking. Under the lane's slot lock.
+-- Tell whoever waits for a slot that his turn may have come: channel pgfifo_slots, payload: his worker's id, a space, and what
+-- waits. He is the first of the line; if he cannot start yet, he finds that out by looking. Under the lane's slot lock.
 create or replace function pgfifo._tell_next(p_lane_id bigint) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
   if current_setting('pgfifo.notify', true) is distinct from 'off' then
-    perform pg_notify('pgfifo_slots', o.owner::text)
+    perform pg_notify('pgfifo_slots', o.owner || ' ' || o.id)
     from (
-      select e.owner from pgfifo._executions e
+      select e.id, e.owner from pgfifo._executions e
       where e.lane_id = p_lane_id
         and e.ticket > (select g.consumed from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1)
       order by e.lane_id, e.ticket limit 1) o
@@ -43,7 +43,7 @@ begin
 end $$;
 
 -- Executions that have just been started, under their lanes' slot locks, in the names of those who wait for the slots: tell
--- them. Who is gone is not told: it has failed, and its slot is free again. Should he be declared dead while we are at it,
+-- them, except for the worker whose own call this is. Who is gone is not told: it has failed, and its slot is free again. Should he be declared dead while we are at it,
 -- rescue finds the row when we have committed.
 create or replace function pgfifo._tell_owners(p_ids bigint[], p_worker bigint) returns void
 language plpgsql volatile
@@ -60,10 +60,10 @@ begin
     perform pgfifo._mark_if_waiting(v_run.lane_id);
   end loop;
   if current_setting('pgfifo.notify', true) is distinct from 'off' then
-    perform pg_notify('pgfifo_slots', w.id::text)
-    from (select distinct r.worker_id as id from unnest(p_ids) i(id)
-          cross join lateral (select r.worker_id from pgfifo.runs r where r.id = i.id and r.state = 'running' offset 0) r) w
-    where w.id <> p_worker;
+    perform pg_notify('pgfifo_slots', r.worker_id || ' ' || i.id)
+    from unnest(p_ids) i(id)
+    cross join lateral (select r.worker_id from pgfifo.runs r where r.id = i.id and r.state = 'running' offset 0) r
+    where r.worker_id <> p_worker;
   end if;
 end $$;
 
