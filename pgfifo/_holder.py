@@ -8,7 +8,6 @@ has come.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import os
 import selectors
 import socket
@@ -52,6 +51,7 @@ class Place(Generic[B]):
         cancelled: Whether somebody asked to stop.
         last_progress: How far its holder is.
         told: The progress that was passed on last.
+        leaving: Whether it is being left: what is said of it from now on may be an answer to that.
         left: Whether the server knows that it was left.
     """
 
@@ -61,7 +61,7 @@ class Place(Generic[B]):
         self.registration: Registration | None = None
         self.id: int | None = None
         self.attempt = 0
-        self.lost = self.cancelled = self.left = False
+        self.lost = self.cancelled = self.leaving = self.left = False
         self.last_progress: Progress | None = None
         self.told: Progress | None = None
         self.bell: B = bell
@@ -73,12 +73,13 @@ class Place(Generic[B]):
 
     def stop(self, reason: Reason) -> bool:
         """Take note of why to stop, from any thread; false if that is known."""
-        news = not (self.lost if reason == "lost" else self.lost or self.cancelled)
+        if self.leaving or self.lost or (reason != "lost" and self.cancelled):
+            return False
         if reason == "lost":
             self.lost = True
         else:
             self.cancelled = True
-        return news
+        return True
 
     def cancel_task(self) -> None:
         """Interrupt a task that is at work in the slot."""
@@ -156,7 +157,7 @@ class _Holding:
 
     def __init__(self) -> None:
         self._lock = threading.RLock()
-        self._numbers = itertools.count(1)
+        self._last = 0
         self._places: dict[int, AnyPlace] = {}
         self._early: set[int] = set()
         self._heart: _Heart | None = None
@@ -166,7 +167,8 @@ class _Holding:
 
     def place(self, bell: B) -> Place[B]:
         with self._lock:
-            place: Place[B] = Place(next(self._numbers), bell)
+            self._last += 1
+            place: Place[B] = Place(self._last, bell)
             self._places[place.number] = place
             self._closing = False
             return place
@@ -254,10 +256,10 @@ class _Holding:
 
     # The heart's thread
 
-    def numbers(self) -> list[int]:
-        """Return the numbers that are in use."""
+    def numbers(self) -> tuple[int, list[int]]:
+        """Return the last number that was given out, and those that are in use."""
         with self._lock:
-            return list(self._places)
+            return self._last, list(self._places)
 
     def ring_all(self) -> None:
         """Have all who wait look."""
@@ -349,7 +351,7 @@ class _Heart(Heartbeat):
         with contextlib.suppress(OSError):  # it is full, or closed
             self._alarm.send(b"!")
 
-    def _slots(self) -> list[int]:
+    def _slots(self, arrived: int) -> tuple[int, list[int] | None]:  # noqa: ARG002 - it claims nothing
         return self._holding.numbers()
 
     def _connected(self, link: Link) -> None:

@@ -176,9 +176,13 @@ class Heartbeat:
     def _connected(self, link: Link) -> None:
         """Prepare a new connection."""
 
-    def _slots(self) -> list[int] | None:
-        """Return the numbers under which slots are asked for; None for a worker that claims."""
-        return None
+    def _slots(self, arrived: int) -> tuple[int, list[int] | None]:
+        """Return up to which of its numbers a worker of kind slot speaks, and which of them are in use.
+
+        Args:
+            arrived: For a worker that claims, who has no such numbers: up to which claim it speaks.
+        """
+        return arrived, None
 
     def _run(self) -> None:
         try:
@@ -271,7 +275,8 @@ class Heartbeat:
             return
         with registration.lock:
             arrived, held = registration.arrived, dict(registration.held)
-        told = link.rows(_BEAT, (registration.worker, arrived, list(held), self._slots()))
+        upto, slots = self._slots(arrived)
+        told = link.rows(_BEAT, (registration.worker, upto, list(held), slots))
         stopped = [
             held[id_] for id_, signal in told if held[id_].stop("lost" if signal == "lost" else "cancel")
         ]

@@ -27,7 +27,7 @@ from pgfifo.groups import Group, lane
 from pgfifo.heartbeat import Registration
 from pgfifo.jsontext import dumps
 from pgfifo.models import Explanation
-from pgfifo.outcome import raised, storable
+from pgfifo.outcome import CANCELLED, NO_RESULT, Outcome, failed, raised
 from pgfifo.waiting import EXPLAIN, Waiting
 
 _SEEN = "select id, state, attempt, token, group_text, look_after, error, started from pgfifo."
@@ -182,8 +182,9 @@ class Slot:
         if place is None:
             return  # it was released
         interrupted = place.bell.end(error)
+        outcome = NO_RESULT if error is None else CANCELLED if is_cancel(error) else raised(error)
         try:
-            state = self._leave(place, error)
+            state = self._leave(place, outcome)
         except psycopg.Error:
             if error is None or interrupted:
                 raise
@@ -197,16 +198,21 @@ class Slot:
                 detail={"id": self.id, "outcome": "cancelled", "error": None},
             ) from error
 
-    def release(self) -> None:
+    def release(self, *, error: str | None = None) -> None:
         """Leave the slot, as at the end of a ``with``; nothing happens where it is not held.
+
+        Args:
+            error: What went wrong, for the record: it has failed then. Defaults to nothing.
 
         Raises:
             SlotLost: It had been lost.
+            InTransaction: The client's connection is in a transaction.
         """
         place = self._place
         if place is not None:
             place.bell.end(None)
-            if self._leave(place, None) == "lost":
+            outcome = NO_RESULT if error is None else failed(error)
+            if self._leave(place, outcome) == "lost":
                 raise self._slot_lost()
 
     def _acquire(self, *, at_once: bool) -> Place[Bell] | None:
@@ -286,17 +292,14 @@ class Slot:
             self._client._holder.refused(place)
             raise self._slot_lost() from error
 
-    def _leave(self, place: Place[Bell], error: BaseException | None) -> str:
+    def _leave(self, place: Place[Bell], outcome: Outcome) -> str:
         """Leave what is held; return how that went."""
         self._place = None
-        outcome, said = "succeeded", None
-        if is_cancel(error):
-            outcome, said = "cancelled", storable(str(error)) or None
-        elif error is not None:
-            outcome, said = "failed", raised(error).error
+        place.leaving = True
+        arguments = (place.worker, place.id, outcome.kind, outcome.error)
         try:
             given = self._client._outside_of_transactions(self._wish.connection)
-            state = (self._say(_LEAVE, (place.worker, place.id, outcome, said), given)).state
+            state = (self._say(_LEAVE, arguments, given)).state
             place.left = True
         except LeaseLost:
             place.left = True

@@ -27,7 +27,7 @@ from pgfifo.groups import Group, lane
 from pgfifo.heartbeat import Registration
 from pgfifo.jsontext import dumps
 from pgfifo.models import Explanation
-from pgfifo.outcome import raised, storable
+from pgfifo.outcome import CANCELLED, NO_RESULT, Outcome, failed, raised
 from pgfifo.waiting_async import EXPLAIN, AsyncWaiting
 
 _SEEN = "select id, state, attempt, token, group_text, look_after, error, started from pgfifo."
@@ -182,8 +182,9 @@ class AsyncSlot:
         if place is None:
             return  # it was released
         interrupted = place.bell.end(error)
+        outcome = NO_RESULT if error is None else CANCELLED if is_cancel(error) else raised(error)
         try:
-            state = await self._leave(place, error)
+            state = await self._leave(place, outcome)
         except psycopg.Error:
             if error is None or interrupted:
                 raise
@@ -197,16 +198,21 @@ class AsyncSlot:
                 detail={"id": self.id, "outcome": "cancelled", "error": None},
             ) from error
 
-    async def release(self) -> None:
+    async def release(self, *, error: str | None = None) -> None:
         """Leave the slot, as at the end of a ``with``; nothing happens where it is not held.
+
+        Args:
+            error: What went wrong, for the record: it has failed then. Defaults to nothing.
 
         Raises:
             SlotLost: It had been lost.
+            InTransaction: The client's connection is in a transaction.
         """
         place = self._place
         if place is not None:
             place.bell.end(None)
-            if await self._leave(place, None) == "lost":
+            outcome = NO_RESULT if error is None else failed(error)
+            if await self._leave(place, outcome) == "lost":
                 raise self._slot_lost()
 
     async def _acquire(self, *, at_once: bool) -> Place[AsyncBell] | None:
@@ -290,17 +296,14 @@ class AsyncSlot:
             self._client._holder.refused(place)
             raise self._slot_lost() from error
 
-    async def _leave(self, place: Place[AsyncBell], error: BaseException | None) -> str:
+    async def _leave(self, place: Place[AsyncBell], outcome: Outcome) -> str:
         """Leave what is held; return how that went."""
         self._place = None
-        outcome, said = "succeeded", None
-        if is_cancel(error):
-            outcome, said = "cancelled", storable(str(error)) or None
-        elif error is not None:
-            outcome, said = "failed", raised(error).error
+        place.leaving = True
+        arguments = (place.worker, place.id, outcome.kind, outcome.error)
         try:
             given = await self._client._outside_of_transactions(self._wish.connection)
-            state = (await self._say(_LEAVE, (place.worker, place.id, outcome, said), given)).state
+            state = (await self._say(_LEAVE, arguments, given)).state
             place.left = True
         except LeaseLost:
             place.left = True

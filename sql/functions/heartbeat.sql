@@ -1,8 +1,9 @@
 -- "I live, I have seen the rows of my claims up to p_call, and of these I still hold p_held." Answers what to stop:
 -- 'cancel' (somebody asked) or 'lost' (not yours any more). What was started for this worker by a claim up to p_call and
 -- is not in p_held never reached it, or it has forgotten it: it goes back to its place.
--- p_slots, of a worker of kind 'slot': the numbers under which it has asked for slots and not given them up (see slot_enter).
--- What it asked for under any other is ended: it may be that the answer was lost, or that it could not say that it left.
+-- p_slots, of a worker of kind 'slot': of its numbers up to p_call, those under which it has asked for slots and not given
+-- them up (see slot_enter). What it asked for under any other of them is ended: it may be that the answer was lost, or that it
+-- could not say that it left.
 create or replace function pgfifo.heartbeat(p_worker bigint, p_call bigint default null, p_held bigint[] default '{}', p_slots bigint[] default null)
 returns table (id bigint, attempt integer, signal text)
 language plpgsql volatile security definer
@@ -29,7 +30,7 @@ begin
     end if;  -- else some are in lanes that are locked: the next heartbeat looks at the same calls again
   end if;
   if p_slots is not null then
-    v_unknown := array(select e.id from pgfifo._executions e where e.owner = p_worker and e.owner_no <> all (p_slots));
+    v_unknown := array(select e.id from pgfifo._executions e where e.owner = p_worker and e.owner_no <= p_call and e.owner_no <> all (p_slots));
     if v_unknown <> '{}' then
       perform pgfifo._take_back(p_worker, 'released', 'given up', 10000, v_unknown);
     end if;

@@ -6,8 +6,8 @@
 -- the lane is moved on by those who wait in it, with this call, slot_look and slot_leave.
 -- Answers how things stand: state 'running' (the slot is yours; attempt, and token, the fence), or 'waiting': then look again
 -- with slot_look when notified, or after look_after seconds, or each second.
--- p_no: a number of the worker's own, each used once. The same one again (the answer was lost) finds the first. Heartbeats
--- list those that are in use (p_slots); what was asked for under any other is ended.
+-- p_no: a number of the worker's own, each used once and larger than those before. The same one again (the answer was lost)
+-- finds the first. Heartbeats list those that are in use (p_slots); what was asked for under an older other one is ended.
 -- p_holding: what the caller's thread holds already. Should that fill the lane it would wait for itself: QF011.
 -- p_wait: how long to wait for other producers' open transactions, QF012 after that. Null: as long as it takes.
 -- p_try: only if the slot can be had at once; if not, all is null and nothing was done.
