@@ -72,14 +72,11 @@ from pgfifo.models import (
     SchemaInfo,
     SharedLimit,
     SharedLimitChange,
+    SlotInfo,
     WorkerInfo,
 )
 from pgfifo.policies import Policy, SharedLimitValues
 from pgfifo.retrying import Abort, Retry
-    SlotInfo,
-    WorkerInfo,
-)
-from pgfifo.policies import Policy
 from pgfifo.slots import Slot
 from pgfifo.slots_async import AsyncSlot
 from pgfifo.worker import Worker

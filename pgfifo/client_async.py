@@ -44,25 +44,17 @@ from pgfifo.models import (
     Position,
     ScheduleInfo,
     SchemaInfo,
-<<<<<<< HEAD
     SharedLimit,
     SharedLimitChange,
-=======
     SlotInfo,
->>>>>>> bfd9e99 (Take slots in programs: slot and try_slot, sync and async)
     State,
     WorkerInfo,
     select,
 )
-<<<<<<< HEAD
 from pgfifo.policies import Policy, SharedLimitValues, checked, checked_limit
 from pgfifo.scheduling import Missed, declaration, schedule
-from pgfifo.waiting_async import EXPLAIN, AsyncWaiting
-=======
-from pgfifo.policies import Policy, checked
 from pgfifo.slots_async import AsyncHolding, AsyncSlot, wish
 from pgfifo.waiting_async import EXPLAIN
->>>>>>> bfd9e99 (Take slots in programs: slot and try_slot, sync and async)
 
 _EXECUTIONS = "pgfifo.executions"
 _AT_ONCE = 1000

@@ -543,7 +543,6 @@ class WorkerInfo:
 
 
 @dataclass(frozen=True, slots=True)
-<<<<<<< HEAD
 class ScheduleInfo:
     """What is enqueued again and again.
 
@@ -586,7 +585,9 @@ class ScheduleInfo:
     paused_by: str | None
     paused_reason: str | None
     changed_at: datetime
-=======
+
+
+@dataclass(frozen=True, slots=True)
 class SlotInfo:
     """A slot that somebody holds, or a program that waits for one.
 
@@ -617,7 +618,6 @@ class SlotInfo:
     host: str | None
     pid: int | None
     last_seen: datetime | None
->>>>>>> bfd9e99 (Take slots in programs: slot and try_slot, sync and async)
 
 
 @dataclass(frozen=True, slots=True)
