@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
 import pgfifo
 from tests.support.database import in_background, wait_for, wait_until_blocked
@@ -244,6 +245,60 @@ def test_order_relaxed_a_late_one_is_started_in_its_owners_name(
     assert engine.one("select worker_id from pgfifo.runs where id = %s", late) == holder.id
     assert holder.leave(slot) == "succeeded"
     engine.assert_promises(strict=False)
+
+
+def test_a_rate_holds_for_slots_and_leaves_nothing_for_workers_that_are_not_there(
+    engine: Engine, holder: Holder
+) -> None:
+    engine.policy(rate="1/10s", burst=1, max_concurrent=5)
+    first, second = holder.enter(), holder.enter()
+    assert (first.state, second.state) == ("running", "waiting")
+    assert second.look_after is not None
+    assert 9 < second.look_after <= 10
+    assert holder.attempt() is None
+    for _ in range(3):
+        assert holder.look(second).state == "waiting"
+    engine.advance("11 s")
+    assert holder.look(second).state == "running"
+    holder.leave(first)
+    holder.leave(second)
+    assert marks(engine) == 0
+    assert engine.one("select count(*) from pgfifo.timers") == 0
+    engine.assert_promises()
+
+
+def test_shared_slots_are_drawn_and_given_back(engine: Engine, holder: Holder, connect: Connect) -> None:
+    shared = Jsonb({"max_concurrent": 1, "actions": ["deploy"]})
+    engine.enqueue("deploy", group="z")
+    engine.drain(engine.worker())
+    engine.rows("select * from pgfifo.set_shared_limit('api', %s)", shared)
+    dying = Holder(connect(), lease="3 s")
+    first = dying.enter(group="a")
+    second, third = holder.enter(group="b"), holder.enter(group="c")
+    assert (first.state, second.state, third.state) == ("running", "waiting", "waiting")
+    assert holder.attempt() is None
+    dying.leave(first)
+    engine.advance("2 s")
+    started = [holder.look(each).state for each in (second, third)]
+    assert sorted(started) == ["running", "waiting"]
+    running, waiting = (second, third) if started[0] == "running" else (third, second)
+    holder.leave(running)
+    engine.advance("2 s")
+    engine.maintain()
+    assert holder.look(waiting).state == "running"
+    holder.leave(waiting)
+    # One whose owner has died before his turn draws nothing for long.
+    blocker = holder.enter(group="d")
+    lost = dying.enter(group="e")
+    death = "update pgfifo._workers set state = 'dead', ended_at = pgfifo._now() where id = %s returning id"
+    engine.one(death, dying.id)
+    holder.leave(blocker)
+    engine.tick(3)
+    assert engine.state(lost.id) == "failed"
+    last = holder.attempt()
+    assert last is not None
+    holder.leave(last)
+    engine.assert_promises()
 
 
 # At once or not at all

@@ -203,7 +203,7 @@ begin
       end loop;
     end if;
     -- Timers that are due become marks. Rows that another claim is taking are skipped, not waited for.
-    if v_fires and exists (select from unnest(v_actions, v_timer_from) a(id, due_from)
+    if v_fires and p_lane_id is null and exists (select from unnest(v_actions, v_timer_from) a(id, due_from)
       cross join lateral (select from pgfifo.timers t where t.action_id = a.id and t.due_at >= a.due_from and t.due_at <= v_now limit 1) d)
     then
       perform pg_current_xact_id();
@@ -231,6 +231,7 @@ begin
         v_soon := true;
         exit;
       end if;
+      perform pgfifo._come_by(v_actions[1], p_lane_id, v_from[1], v_timer_from[1], v_now);
       v_locked := array[p_lane_id];
       v_locked_versions := '{0}';
       v_announces := '{true}';
@@ -326,6 +327,7 @@ begin
     v_allowed := null;
     v_special := '{}';
     v_plain := 0;
+    v_owned := '{}';
     v_again := false;
     v_quiet := '{}';
     if v_relaxed then
@@ -338,7 +340,6 @@ begin
       v_put_back := '{}';
       v_past := '{}';
       v_ids := '{}';
-      v_owned := '{}';
       -- This call's limit, shared out among the lanes; an action's cap, among its lanes.
       v_share := v_left / cardinality(v_locked);
       v_rest := v_left % cardinality(v_locked);
@@ -484,12 +485,6 @@ begin
         insert into pgfifo.marks (action_id, id, lane_id)
         select l.action_id, nextval('pgfifo.mark_ids'), l.id from unnest(v_put_back) with ordinality p(lane_id, n)
         join pgfifo.lanes l on l.id = p.lane_id order by p.n;
-        if p_lane_id is not null then
-          perform pgfifo._wake(a.id, a.name) from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id where l.id = p_lane_id;
-        end if;
-      end if;
-      if v_owned <> '{}' then
-        perform pgfifo._tell_owners(v_owned, p_worker);
       end if;
       if v_past <> '{}' then
         v_past := pgfifo._go_on(v_past);
@@ -502,6 +497,14 @@ begin
       end if;
       if v_allowed is not null then
         perform pgfifo._settle(v_locked[1], v_governed_ids || v_ids || v_owned, v_draws, v_lane.max, v_lane.paused, v_now);
+      end if;
+      if v_owned <> '{}' then
+        -- Only now: one whose owner is gone gives back what it drew.
+        perform pgfifo._tell_owners(v_owned, p_worker);
+        v_owned := '{}';
+      end if;
+      if p_lane_id is not null and (v_put_back <> '{}' or v_allowed is not null) then
+        perform pgfifo._wake(a.id, a.name) from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id where l.id = p_lane_id;
       end if;
 
       if not v_again then
@@ -549,6 +552,12 @@ begin
           p_lane_id is not null);
         if v_nth > v_plain then
           v_allowed := array[v_allows - cardinality(v_ids)];
+        end if;
+        if v_ids <> '{}' then
+          v_owned := v_owned || array(select e.id from pgfifo._executions e where e.id = any (v_ids) and e.owner is not null);
+          v_ids := array(select i.id from unnest(v_ids) with ordinality i(id, n) where i.id <> all (v_owned) order by i.n);
+        end if;
+        if v_nth > v_plain then
           v_governed_ids := v_ids;
         end if;
         if v_ids <> '{}' then

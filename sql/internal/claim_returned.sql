@@ -5,7 +5,7 @@
 -- lowered below what is active, or an older one waits for a slot that it keeps, those that are due give their slots back,
 -- the youngest first, and wait at their place.
 -- Yielded ones that are due come back to their places, up to 1,000 in a call, also in a paused lane: they wait there.
--- One that has an owner is started in his name, and is not among those that are returned; p_owned: only such ones are.
+-- One that has an owner is started in his name; p_owned: only such ones are.
 -- p_late: the oldest ticket among the arrivals of a relaxed lane that this claim has folded. Not a question of what the
 -- lane is now: it may have become strict since these were enqueued.
 create or replace function pgfifo._claim_returned(p_lane_id bigint, p_limit integer, p_worker bigint, p_call bigint,
@@ -127,11 +127,7 @@ begin
       joined_no = case when v_run.state = 'held' then v_state.starts - 1 else r.joined_no end,
       attempts = case when v_run.state = 'held' then pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts - 1)) else r.attempts end
     where r.id = v_run.id and r.state = v_run.state;
-    if v_owner is not null then
-      perform pgfifo._tell_owners(array[v_run.id], p_worker);
-    else
-      v_started := v_started || v_run.id;
-    end if;
+    v_started := v_started || v_run.id;
   end loop;
   return v_started;
 end $$;

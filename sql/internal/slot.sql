@@ -41,6 +41,28 @@ begin
   where l.id = p_lane_id;
 end $$;
 
+-- Who moves a lane on deletes what called for a look at it, as a claim does: the marks that are found near the front, and the
+-- timers that are due. Where no worker serves the action nobody else would. The caller holds the lane's slot lock, and looks
+-- in a later statement.
+create or replace function pgfifo._come_by(p_action_id integer, p_lane_id bigint, p_mark_from bigint, p_timer_from timestamptz, p_now timestamptz) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  delete from pgfifo.marks m where m.ctid = any (array(
+    select k.ctid
+    from (select m.id, m.lane_id from pgfifo.marks m where m.action_id = p_action_id and m.id > p_mark_from order by m.action_id, m.id limit 64) s
+    cross join lateral (select m.ctid from pgfifo.marks m where m.action_id = p_action_id and m.id = s.id for update skip locked) k
+    where s.lane_id = p_lane_id));
+  delete from pgfifo.timers t where t.ctid = any (array(
+    select k.ctid
+    from (select t.due_at, t.id, t.lane_id from pgfifo.timers t
+          where t.action_id = p_action_id and t.due_at >= p_timer_from and t.due_at <= p_now order by t.action_id, t.due_at, t.id limit 64) s
+    cross join lateral (
+      select t.ctid from pgfifo.timers t where t.action_id = p_action_id and t.due_at = s.due_at and t.id = s.id for update skip locked) k
+    where s.lane_id = p_lane_id));
+end $$;
+
 -- Enqueue what stands for a slot that a worker waits for, and move its lane on, in one transaction: it is running at its
 -- commit, or in the line. Should the enqueue have been made before under the same number, that one counts.
 -- The lane's enqueue lock is held when its slot lock is waited for: nobody waits for them the other way round.
