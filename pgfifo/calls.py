@@ -18,6 +18,7 @@ from psycopg.types.json import JsonbLoader
 
 from pgfifo import compatibility
 from pgfifo._gate import Gate
+from pgfifo._holder import Holder
 from pgfifo._payloads import Payloads
 from pgfifo._unwrap import unwrap
 from pgfifo.dsn import Dsn, describe, resolve, with_defaults
@@ -72,6 +73,7 @@ class Calls:
         self._name = "the caller's"
         self._checked = self._checked_joined = False
         self._explicit = False
+        self._holder = Holder()
         # Connections that may be kept to hear of ends: some of our own, where no pooler is in between.
         self._ears = Gate(0)
         if database is None or isinstance(database, str | Dsn):

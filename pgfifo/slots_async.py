@@ -19,7 +19,7 @@ import psycopg
 
 from pgfifo import groups
 from pgfifo._bell import AsyncBell, apart_async, is_cancel, result_async
-from pgfifo._holder import Holder, Place, conninfo_of
+from pgfifo._holder import Place, conninfo_of
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import ExecutionFailed, LeaseLost, SlotLost, SlotTimeout
 from pgfifo.execution import progressed
@@ -70,10 +70,6 @@ class _Wish(NamedTuple):
 
 class AsyncHolding(AsyncWaiting):
     """What a client needs to hold slots."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:  # noqa: ANN401 - those of the base
-        super().__init__(*args, **kwargs)
-        self._holder = Holder()
 
     async def close(self) -> None:
         """Close the connections that this client opened; a pool or connection of the caller's stays open."""
