@@ -374,7 +374,7 @@ def test_cancel_many_in_other_orders_do_not_wait_for_each_other_in_a_circle(
 def test_cancel_many_refuses_what_is_too_much_for_one_call(conn: Connection) -> None:
     engine = Engine(conn)
     assert engine.cancel_many([]) == []
-    with pytest.raises(errors.InvalidValue, match="at most 10000"):
+    with pytest.raises(errors.InvalidValue, match="at most 10,000"):
         engine.cancel_many(range(10_001))
     with pytest.raises(errors.InvalidValue, match="null is no id"):
         engine.rows("select * from pgfifo.cancel_many(array[1, null]::bigint[])")

@@ -39,6 +39,7 @@ SABOTAGES = {
         "pgfifo.work",
         r"greatest\(0, a\.max - g\.running - g\.held\)",
         "a.max",
+        times=2,
     ),
     "lost": Sabotage(
         "a finish does not keep each fiftieth outcome",
