@@ -830,17 +830,11 @@ class AsyncClient(AsyncHolding):
             UnknownAction: There is no such action; the hint names the nearest.
             InvalidValue: A group without an action, or a state that does not exist.
         """
-        conditions, arguments = await self._lanes_condition(action, group)
-        if state is not None:
-            conditions.append("state = any (%s::text[])")
-            arguments.append([state] if isinstance(state, str) else list(state))
-        if before is not None:
-            conditions.append("id < %s::bigint")
-            arguments.append(before)
+        wanted: Filter = {"to_id": None if before is None else before - 1}  # type: ignore[typeddict-item]
+        wanted |= {"action": action, "group": group, "state": state}  # type: ignore[typeddict-item]
         return await self._rows(
-            select(ExecutionInfo, _EXECUTIONS) + f" where {' and '.join(conditions)}"
-            " order by id desc limit %s::bigint",
-            [*arguments, limit],
+            select(ExecutionInfo, "pgfifo.list_executions(%s::jsonb, %s::integer)"),
+            (filter_json(wanted, empty=True), limit),
             ExecutionInfo,
         )
 

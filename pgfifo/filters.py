@@ -46,15 +46,19 @@ class Filter(TypedDict, total=False):
 _TIMES = ("enqueued_since", "enqueued_before", "finished_since", "finished_before")
 
 
-def filter_json(given: Filter) -> str:
-    """Return a filter as SQL takes it.
+def filter_json(given: Filter, *, empty: bool = False) -> str:
+    """Return a filter as SQL takes it; what is None says nothing.
+
+    Args:
+        given: The filter.
+        empty: Whether it may say nothing at all, and mean everything.
 
     Raises:
         InvalidValue: A key does not exist, a time is none, or nothing is said at all.
     """
     values: dict[str, object] = {name: value for name, value in given.items() if value is not None}
     unknown = values.keys() - Filter.__annotations__.keys()
-    if unknown or not values:
+    if unknown or not (values or empty):
         raise InvalidValue(
             f"a filter has no key {min(unknown)!r}" if unknown else "a filter has to say something",
             detail={"name": min(unknown) if unknown else "filter"},

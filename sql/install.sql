@@ -135,6 +135,7 @@ end $$;
 \ir views/overrides.sql
 \ir views/shared_limits.sql
 \ir views/minutes.sql
+\ir functions/list_executions.sql
 \ir functions/position.sql
 \ir functions/remaining.sql
 \ir functions/explain.sql

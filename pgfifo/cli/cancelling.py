@@ -25,15 +25,16 @@ def cancel_ids(words: Iterable[str], reason: str | None, dsn: str | None) -> Non
         try:
             given = _ids(words)
             while part := list(islice(given, _AT_ONCE)):
+                tally.sent += len(part)
                 for id_, answer in zip(part, fifo.cancel_many(part, reason=reason), strict=True):
                     tally.add(id_, answer)
                 progress.count(tally.read, count(tally.read, "id"))
         except BaseException as caught:
             stopped = explained(caught)
-            if stopped is None or not tally.read:
+            if stopped is None or not tally.sent:
                 raise
             raise Refused(
-                f"{stopped.message}; the first {count(tally.read, 'id')} given are done ({tally})",
+                f"{stopped.message}; {tally}",
                 "\n".join(filter(None, [stopped.hint, "It does no harm to give the same ids again."])),
                 code=stopped.code,
             ) from caught
@@ -46,6 +47,7 @@ class _Cancelled:
     """What has become of the ids that were given."""
 
     def __init__(self) -> None:
+        self.sent = 0
         self.read = 0
         self.refused = 0
         self._first: dict[str, list[int]] = {"cancelled": [], "requested": []}
@@ -64,8 +66,12 @@ class _Cancelled:
             error(*_refusal(id_, answer))
 
     def __str__(self) -> str:
-        """Say how many had which answer."""
-        return ", ".join(f"{number:,} {answer}" for answer, number in self._counts.most_common())
+        """Say how far it came."""
+        answers = ", ".join(f"{number:,} {answer}" for answer, number in self._counts.most_common())
+        done = "nothing is done"
+        if self.read:
+            done = f"the first {count(self.read, 'id')} given are done ({answers})"
+        return f"{done}, except perhaps the next {self.sent - self.read:,}" if self.sent > self.read else done
 
     def tell(self) -> None:
         """Say what was done."""

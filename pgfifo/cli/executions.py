@@ -1,5 +1,6 @@
 """Single executions: look at them, cancel them, give them back."""
 
+from collections.abc import Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -7,7 +8,7 @@ import typer
 
 from pgfifo.cli.app import app
 from pgfifo.cli.cancelling import cancel_ids
-from pgfifo.cli.database import command, connected, rows
+from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import Refused, usage
 from pgfifo.cli.filtering import (
     Before,
@@ -18,7 +19,6 @@ from pgfifo.cli.filtering import (
     States,
     Tags,
     filter_of,
-    range_of,
     states_of,
 )
 from pgfifo.cli.options import (
@@ -46,11 +46,14 @@ from pgfifo.cli.output import (
 )
 
 if TYPE_CHECKING:
+    from typing import LiteralString
+
     from pgfifo.client import Client
     from pgfifo.filters import Filter
 
 
 _LONGEST = 80
+_AT_ONCE = 5000
 _LISTED = (
     "id, action, pgfifo.format_group(group_text) as group, state, attempt, enqueued_at, started_at,"
     " finished_at, payload"
@@ -101,28 +104,13 @@ def list_(
 
     In the table, payloads are cut off after 80 characters; --json prints all of them, and so does show.
     """
-    if group and action is None:
-        raise usage("--group needs the action whose group it is")
-    first, last = range_of(ids)
-    states = states_of(state)
+    where = filter_of(action, group, state, tag, ids, {"enqueued_since": since, "enqueued_before": before})
+    listed = _LISTED
+    if {"delayed", "held"} & set(states_of(state)):
+        listed = listed.replace("payload", "due_at, payload")
     with connected(dsn) as fifo:
-        asked = {
-            "action = %s": action,
-            "group_text = %s": _lane(fifo, action, group) if action else None,
-            "state = any (%s)": states or None,
-            "tags @> %s::text[]": tag or None,
-            "id >= %s": first,
-            "id <= %s": last,
-            f"enqueued_at >= {_moment(since)}": since,
-            f"enqueued_at < {_moment(before)}": before,
-        }
-        given = {condition: value for condition, value in asked.items() if value is not None}
-        later = bool({"delayed", "held"} & set(states))
-        listed = _LISTED.replace("payload", "due_at, payload") if later else _LISTED
-        query = f"select {'id' if quiet else '*' if json else listed} from pgfifo.executions"  # noqa: S608
-        query += f" where {' and '.join(given)}" if given else ""
-        query += f" order by id {'asc' if oldest else 'desc'} limit %s"
-        found = rows(fifo, query, [*given.values(), limit or None])
+        fifo.schema_info()  # says what is missing; the query could only say that it knows no such thing
+        found = _listed(fifo, "id" if quiet else "*" if json else listed, where, limit, oldest=oldest)
         if quiet:
             for row in found:
                 out(str(row["id"]))
@@ -130,8 +118,32 @@ def list_(
             print_json_rows(found)
         else:
             shown = print_table(map(_short, found), "No executions.", wide=["payload", "group"])
+            if not shown and group and action:
+                _refuse_unknown_lane(fifo, action, group)
             if limit and shown == limit:
-                note(f"The {'oldest' if oldest else 'newest'} {limit}; more with --limit.")
+                note(f"The {'oldest' if oldest else 'newest'} {limit:,}; more with --limit.")
+
+
+def _listed(
+    fifo: "Client", columns: "LiteralString", where: "Filter", limit: int, *, oldest: bool
+) -> Iterator[dict[str, Any]]:
+    """Yield executions, some at a time, each part in a statement of its own; a limit of 0 is none."""
+    from psycopg.rows import dict_row
+
+    from pgfifo.filters import filter_json
+
+    query = f"select {columns} from pgfifo.list_executions(%s::jsonb, %s, %s)"  # noqa: S608 - none of it is anybody's text
+    end = "from_id" if oldest else "to_id"
+    left = limit
+    while True:
+        size = min(left, _AT_ONCE) if limit else _AT_ONCE
+        with fifo.transaction() as conn, conn.cursor(row_factory=dict_row) as cursor:
+            part = cursor.execute(query, (filter_json(where, empty=True), size, oldest)).fetchall()
+        yield from part
+        left -= len(part)
+        if len(part) < size or (limit and not left):
+            return
+        where = {**where, end: part[-1]["id"] + (1 if oldest else -1)}  # type: ignore[misc]
 
 
 @app.command(rich_help_panel=OPERATE)
@@ -239,8 +251,9 @@ def finish(
 ) -> None:
     """End an execution that is stuck, whatever it is doing, with an outcome of your choice.
 
-    The worker that has it loses it: it is told to stop its handler by its next heartbeat, and nothing that it
-    says of it counts any more. Until then the handler may go on beside the next execution of its lane.
+    The worker that has it loses it: it is told to stop its handler, at once or by its next heartbeat, and
+    nothing that it says of it counts any more. Until then the handler may go on beside the next execution of
+    its lane.
     """
     asked: dict[Literal["succeeded", "failed", "cancelled"], bool]
     asked = {"succeeded": succeeded, "failed": failed, "cancelled": cancelled}
@@ -260,22 +273,14 @@ def finish(
         f"there is none; what it was stays: {command('show', 'ID')}",
     )
     if found.state == "running" and (worker := workers.get(found.worker_id or 0)):
-        note(f"Worker {worker.name} (pid {worker.pid} on {worker.host}) loses it with its next heartbeat.")
+        where = f"(pid {worker.pid} on {worker.host})"
+        note(f"Worker {worker.name} {where} loses it now, or with its next heartbeat.")
 
 
-def _lane(fifo: "Client", action: str, group: list[str] | None) -> str | None:
-    """Return the canonical text of a group that was given, after a look whether there is such an action."""
-    lanes = fifo.lanes(action, group_of(group), limit=1)
-    if not group:
-        return None
-    if not lanes:
+def _refuse_unknown_lane(fifo: "Client", action: str, group: list[str]) -> None:
+    """Refuse a group that nothing was found of, if there is no such lane either."""
+    if not fifo.lanes(action, group_of(group), limit=1):
         raise Refused(f"{action} has no lane {' '.join(group)}", f"Its lanes: {command('lanes', action)}")
-    return lanes[0].group_text
-
-
-def _moment(given: object) -> str:
-    """Return SQL for a time that is an argument: a time, or how many seconds ago."""
-    return "clock_timestamp() - make_interval(secs => %s)" if isinstance(given, float) else "%s::timestamptz"
 
 
 def _short(row: dict[str, Any]) -> dict[str, Any]:

@@ -38,6 +38,8 @@ begin
       p_outcome := 'succeeded';  -- its handler has said so in the transaction of its writes
     end if;
     if v_run.id is not null then
+      -- Who has it asks what to stop at once, if he can be told so; he is found in the run, so before it goes.
+      perform pgfifo._call_workers(array[p_id]);
       -- lost: the attempt was taken from its worker, and what he still says of it does not count.
       perform pgfifo._end_run(v_run, p_outcome, p_result,
         p_error => case when p_outcome = 'failed' then coalesce(v_reason, 'finished by ' || session_user) end,

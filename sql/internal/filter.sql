@@ -1,7 +1,7 @@
 -- What a caller's filter means. Keys: action, group (needs the action), state (one or an array, of p_states), tags (all of
 -- them), enqueued_since, enqueued_before, finished_since, finished_before (a time; or a number: so many seconds ago),
--- from_id, to_id (both included). An empty filter is refused: "everything" must be said, and be meant.
-create or replace function pgfifo._read_filter(p_filter jsonb, p_states text[]) returns pgfifo._selection
+-- from_id, to_id (both included). An empty filter is refused unless p_empty: "everything" must be said, and be meant.
+create or replace function pgfifo._read_filter(p_filter jsonb, p_states text[], p_empty boolean default false) returns pgfifo._selection
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -15,7 +15,7 @@ declare
   v_problem text;
   v_times jsonb := '{}';
 begin
-  if v_filter is null or jsonb_typeof(v_filter) <> 'object' or v_filter = '{}' then
+  if v_filter is null or jsonb_typeof(v_filter) <> 'object' or (v_filter = '{}' and not p_empty) then
     raise exception using errcode = 'QF022', message = 'a filter is a JSON object that says at least one thing, such as {"action": "deploy"}',
       detail = json_build_object('name', 'p_filter', 'value', p_filter)::text, hint = format('Keys: %s.', array_to_string(c_keys, ', '));
   end if;

@@ -35,5 +35,7 @@ create table if not exists pgfifo.history (
 ) partition by range (finished_at);
 create table if not exists pgfifo.history_default partition of pgfifo.history default;
 create index if not exists history_id on pgfifo.history (id);
+-- The few that did not succeed, for those who look for them among all others.
+create index if not exists history_not_succeeded on pgfifo.history (outcome, id) where outcome <> 'succeeded';
 create index if not exists history_action_time on pgfifo.history (action_id, finished_at);
 comment on table pgfifo.history is 'Finished executions, by day of finishing.';
