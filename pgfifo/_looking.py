@@ -63,6 +63,7 @@ CHECKS: dict[str, Check] = {
     "testing": _given.flag,
     "repair": _given.flag,
     "retry": _given.flag,
+    "head": _given.flag,
     "split": _given.flag,
     "prune": _given.flag,
     "dry_run": _given.flag,

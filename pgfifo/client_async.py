@@ -42,6 +42,8 @@ from pgfifo.models import (
     PolicyRecord,
     PolicyValue,
     Position,
+    Retried,
+    RetryAnswer,
     ScheduleInfo,
     SchemaInfo,
     SharedLimit,
@@ -678,6 +680,111 @@ class AsyncClient(AsyncHolding):
             connection=connection,
             once=True,
         )
+
+    async def retry(self, id: int, *, head: bool = False, connection: object = None) -> int:  # noqa: A002
+        """Put a finished execution back: a new one with the same content, at the end of its line.
+
+        The old one keeps its outcome; the new one has its id as ``retry_of``.
+
+        Args:
+            id: The finished execution.
+            head: Put it into its old place instead, before all younger ones that wait.
+            connection: The caller's connection; the new one commits or rolls back with its transaction.
+
+        Returns:
+            The new execution's id.
+
+        Raises:
+            UnknownExecution: There is no such execution, or it is older than its retention.
+            InvalidValue: It is not finished, or a retry of it is not, or has its old place.
+            QueueFull: The line is full; an old place is not asked for.
+            ActionClosed: The action or the lane was closed.
+            Busy: Another transaction holds its lane.
+            IsolationLevel: The caller's transaction is above READ COMMITTED.
+            CommitUnknown: The connection broke before the answer came.
+        """
+        return await self._row(
+            "select pgfifo.retry(%s::bigint, %s::boolean)", (id, head), int, connection=connection, once=True
+        )
+
+    async def retry_many(
+        self, ids: Iterable[int], *, head: bool = False, connection: object = None
+    ) -> list[RetryAnswer]:
+        """Put many finished executions back, each as `retry` does, and as many as can be.
+
+        They are put back in parts of up to 1,000, each in a transaction of its own; with `connection`, or
+        where the client has but one connection, in one part. It does no harm to call it again: one whose
+        retry is not finished is not put back a second time.
+
+        Args:
+            ids: The finished executions, in the order in which they are to start.
+            head: Put them into their old places instead.
+            connection: The caller's connection; they commit or roll back with its transaction. Then there may
+                be up to 10,000 ids, of as many lanes as one transaction may touch.
+
+        Returns:
+            An answer for each, in input order.
+
+        Raises:
+            InvalidValue: Something in the list is no id; nothing was put back.
+            TooManyLanes: With `connection`, the ids are of more lanes than one transaction may touch.
+            IsolationLevel: The caller's transaction is above READ COMMITTED.
+        """
+        given = list(ids)
+        joined = connection is not None or self._one is not None
+        size = len(given) if joined else _AT_ONCE
+        answers: list[RetryAnswer] = []
+        while len(answers) < len(given):
+            part = given[len(answers) : len(answers) + size]
+            try:
+                answers += await self._rows(
+                    "select id, answer, retry_id from pgfifo.retry_many(%s::bigint[], %s::boolean)"
+                    " order by ordinal",
+                    (part, head),
+                    RetryAnswer,
+                    connection=connection,
+                )
+            except TooManyLanes as error:
+                if joined:
+                    raise
+                size = smaller(len(part), error)
+        return answers
+
+    async def retry_where(
+        self, *, head: bool = False, dry_run: bool = False, **where: Unpack[Filter]
+    ) -> Retried:
+        """Put back all finished executions that fit a filter; if it names no state, those that failed.
+
+        It goes through them a bounded piece at a time, each in a transaction of its own, action by action in
+        the order in which they ended. One that was put back before is passed over, so it does no harm to call
+        it again.
+
+        Args:
+            head: Put them into their old places, not at the ends of their lines.
+            dry_run: Only count them.
+            **where: Keys of `Filter`; at least one.
+
+        Returns:
+            How many were put back, and how many could not be.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: The filter says nothing, or something that cannot be.
+        """
+        selection = filter_json(where)
+        retried = refused = busy = 0
+        after: str | None = None
+        while True:
+            part = await self._row(
+                "select retried, refused, busy, next from pgfifo.retry_where("
+                "%s::jsonb, %s::boolean, %s::boolean, %s::text, 5000)",
+                (selection, head, dry_run, after),
+                _values,
+            )
+            retried, refused, busy = retried + part[0], refused + part[1], busy + part[2]
+            after = part[3]
+            if after is None:
+                return Retried(retried, refused, busy)
 
     async def finish(
         self,

@@ -154,6 +154,39 @@ class Cancelled:
 
 
 @dataclass(frozen=True, slots=True)
+class RetryAnswer:
+    """What has become of one execution that was to be put back.
+
+    Attributes:
+        id: The execution.
+        answer: ``retried``; or why not: the state of one that is not finished, ``again`` where a retry of it
+            is not finished, ``full`` or ``closed`` of its lane, ``taken`` where another retry has its old
+            place, ``slot`` where it stood for a slot that a program held, ``busy`` where another transaction
+            holds its lane, ``unknown`` where there is no such execution.
+        retry_id: The new execution; with ``again`` that earlier one.
+    """
+
+    id: int
+    answer: str
+    retry_id: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Retried:
+    """What a bulk retry has done, or in a dry run would do.
+
+    Attributes:
+        retried: How many were put back.
+        refused: How many were not, because their lane is full or closed, or their old place is taken.
+        busy: How many are in lanes that somebody kept for a second, so that they were passed by.
+    """
+
+    retried: int
+    refused: int
+    busy: int
+
+
+@dataclass(frozen=True, slots=True)
 class _Stats:
     action: str
     queue_length: int

@@ -90,6 +90,7 @@ end $$;
 \ir internal/end_run.sql
 \ir internal/end_waiting.sql
 \ir internal/admit.sql
+\ir internal/put_back.sql
 \ir internal/finish_one.sql
 \ir internal/finish_batch.sql
 \ir internal/fence_worker.sql
@@ -159,6 +160,9 @@ end $$;
 \ir functions/watch.sql
 \ir functions/unwatch.sql
 \ir functions/reschedule.sql
+\ir functions/retry.sql
+\ir functions/retry_many.sql
+\ir functions/retry_where.sql
 \ir functions/set_schedule.sql
 \ir functions/declare_schedules.sql
 \ir functions/remove_schedule.sql

@@ -64,7 +64,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "enqueue wait",
         "worker",
         "show list position explain pace stats lanes workers audit",
-        "cancel reschedule release finish pause resume close open policy schedule check",
+        "cancel retry reschedule release finish pause resume close open policy schedule check",
     )
     for command in " ".join(families).split():
         assert re.search(rf"\b{command}\b", said.out), command

@@ -38,7 +38,7 @@ def test_e9_places_in_a_line_are_given_out_under_its_enqueue_lock_only(conn: Con
         "select proname from pg_proc where pronamespace = 'pgfifo'::regnamespace"
         " and prosrc like '%nextval(''pgfifo.execution_ids'')%' order by 1"
     ).fetchall()
-    assert [name for (name,) in drawing] == ["_admit", "_enqueue", "_enqueue_batch"]
+    assert [name for (name,) in drawing] == ["_admit", "_enqueue", "_enqueue_batch", "_put_back"]
 
 
 def test_e9_producers_that_never_pause_do_not_keep_a_retry_from_its_place(

@@ -91,6 +91,7 @@ def load() -> None:
         looking,
         policy,
         producing,
+        retrying,
         schedule,
         schema,
         working,

@@ -23,7 +23,7 @@ def cancel_ids(words: Iterable[str], reason: str | None, dsn: str | None) -> Non
     with connected(dsn) as fifo, shown() as progress:
         progress.next("Cancelling", None)
         try:
-            given = _ids(words)
+            given = read_ids(words)
             while part := list(islice(given, _AT_ONCE)):
                 tally.sent += len(part)
                 for id_, answer in zip(part, fifo.cancel_many(part, reason=reason), strict=True):
@@ -104,7 +104,7 @@ def _refusal(id_: int, answer: str) -> tuple[str, str | None]:
     return f"execution {id_} has {answer} already", None
 
 
-def _ids(words: Iterable[str]) -> Iterator[int]:
+def read_ids(words: Iterable[str]) -> Iterator[int]:
     """Read ids, from stdin where a word is a dash."""
     for word in words:
         for text in (line.strip() for line in sys.stdin) if word == "-" else [word]:

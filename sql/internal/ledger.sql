@@ -20,7 +20,8 @@ create or replace function pgfifo._append(
   p_delayed integer default 0,
   p_delayed_from timestamptz default null,
   p_expired integer default 0,
-  p_consumed bigint default null
+  p_consumed bigint default null,
+  p_enqueued integer default 0
 ) returns pgfifo.ledger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -40,7 +41,7 @@ begin
     case when o.held + o.yielded + p_held + p_yielded > 0
          then least(case when o.held + o.yielded > 0 then greatest(o.held_from, p_held_floor) end, p_held_from) end,
     case when o.returned + p_returned > 0 then least(case when o.returned > 0 then greatest(o.returned_from, p_returned_floor) end, p_returned_from) end,
-    coalesce(p_delayed_from, o.delayed_from), o.starts + p_starts, o.enqueued, o.joined, o.succeeded + p_succeeded,
+    coalesce(p_delayed_from, o.delayed_from), o.starts + p_starts, o.enqueued + p_enqueued, o.joined, o.succeeded + p_succeeded,
     o.failed + p_failed, o.cancelled + p_cancelled, o.expired + p_expired, pgfifo._now()
   from newest o
   returning * into strict v_new;

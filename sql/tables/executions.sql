@@ -35,6 +35,7 @@ create table if not exists pgfifo._executions (
 create index if not exists executions_line on pgfifo._executions (lane_id, ticket);
 -- Read from a bound in the lane's ledger on, so that dead entries stay behind it.
 create index if not exists executions_delayed on pgfifo._executions (lane_id, run_at, id) where ticket is null;
+create index if not exists executions_retry on pgfifo._executions (retry_of) where retry_of is not null;
 create index if not exists executions_sent_back on pgfifo._executions (lane_id) where ticket is null and past is not null;
 -- Who has no key pays nothing for these; nor do claims and finishes, which insert and change nothing here.
 create unique index if not exists executions_dedup on pgfifo._executions (dedup_action_id, dedup_key) where dedup_key is not null;

@@ -38,4 +38,5 @@ create index if not exists history_id on pgfifo.history (id);
 -- The few that did not succeed, for those who look for them among all others.
 create index if not exists history_not_succeeded on pgfifo.history (outcome, id) where outcome <> 'succeeded';
 create index if not exists history_action_time on pgfifo.history (action_id, finished_at);
+create index if not exists history_retry on pgfifo.history (retry_of) where retry_of is not null;
 comment on table pgfifo.history is 'Finished executions, by day of finishing.';

@@ -109,6 +109,13 @@ class Engine:
     def reschedule(self, execution: int, delay: str | None = None) -> Any:
         return self.one("select pgfifo.reschedule(%s, p_delay => %s)", execution, delay)
 
+    def retry(self, execution: int, head: bool = False) -> int:
+        return int(self.one("select pgfifo.retry(%s, %s)", execution, head))
+
+    def retry_many(self, executions: Sequence[int], head: bool = False) -> list[tuple[str, int | None]]:
+        query = "select answer, retry_id from pgfifo.retry_many(%s::bigint[], %s) order by ordinal"
+        return [(answer, new) for answer, new in self.rows(query, list(executions), head)]
+
     # -- operating -------------------------------------------------------------------------------------------
 
     def policy(

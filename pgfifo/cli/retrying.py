@@ -1,0 +1,137 @@
+"""Put finished executions back: by their ids, or all that fit a filter."""
+
+from itertools import islice
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from pgfifo.cli.app import app
+from pgfifo.cli.cancelling import read_ids
+from pgfifo.cli.database import command, connected
+from pgfifo.cli.exits import REFUSED, Refused, usage
+from pgfifo.cli.filtering import Before, ByAction, DryRun, Ids, Since, States, Tags, filter_of
+from pgfifo.cli.options import OPERATE, Dsn, Group
+from pgfifo.cli.output import count, did, error, note, out
+
+if TYPE_CHECKING:
+    from pgfifo.filters import Filter
+    from pgfifo.models import RetryAnswer
+
+_AT_ONCE = 1000
+_NAMED = 10  # more are counted
+_UNDO = "cancel the new ones, which have the ids of the old ones as retry_of"
+
+Head = Annotated[
+    bool,
+    typer.Option("--head", help="Into their old places, before all younger ones that wait; not at the end."),
+]
+
+
+@app.command(rich_help_panel=OPERATE)
+def retry(
+    ids: Annotated[
+        list[str] | None, typer.Argument(metavar="ID", help="The executions; - reads ids from stdin.")
+    ] = None,
+    action: ByAction = None,
+    group: Group = None,
+    state: States = None,
+    tag: Tags = None,
+    since: Since = None,
+    before: Before = None,
+    range_: Ids = None,
+    head: Head = False,
+    dry_run: DryRun = False,
+    dsn: Dsn = None,
+) -> None:
+    """Put finished executions back: each becomes a new one at the end of its line. Their outcomes stay.
+
+    Name them by their ids, and the ids of the new ones are printed. Or say which, with --action, --group,
+    --state, --tag, --ids, and --since and --before for when they ended: without --state those that failed,
+    each once. Many are put back in parts, each in a transaction of its own.
+    """
+    times = {"finished_since": since, "finished_before": before}
+    where = filter_of(action, group, state, tag, range_, times)
+    if where and ids:
+        raise usage("either name executions by their ids, or say which with options")
+    if dry_run and not where:
+        raise usage("--dry-run goes with options that say which executions")
+    if where:
+        _retry_where(where, head=head, dry_run=dry_run, dsn=dsn)
+    elif ids is None:
+        raise usage(
+            "which executions?", f"Give ids, or options such as --action; {command('retry', '--help')}."
+        )
+    else:
+        _retry_ids(ids, head=head, dsn=dsn)
+
+
+def _retry_ids(words: list[str], *, head: bool, dsn: str | None) -> None:
+    """Put back what is named, and print the new ids."""
+    new: list[int] = []
+    refused = 0
+    with connected(dsn) as fifo:
+        given = read_ids(words)
+        while part := list(islice(given, _AT_ONCE)):
+            for answer in fifo.retry_many(part, head=head):
+                if answer.answer == "retried" and answer.retry_id is not None:
+                    new.append(answer.retry_id)
+                    out(str(answer.retry_id))
+                else:
+                    refused += 1
+                    error(*_refusal(answer))
+    if new:
+        names = f"execution{'s' if len(new) > 1 else ''} {', '.join(map(str, new))}"
+        where = "in its old place" if head else "at the end of its line"
+        undo = command("cancel", *map(str, new)) if len(new) <= _NAMED else _UNDO
+        did(f"Put back as {names if len(new) <= _NAMED else count(len(new), 'execution')}, {where}.", undo)
+    elif not refused:
+        note("Nothing to do: no ids.")
+    if refused:
+        raise typer.Exit(REFUSED)
+
+
+def _refusal(answer: "RetryAnswer") -> tuple[str, str | None]:
+    """Say why an execution was not put back, and what to do."""
+    id_ = answer.id
+    return {
+        "unknown": (
+            f"there is no execution {id_}",
+            "It may never have been committed, or its retention is over.",
+        ),
+        "busy": (f"another transaction holds the lane of execution {id_}", "Try again when that has ended."),
+        "again": (
+            f"execution {id_} has been put back already, as {answer.retry_id}, which is not finished",
+            None,
+        ),
+        "full": (
+            f"the line of execution {id_} is full",
+            "Try again when it is shorter, or put it into its old place: --head.",
+        ),
+        "closed": (f"the lane of execution {id_} is closed", None),
+        "taken": (
+            f"the old place of execution {id_} has another retry in it",
+            "Put it at the end of the line.",
+        ),
+        "slot": (f"execution {id_} stood for a slot that a program held", None),
+    }.get(answer.answer, (f"execution {id_} is {answer.answer}; only finished ones can be put back", None))
+
+
+def _retry_where(where: "Filter", *, head: bool, dry_run: bool, dsn: str | None) -> None:
+    """Put back what fits a filter."""
+    with connected(dsn) as fifo:
+        done = fifo.retry_where(**where, head=head, dry_run=dry_run)
+    if not done.retried and not done.refused and not done.busy:
+        note("Nothing to do: nothing fits that was not put back before.")
+        return
+    if dry_run:
+        note(f"Would put back {count(done.retried, 'execution')}.")
+        return
+    if done.retried:
+        did(f"Put back {count(done.retried, 'execution')}.", _UNDO)
+    problems = []
+    if done.refused:
+        problems.append(f"{count(done.refused, 'execution')} could not be: their lines are full or closed")
+    if done.busy:
+        problems.append(f"{count(done.busy, 'execution')} had to be passed by: somebody keeps their lanes")
+    if problems:
+        raise Refused("; ".join(problems), "Run the same command again later: it goes on with these.")
