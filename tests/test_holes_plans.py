@@ -162,7 +162,7 @@ def test_e8_what_returns_to_its_place_does_not_move_the_consumed_mark_back(
         assert value(conn, "select consumed from pgfifo.ledger") == consumed
         after = claim_cost(worker, times=1)
         assert value(conn, "select state from pgfifo.executions where id = %s", first) == "running"
-        flat(before * 3, after, "an execution came back that is 8,000 older than its line")
+        flat(before * 4, after, "an execution came back that is 8,000 older than its line")
         flat(before, claim_cost(worker), "an execution came back that is 8,000 older than its line")
 
 

@@ -27,7 +27,7 @@ as $$
 declare
   c_class constant integer := 'pgfifo._executions'::regclass::oid::integer;
   v_long boolean := p_request_id is not null or p_dedup_key is not null or p_item_key is not null or p_run_at is not null or p_delay is not null
-    or p_on_item <> 'immutable';
+    or p_on_item is distinct from 'immutable';
   v_action_id integer;
   v_policy record;
   v_max_length double precision;

@@ -93,7 +93,7 @@ begin
     if p_wait is not null then
       perform set_config('lock_timeout', greatest(1, ceil(extract(epoch from least(p_wait, interval '1 day')) * 1000))::integer::text, true);
     end if;
-    v_id := (pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, null, null, null, null, null, null)).o_id;
+    v_id := (pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, null, null, null, null, null, 'immutable')).o_id;
     v_mark := currval('pgfifo.mark_ids');
     update pgfifo._executions e set owner = p_worker, owner_no = p_no where e.id = v_id returning e.lane_id into strict v_lane_id;
     perform set_config('lock_timeout', v_before, true);
