@@ -7,6 +7,7 @@ from datetime import datetime
 from typing import Any
 
 from pgfifo import groups as _groups
+from pgfifo._words import count
 from pgfifo.durations import Duration
 from pgfifo.errors import InvalidValue, TooManyLanes
 from pgfifo.groups import Group
@@ -60,7 +61,7 @@ class Batch:
         ):
             if values is not None and len(values) != len(self.payloads):
                 raise InvalidValue(
-                    f"{name} has {len(values)} elements for {len(self.payloads)} items",
+                    f"{name} has {count(len(values), 'element')} for {count(len(self.payloads), 'item')}",
                     detail={"name": name, "value": len(values)},
                     hint="Give one per item, in the same order; None where there is none.",
                 )

@@ -843,7 +843,8 @@ class Client(Holding):
         """End an execution as an operator, whatever it is doing: running, held or waiting.
 
         Whoever has it loses it: what he says of it later is refused with `LeaseLost`, and his handler is
-        told to stop by his next heartbeat. Until then it may go on beside the next one of its lane.
+        told to stop, at once or by his next heartbeat. Until then it may go on beside the next one of its
+        lane.
 
         Args:
             id: The execution.

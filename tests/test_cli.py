@@ -733,7 +733,7 @@ def test_explain(cli: CommandLine) -> None:
     cli.ok("enqueue", "x")
     cli.ok("pause", "x", "--reason", "line\tbreak")
     said = cli.ok("explain", 2).out
-    assert said.startswith("Execution 2 (x) is waiting, enqueued ")
+    assert said.startswith("Execution 2 (x) is waiting, enqueued at ")
     assert said.count("\n") == 1
     assert 'by postgres: "line\\tbreak". No living worker serves x. One is ahead of it' in said
     data = json.loads(cli.ok("explain", 2, "--json").out)
@@ -1202,6 +1202,15 @@ def test_policy_bad_input_is_2(cli: CommandLine, words: list[str], message: str)
     assert message in said.err
 
 
+def test_policy_of_an_unknown_action_or_a_wrong_group_is_1(cli: CommandLine) -> None:
+    cli.ok("policy", "set", "deploy", "--group-by", "env")
+    said = cli("policy", "show", "deplo")
+    assert (said.code, said.out) == (1, "")
+    assert "Did you mean 'deploy'?" in said.err
+    said = cli("policy", "show", "deploy", "--group", "customer=1")
+    assert (said.code, said.out) == (1, "")
+
+
 def test_policy_group_by_is_not_changed_over_what_waits(cli: CommandLine) -> None:
     cli.ok("enqueue", "x")
     said = cli("policy", "set", "x", "--group-by", "a")
@@ -1236,7 +1245,7 @@ def test_cancel_by_what_they_are(cli: CommandLine, conn: Connection) -> None:
         cli.ok("enqueue", "x", "--set", f"c={n % 2}", "--tag", f"n{n}")
     claim(conn)
     said = cli.ok("cancel", "--action", "x", "--dry-run")
-    assert "Would cancel 3 executions, and ask for 1 that run" in said.err
+    assert "Would cancel 3 executions, and ask the workers to stop 1 that runs." in said.err
     assert "Cancelled 1 execution." in cli.ok("cancel", "--action", "x", "--group", "c=1", "--tag", "n1").err
     assert "Nothing to do" in cli.ok("cancel", "--tag", "n1").err
     assert "Nothing to do" in cli.ok("cancel", "--action", "x", "--before", "1h").err

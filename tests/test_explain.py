@@ -278,7 +278,7 @@ def test_no_worker_serves_its_action(engine: Engine) -> None:
     engine.one("select pgfifo.worker_stop(%s)", worker)
     data = explain(engine, id_)
     assert data["reasons"] == ["no_worker"]
-    assert f"the last one, worker {worker} (test, pid 1 on here), was heard of" in data["why"]
+    assert f"the last one, worker {worker} (test, pid 1 on here), was last heard of at" in data["why"]
 
 
 def test_workers_that_are_silent_for_longer_than_their_lease_are_not_counted(engine: Engine) -> None:
@@ -392,7 +392,7 @@ def test_a_backoff_that_is_over_is_none(engine: Engine) -> None:
     engine.advance("1 min")
     data = explain(engine, id_)
     assert (data["state"], data["reasons"]) == ("held", ["next"])
-    assert "Its backoff was over" in data["why"]
+    assert "Its backoff has been over since" in data["why"]
     engine.pause()
     assert reasons(engine, id_) == ["paused"]
 
@@ -405,7 +405,7 @@ def test_a_backoff_without_a_slot_is_told_with_the_place_it_comes_back_to(engine
     engine.finish(engine.claim(worker)[0], "failed", "OSError: gone")
     data = explain(engine, first)
     assert (data["state"], data["reasons"]) == ("delayed", ["backoff"])
-    assert re.search(r"is delayed since attempt 1 failed \d\d:\d\d:\d\d", data["explanation"])
+    assert re.search(r"is delayed since attempt 1 failed at \d\d:\d\d:\d\d", data["explanation"])
     assert 'The error: "OSError: gone".' in data["why"]
     assert ("from its old place in the line" if mode == "yield" else "from the end of its line") in data[
         "why"
@@ -584,7 +584,7 @@ def test_what_runs_says_how_far_it_is_and_who_wants_it_stopped(engine: Engine) -
     engine.cancel(id_, "wrong file")
     data = explain(engine, id_)
     assert (data["state"], data["reasons"], data["slots"], data["workers"]) == ("running", [], None, None)
-    assert "is running: attempt 1, started" in data["explanation"]
+    assert "is running: attempt 1, started at" in data["explanation"]
     assert "40 %, uploading." in data["why"]
     assert re.search(r"Somebody asked to cancel it .*: \"wrong file\"", data["why"])
     assert (data["run"]["progress"], data["run"]["message"]) == (0.4, "uploading")
@@ -615,7 +615,7 @@ def test_what_is_over_says_how_and_when(engine: Engine, outcome: str) -> None:
     assert data["finished_at"] is not None
     assert data["slots"] is None
     verb = {"failed": "failed for good", "succeeded": "succeeded"}.get(outcome, "was cancelled")
-    assert f"(deploy) {verb} " in data["explanation"]
+    assert f"(deploy) {verb} at " in data["explanation"]
     if outcome == "cancelled unstarted":
         assert 'without having been started. The reason given: "not tonight".' in data["explanation"]
     elif outcome != "succeeded":
@@ -680,9 +680,9 @@ def test_it_only_reads_at_every_isolation_level(engine: Engine, connect: Connect
 def test_times_are_told_in_the_sessions_time_zone(engine: Engine) -> None:
     id_ = engine.enqueue()
     engine.conn.execute("set timezone = 'Asia/Kolkata'")
-    assert re.search(r"enqueued \d\d:\d\d:\d\d IST \(", explain(engine, id_)["explanation"])
+    assert re.search(r"enqueued at \d\d:\d\d:\d\d IST \(", explain(engine, id_)["explanation"])
     engine.advance("3 days")
-    assert re.search(r"enqueued \d{4}-\d\d-\d\d \S+ IST \(3d ago\)", explain(engine, id_)["explanation"])
+    assert re.search(r"enqueued at \d{4}-\d\d-\d\d \S+ IST \(3d ago\)", explain(engine, id_)["explanation"])
 
 
 @pytest.mark.parametrize(

@@ -285,6 +285,36 @@ def test_trap_12_a_cancel_calls_each_worker_that_can_listen_once(conn: Connectio
     conn.execute("select pgfifo.finish_execution(%s, 'failed')", [mine])
     called = [n.payload for n in listener.notifies(timeout=5, stop_after=1)]
     assert called == [f"cancel {numbers[0]}"], "who lost it goes on until its next heartbeat"
+    other = value(conn, "select min(id) from pgfifo.runs where worker_id = %s", numbers[1])
+    conn.execute("select pgfifo.release(%s, 1)", [other])
+    called = [n.payload for n in listener.notifies(timeout=5, stop_after=1)]
+    assert called == [f"cancel {numbers[1]}"], "who lost it goes on until its next heartbeat"
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        "select pgfifo.finish_execution(%s, 'failed')",
+        "select pgfifo.release(%s, 1)",
+        "select pgfifo.finish(%s, 1, 'succeeded')",
+        "select pgfifo.finish(%s, 1, 'failed', p_error => 'boom', p_retry => false)",
+    ],
+)
+def test_trap_12_whoever_sleeps_is_woken_for_a_slot_that_somebody_frees_by_hand(
+    conn: Connection, connect: Connect, call: str
+) -> None:
+    """Not by the poll: what the one who calls leaves is for those who sleep."""
+    ids = [enqueue(conn, "a", "g") for _ in range(2)]
+    busy, sleeper = (SqlWorker(connect(), "a") for _ in range(2))
+    assert [start.id for start in busy.work()] == ids[:1]
+    assert sleeper.work() == []
+    sleeper.conn.execute("listen pgfifo")
+    sleeper.conn.execute("select pgfifo.sleeping('{a}')")
+    conn.execute(call, [ids[0]])
+    woken = [n.payload for n in sleeper.conn.notifies(timeout=5, stop_after=1)]
+    assert woken == ["a"], "a free slot waits for a poll"
+    # What was given back to its place comes first.
+    assert ids[1] in [start.id for start in sleeper.drain()]
 
 
 # 14. A slot held while waiting for something else

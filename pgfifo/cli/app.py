@@ -86,7 +86,6 @@ def load() -> None:
         embedded,
         executions,
         flow,
-        holding,
         later,
         limit,
         looking,

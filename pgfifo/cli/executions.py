@@ -190,7 +190,8 @@ def _cancel_where(where: "Filter", reason: str | None, *, dry_run: bool, dsn: st
         note("Nothing to do: no execution that is not finished fits.")
         return
     if dry_run:
-        note(f"Would cancel {count(done.cancelled, 'execution')}, and ask for {done.requested:,} that run.")
+        asked = count(done.requested, "that runs", "that run")
+        note(f"Would cancel {count(done.cancelled, 'execution')}, and ask the workers to stop {asked}.")
         return
     did(
         f"Cancelled {count(done.cancelled, 'execution')}.",

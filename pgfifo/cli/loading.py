@@ -7,7 +7,7 @@ import traceback
 from typing import TYPE_CHECKING
 
 from pgfifo.cli.exits import Refused, usage
-from pgfifo.cli.output import note
+from pgfifo.cli.output import count, note
 
 if TYPE_CHECKING:
     from types import ModuleType
@@ -31,7 +31,8 @@ def load_actions(place: str) -> "Actions":
             return next(iter(registries.values()))
         named = ", ".join(f"{module_name}:{key}" for key in registries) or "none"
         raise usage(
-            f"{module_name} has {len(registries)} registries of actions: {named}", "Name one of them."
+            f"{module_name} has {count(len(registries), 'registry', 'registries')} of actions: {named}",
+            "Name one of them.",
         )
     found = getattr(module, name, None)
     if isinstance(found, Actions):

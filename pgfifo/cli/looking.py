@@ -91,7 +91,7 @@ def lanes(
         empty = f"{action} has no lanes now."
         found = _show(read, view, empty, watch=watch, every=every, json=json)
         if limit and found == limit:
-            note(f"The busiest {limit}; more with --limit.")
+            note(f"The busiest {limit:,}; more with --limit.")
 
 
 @app.command(rich_help_panel=LOOK)

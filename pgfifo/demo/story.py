@@ -15,6 +15,7 @@ from typing import Any
 
 import psycopg
 
+from pgfifo._words import count
 from pgfifo.client import Client
 from pgfifo.demo import sabotage
 from pgfifo.demo.events import DELIVER, INDEX, LIMITS
@@ -268,7 +269,7 @@ class _Story:
             time.sleep(0.01)
         self._kill = _Kill(gone, self._held(id_))
         held = len(self._kill.held)
-        self._screen.say(f"Worker {KILLED} was killed with SIGKILL; it held {held} executions.")
+        self._screen.say(f"Worker {KILLED} was killed with SIGKILL; it held {count(held, 'execution')}.")
 
     def _held(self, worker: int) -> list[int]:
         """Return what a worker runs now."""

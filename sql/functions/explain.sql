@@ -65,7 +65,7 @@ begin
   where a.name = v_it.action;
 
   if v_it.finished_at is not null then
-    v_head := format('Execution %s (%s) %s %s', v_it.id, v_it.lane,
+    v_head := format('Execution %s (%s) %s at %s', v_it.id, v_it.lane,
       case v_it.state when 'cancelled' then 'was cancelled' when 'failed' then 'failed for good' else v_it.state end, pgfifo._moment(v_it.finished_at, v_now))
       || case when v_it.attempt > 0 then format(', in attempt %s', v_it.attempt) else ', without having been started' end;
     v_reasons := array['finished'];
@@ -77,31 +77,31 @@ begin
     select r.worker_id, w as worker, pgfifo._overdue(w, v_now) as overdue into strict v_row
     from pgfifo.runs r left join pgfifo._workers w on w.id = r.worker_id where r.id = p_id;
     v_last := v_row.worker;
-    v_head := format('Execution %s (%s) is running: attempt %s, started %s', v_it.id, v_it.lane, v_it.attempt, pgfifo._moment(v_it.started_at, v_now))
+    v_head := format('Execution %s (%s) is running: attempt %s, started at %s', v_it.id, v_it.lane, v_it.attempt, pgfifo._moment(v_it.started_at, v_now))
       || case when v_last.id is not null then ', on ' || pgfifo._who(v_last) else '' end;
     v_run := jsonb_build_object('since', v_it.started_at, 'worker_id', v_row.worker_id, 'worker', case when v_last.id is not null then pgfifo._who(v_last) end,
       'overdue', v_row.overdue, 'progress', v_it.progress, 'message', v_it.progress_message, 'cancel_requested_at', v_it.cancel_requested_at,
       'completed', v_it.completed);
     if v_row.overdue is not null then
       v_reasons := array['lease'];
-      v_why := v_why || format('Probably nobody runs it any more: %s. A round of maintenance, which every living worker does, takes it back.', v_row.overdue);
+      v_why := v_why || format('Its worker has probably gone: %s. A round of maintenance, which every living worker does, takes it back.', v_row.overdue);
     end if;
     if v_it.completed then
       v_why := v_why || 'It has completed in its handler''s transaction, and keeps its slot until the handler returns.'::text;
     end if;
     if v_it.progress_at is not null then
-      v_why := v_why || format('Its handler said %s: %s.', pgfifo._moment(v_it.progress_at, v_now),
+      v_why := v_why || format('Its handler said at %s: %s.', pgfifo._moment(v_it.progress_at, v_now),
         concat_ws(', ', round(v_it.progress::numeric * 100)::text || ' %', left(v_it.progress_message, 200)));
     end if;
     if v_it.cancel_requested_at is not null then
-      v_why := v_why || (format('Somebody asked to cancel it %s', pgfifo._moment(v_it.cancel_requested_at, v_now)) || pgfifo._quoted(': ', v_it.reason)
+      v_why := v_why || (format('Somebody asked to cancel it at %s', pgfifo._moment(v_it.cancel_requested_at, v_now)) || pgfifo._quoted(': ', v_it.reason)
         || '; its handler has not stopped yet.');
     end if;
   else
     -- What it does now, and until when.
     v_held_up := v_it.due_at is null or v_it.due_at <= v_now;
     if v_it.state = 'waiting' then
-      v_head := format('Execution %s (%s) is waiting, enqueued %s', v_it.id, v_it.lane, pgfifo._moment(v_it.enqueued_at, v_now))
+      v_head := format('Execution %s (%s) is waiting, enqueued at %s', v_it.id, v_it.lane, pgfifo._moment(v_it.enqueued_at, v_now))
         || case when v_it.attempt > 0 then format(', after attempt %s', v_it.attempt) else '' end;
       if v_it.attempt = 0 then
         v_expires := v_it.joined_at + pgfifo._max_wait(v_lane.lane_id);
@@ -115,7 +115,7 @@ begin
         end if;
       end if;
     elsif v_it.attempt = 0 then
-      v_head := format('Execution %s (%s) is delayed, enqueued %s', v_it.id, v_it.lane, pgfifo._moment(v_it.enqueued_at, v_now));
+      v_head := format('Execution %s (%s) is delayed, enqueued at %s', v_it.id, v_it.lane, pgfifo._moment(v_it.enqueued_at, v_now));
       if not v_held_up then
         v_reasons := v_reasons || 'delayed'::text;
         v_why := v_why || format('It joins the end of its line at %s.', pgfifo._moment(v_it.due_at, v_now));
@@ -123,8 +123,8 @@ begin
     else
       v_head := format('Execution %s (%s) is %s since attempt %s%s', v_it.id, v_it.lane, v_it.state, v_it.attempt,
         case v_it.ended_how when 'snoozed' then ' put it off' when 'lost' then ' was lost with its worker' else ' failed' end)
-        || coalesce(' ' || pgfifo._moment(v_it.ended_at, v_now), '');
-      if v_it.error is not null and v_it.ended_how is distinct from 'snoozed' then
+        || coalesce(' at ' || pgfifo._moment(v_it.ended_at, v_now), '');
+      if v_it.ended_how is distinct from 'snoozed' and pgfifo._quoted('', v_it.error) <> '' then
         v_why := v_why || (pgfifo._quoted('The error: ', v_it.error) || '.');
       end if;
       if not v_held_up then
@@ -133,7 +133,7 @@ begin
           || case when v_it.state = 'held' then ', and keeps its slot until then.' when v_it.ticket is null then ', from the end of its line.'
                   else ', from its old place in the line.' end);
       elsif v_it.ticket is not null then
-        v_why := v_why || format('Its backoff was over %s.', pgfifo._moment(v_it.due_at, v_now));
+        v_why := v_why || format('Its backoff has been over since %s.', pgfifo._moment(v_it.due_at, v_now));
       end if;
     end if;
     if v_it.ticket is null and v_held_up then
@@ -176,7 +176,7 @@ begin
       v_reasons := v_reasons || 'no_worker'::text;
       select w.* into v_last from pgfifo._workers w where w.kind = 'worker' and v_it.action = any (w.actions) order by w.last_seen desc, w.id desc limit 1;
       v_why := v_why || (format('No living worker serves %s', v_it.action)
-        || case when found then format('; the last one, %s, was heard of %s', pgfifo._who(v_last), pgfifo._moment(v_last.last_seen, v_now)) else '' end || '.');
+        || case when found then format('; the last one, %s, was last heard of at %s', pgfifo._who(v_last), pgfifo._moment(v_last.last_seen, v_now)) else '' end || '.');
     end if;
 
     -- Who is ahead of it.
@@ -201,7 +201,7 @@ begin
       v_holders := v_holders || to_jsonb(v_holder);
       continue when v_holder.id = p_id or cardinality(v_names) = 3;
       v_names := v_names || (case v_holder.state
-        when 'held' then format('execution %s, held since attempt %s ended %s, until %s', v_holder.id, v_holder.attempt, pgfifo._moment(v_holder.since, v_now),
+        when 'held' then format('execution %s, held since attempt %s ended at %s, until %s', v_holder.id, v_holder.attempt, pgfifo._moment(v_holder.since, v_now),
           pgfifo._moment(v_holder.due_at, v_now)) || pgfifo._quoted(', with the error ', v_holder.error)
         else format('execution %s, running since %s', v_holder.id, pgfifo._moment(v_holder.since, v_now)) || coalesce(' on ' || v_holder.worker, '')
           || coalesce(' (overdue: ' || v_holder.overdue || ')', '') end);

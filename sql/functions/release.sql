@@ -15,6 +15,8 @@ begin
   if v_run.id is null then
     perform pgfifo._lease_lost(p_id, p_attempt);
   end if;
+  -- Who has it asks what to stop at once, if he can be told so; he is found in the run, so before it goes back.
+  perform pgfifo._call_workers(array[p_id]);
   v_state := pgfifo._finish_one(v_run, 'released', null, null, true, null);
   perform pgfifo._mark_if_waiting(v_run.lane_id);
   return v_state;

@@ -142,7 +142,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select case
     when p_worker.id is null or p_worker.state = 'stopped' then 'it has gone'
-    when p_worker.state = 'dead' then 'it was declared dead ' || pgfifo._moment(p_worker.ended_at, p_now)
-    when p_worker.last_seen + p_worker.lease < p_now then format('it was last heard of %s, and its lease is %s',
+    when p_worker.state = 'dead' then 'it was declared dead at ' || pgfifo._moment(p_worker.ended_at, p_now)
+    when p_worker.last_seen + p_worker.lease < p_now then format('it was last heard of at %s, and its lease is %s',
       pgfifo._moment(p_worker.last_seen, p_now), pgfifo._span(extract(epoch from p_worker.lease)::double precision)) end
 $$;
