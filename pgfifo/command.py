@@ -32,14 +32,14 @@ import sys
 import tempfile
 import weakref
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, Protocol
 
 from pgfifo import keeper
 from pgfifo.outcome import NO_RESULT, RESULT_LIMIT, Outcome, failed, succeeded
 from pgfifo.processes import SUPERVISED
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Callable, Iterator, Mapping, Sequence
 
     from pgfifo.execution import Execution
 
@@ -96,11 +96,7 @@ class Command:
         program = self.argv[0]
         if os.sep in program and self.cwd is not None:
             program = os.path.join(self.cwd, program)  # noqa: PTH118 - execvp's rules, not pathlib's
-        if shutil.which(program, path=self._env.get("PATH")):
-            return None
-        if os.sep in program and Path(program).exists():
-            return f"cannot run {self.argv[0]!r}: it is not an executable file"
-        return f"cannot run {self.argv[0]!r}: there is no such program"
+        return missing(program, self._env.get("PATH"), shown=self.argv[0])
 
     async def __call__(self, execution: Execution) -> Outcome:
         """Run the program for one execution."""
@@ -108,7 +104,7 @@ class Command:
             stderr = files.enter_context(_Reader(STDERR_LIMIT, keep_end=True, forward_to=2))
             progress = files.enter_context(_Progress(execution))
             stdout = files.enter_context(_Reader(RESULT_LIMIT)) if self.result else None
-            out = stdout.writing if stdout else _standard_output()
+            out = stdout.writing if stdout else _standard(1)
             env = self._environment(execution)
             with _input(execution.payload_text) as stdin:
                 child = _link().start(
@@ -130,8 +126,7 @@ class Command:
             return _result(stdout) if stdout else NO_RESULT
         if isinstance(status, str):
             return failed(status)
-        what = f"exit status {status}" if status > 0 else f"killed by {_signal_name(-status)}"
-        said = stderr.text().strip()
+        what, said = how(status), stderr.text().strip()
         return failed(f"{what}: {said}" if said else what, retry=status != DATA_ERROR)
 
     def _environment(self, execution: Execution) -> dict[str, str]:
@@ -146,6 +141,64 @@ class Command:
 
     def __repr__(self) -> str:
         return f"<pgfifo.Command {' '.join(self.argv)}>"
+
+
+async def run_in_place(
+    argv: Sequence[str],
+    env: Mapping[str, str],
+    holder: Reporting,
+    *,
+    kill_after: float,
+    started: Callable[[Callable[[int], None]], None],
+) -> tuple[bool, int | str]:
+    """Run a program with the standard streams of this process, watched over like any other command.
+
+    Args:
+        argv: The program and its arguments.
+        env: Its environment.
+        holder: Who is told what it says of its progress.
+        kill_after: Seconds from SIGTERM to SIGKILL, when this task is cancelled.
+        started: Told, when it was started, what sends a signal to its whole group.
+
+    Returns:
+        Whether the task was cancelled, and the exit status: negative if a signal ended it, or a text if it
+        could not be run.
+    """
+    with _Progress(holder) as lines:
+        files = (_standard(0), _standard(1), _standard(2), lines.writing)
+        child = _link().start(list(argv), dict(env), None, files)
+        lines.start()
+        started(child.signal)
+        ended = await _ended(child, kill_after)
+        lines.finish()
+    return ended
+
+
+def how(status: int) -> str:
+    """Return in words how a program ended that did not succeed."""
+    return f"exit status {status}" if status > 0 else f"killed by {_signal_name(-status)}"
+
+
+def missing(program: str, path: str | None = None, *, shown: str | None = None) -> str | None:
+    """Return why a program cannot be run from here, or None if it can.
+
+    Args:
+        program: Its name or path.
+        path: Where to look for it. Defaults to PATH.
+        shown: What it is called in the answer. Defaults to the program.
+    """
+    if shutil.which(program, path=path):
+        return None
+    if os.sep in program and Path(program).exists():
+        return f"cannot run {(shown or program)!r}: it is not an executable file"
+    return f"cannot run {(shown or program)!r}: there is no such program"
+
+
+class Reporting(Protocol):
+    """Who is told of progress."""
+
+    def progress(self, fraction: float | None = None, message: str | None = None) -> None:
+        """Say how far it is."""
 
 
 def _without_database(environment: Mapping[str, str]) -> dict[str, str]:
@@ -221,19 +274,19 @@ def _input(text: str) -> Iterator[int]:
         os.close(fd)
 
 
-def _standard_output() -> int:
-    """Return the worker's standard output, or a sink if it was closed."""
+def _standard(fd: int) -> int:
+    """Return one of this process's standard streams, or a sink if it was closed."""
     try:
-        os.fstat(1)
+        os.fstat(fd)
     except OSError:
         return _sink()
-    return 1
+    return fd
 
 
 def _sink() -> int:
     global _sink_fd
     if _sink_fd < 0:
-        _sink_fd = os.open(os.devnull, os.O_WRONLY)
+        _sink_fd = os.open(os.devnull, os.O_RDWR)
     return _sink_fd
 
 
@@ -304,7 +357,7 @@ class _Reader:
 class _Progress(_Reader):
     """A pipe with lines that say how far the program is."""
 
-    def __init__(self, execution: Execution) -> None:
+    def __init__(self, execution: Reporting) -> None:
         super().__init__(STDERR_LIMIT, keep_end=True)
         self._execution = execution
 

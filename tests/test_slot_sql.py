@@ -198,6 +198,10 @@ def test_limits_closing_and_pauses_hold_as_for_any_enqueue(engine: Engine, holde
     assert holder.look(second).state == "waiting"
     engine.resume()
     assert holder.look(second).state == "running"
+    engine.policy(on_limit="cancel", max_queue_length="unlimited")
+    with pytest.raises(pgfifo.ConcurrencyLimit):
+        holder.enter()
+    assert holder.attempt() is None
     engine.one("select pgfifo.close('deploy')")
     with pytest.raises(pgfifo.ActionClosed):
         holder.enter()

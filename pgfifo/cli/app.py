@@ -86,6 +86,7 @@ def load() -> None:
         embedded,
         executions,
         flow,
+        holding,
         later,
         limit,
         looking,

@@ -114,7 +114,7 @@ begin
   return v_row;
 end $$;
 
--- Whether a slot would certainly have to be waited for, as of now: then a try need not write anything.
+-- Whether a slot would have to be waited for, as of now: then a try need not write anything. Without a lock.
 create or replace function pgfifo._is_full(p_action text, p_payload jsonb, p_group text) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -123,11 +123,6 @@ as $$
     select from pgfifo.actions a
     join pgfifo._action_policies p on p.action_id = a.id
     join pgfifo.lanes l on l.action_id = a.id and l.group_text = pgfifo._group(p_action, p.group_by, p_payload, p_group)
-    left join lateral (select lp.max_concurrent, lp.paused_at from pgfifo._lane_policies lp where lp.lane_id = l.id offset 0) lp on true
-    cross join lateral (
-      select g.running + g.held as active, g.waiting from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
-    left join pgfifo._max_waits w on w.lane_id = l.id
-    where a.name = p_action
-      and (g.active >= coalesce(lp.max_concurrent, p.max_concurrent)
-        or g.waiting > case when w.max_wait is null then 0 else pgfifo._count_expired(l.id, pgfifo._now() - w.max_wait) end or lp.paused_at is not null or p.paused_at is not null))
+    cross join lateral pgfifo._could_start(a.id, l.id) c
+    where a.name = p_action and c.o_free < 1)
 $$;

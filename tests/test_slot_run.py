@@ -1,0 +1,255 @@
+"""pgfifo run and pgfifo slots: a command in a slot, through the installed program, stopped and killed."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psycopg
+import pytest
+
+import pgfifo
+from tests.support.cli import CommandLine, program, run_program
+from tests.support.database import wait_for
+from tests.support.engine import Engine
+
+Connection = psycopg.Connection[Any]
+Start = Callable[..., subprocess.Popen[str]]
+
+pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="commands are for POSIX systems")
+
+
+@pytest.fixture
+def engine(conn: Connection) -> Engine:
+    return Engine(conn)
+
+
+@pytest.fixture
+def env(dsn: str) -> dict[str, str]:
+    return {"PGFIFO_DSN": dsn, "GREETING": "hello"}
+
+
+@pytest.fixture
+def start(env: dict[str, str], tmp_path: Path) -> Iterator[Start]:
+    """Start the program; at the end of the test it is gone."""
+    started: list[subprocess.Popen[str]] = []
+
+    def starter(*words: str) -> subprocess.Popen[str]:
+        started.append(
+            subprocess.Popen(
+                [program(), "run", *words],
+                env=os.environ | env,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.PIPE,
+                stdin=subprocess.DEVNULL,
+                text=True,
+                cwd=tmp_path,
+            )
+        )
+        return started[-1]
+
+    yield starter
+    for process in started:
+        process.kill()
+        process.communicate()
+
+
+def only(engine: Engine, state: str) -> dict[str, Any]:
+    """Return the only execution that is in a state."""
+    [(id_,)] = engine.rows("select id from pgfifo.executions where state = %s", state)
+    return engine.show(id_)
+
+
+def waits(engine: Engine) -> bool:
+    return bool(engine.rows("select from pgfifo.slots where state = 'waiting'"))
+
+
+def first_line(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    return process.stdout.readline().strip()
+
+
+def ended(process: subprocess.Popen[str]) -> tuple[int, str]:
+    """Wait for the end; return the exit status, and what was said on stderr."""
+    _, said = process.communicate(timeout=30)
+    assert "Traceback" not in said
+    return process.returncode, said
+
+
+def test_a_command_runs_in_a_slot_with_streams_and_environment_of_the_caller(
+    env: dict[str, str], engine: Engine
+) -> None:
+    engine.policy("migrate-db", group_by=["env"])
+    script = 'read line; echo "$GREETING $line $PGFIFO_TOKEN $PGFIFO_GROUP"; echo oops >&2; echo 40% half >&3'
+    said = run_program(
+        "run", "migrate-db", "--group", "env=prod", "--shell", "--", script, env=env, input="world\n"
+    )
+    shown = only(engine, "succeeded")
+    assert said.code == 0
+    assert said.out == f'hello world 1-{shown["id"]}-1 {{"env":"prod"}}\n'
+    assert said.err == "oops\n"
+    assert (shown["action"], shown["group_text"], shown["is_slot"]) == ("migrate-db", '{"env":"prod"}', True)
+    assert engine.rows("select from pgfifo._workers") == [], "it has signed off"
+    engine.assert_promises()
+
+
+@pytest.mark.parametrize(
+    ("script", "code", "error"),
+    [
+        ("exit 0", 0, None),
+        ("exit 3", 3, "exit status 3"),
+        ("kill -TERM $$", 143, "killed by SIGTERM"),
+    ],
+)
+def test_the_exit_status_is_that_of_the_command(
+    env: dict[str, str], engine: Engine, script: str, code: int, error: str | None
+) -> None:
+    said = run_program("run", "deploy", "--", "sh", "-c", script, env=env)
+    assert (said.code, said.all) == (code, "")
+    shown = only(engine, "failed" if error else "succeeded")
+    assert (shown["error"], shown["attempt"]) == (error, 1)
+
+
+def test_it_waits_in_line_or_does_not(start: Start, env: dict[str, str], engine: Engine) -> None:
+    holding = start("deploy", "--", "sh", "-c", "echo begun; sleep 600")
+    assert first_line(holding) == "begun"
+    said = run_program("run", "deploy", "--no-wait", "--", "true", env=env)
+    assert (said.code, said.out) == (5, "")
+    assert "no slot of deploy is free" in said.err
+    said = run_program("run", "deploy", "--timeout", "50ms", "--", "true", env=env)
+    assert said.code == 5
+    assert "no slot of deploy became free in 0.05 s" in said.err
+    waiting = start("deploy", "--", "echo", "mine")
+    wait_for(lambda: waits(engine), message="the second to wait")
+    holding.send_signal(signal.SIGINT)
+    assert ended(holding)[0] == 130
+    assert ended(waiting)[0] == 0
+    states = [state for (state,) in engine.rows("select state from pgfifo.executions order by id")]
+    assert states == ["failed", "cancelled", "succeeded"]
+    engine.assert_promises()
+
+
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
+)
+def test_a_signal_during_the_wait_gives_up_the_place(
+    start: Start, engine: Engine, number: signal.Signals, code: int
+) -> None:
+    holding = start("deploy", "--", "sh", "-c", "echo begun; sleep 600")
+    assert first_line(holding) == "begun"
+    waiting = start("deploy", "--", "true")
+    wait_for(lambda: waits(engine), message="the second to wait")
+    waiting.send_signal(number)
+    status, said = ended(waiting)
+    assert status == code
+    assert f"ended by {number.name}" in said
+    assert only(engine, "cancelled")["reason"] == "given up while it waited"
+    assert not waits(engine)
+
+
+def test_signals_are_passed_on_and_a_stubborn_command_is_killed(
+    start: Start, engine: Engine, tmp_path: Path
+) -> None:
+    script = "trap 'echo heard >> heard' TERM; echo begun; while :; do sleep 0.05; done"
+    stubborn = start("deploy", "--kill-after", "300ms", "--shell", "--", script)
+    assert first_line(stubborn) == "begun"
+    stubborn.send_signal(signal.SIGTERM)
+    assert ended(stubborn)[0] == 137
+    assert (tmp_path / "heard").read_text() == "heard\n"
+    assert only(engine, "failed")["error"] == "killed by SIGKILL"
+    graceful = start(
+        "deploy", "--shell", "--", "trap 'exit 7' TERM; echo begun; while :; do sleep 0.05; done"
+    )
+    assert first_line(graceful) == "begun"
+    graceful.send_signal(signal.SIGTERM)
+    assert ended(graceful)[0] == 7
+
+
+@pytest.mark.parametrize("how", ["lost", "cancelled"])
+def test_a_command_whose_slot_is_lost_or_cancelled_is_stopped(
+    start: Start, dsn: str, engine: Engine, tmp_path: Path, how: str
+) -> None:
+    script = "trap 'echo stopped > stopped; exit 1' TERM; echo begun; while :; do sleep 0.05; done"
+    process = start("deploy", "--shell", "--", script)
+    assert first_line(process) == "begun"
+    id_ = only(engine, "running")["id"]
+    with pgfifo.Client(dsn) as fifo:
+        if how == "lost":
+            fifo.finish_execution(id_, "failed", reason="stuck")
+        else:
+            fifo.cancel(id_)
+    status, said = ended(process)
+    assert status == 1
+    assert (f"was {how}" if how == "cancelled" else "the slot of deploy was lost") in said
+    assert (tmp_path / "stopped").exists()
+
+
+def test_slots_a_killed_runs_command_is_gone_before_the_next_one_begins(
+    start: Start, engine: Engine, tmp_path: Path
+) -> None:
+    """SIGKILL cannot be passed on. The next one looks whether a process of the first is left."""
+    first = start("deploy", "--shell", "--", "echo $$ > leader; echo begun; sleep 600; true")
+    assert first_line(first) == "begun"
+    leader = int((tmp_path / "leader").read_text())
+    second = start("deploy", "--shell", "--", f"kill -0 -{leader} 2>/dev/null && echo left || echo gone")
+    wait_for(lambda: waits(engine), message="the second to wait")
+    first.kill()
+    assert first_line(second) == "gone"
+    assert ended(second)[0] == 0
+    lost = only(engine, "failed")
+    assert lost["error"].startswith("holder lost: worker")
+    assert lost["attempt"] == 1
+    engine.assert_promises()
+
+
+def test_what_cannot_be_right_is_refused_before_anything_is_asked_for(
+    dsn: str, engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = CommandLine(dsn, monkeypatch, capsys)
+    for words, said in (
+        (("deploy",), "COMMAND"),
+        (("deploy", "--", "no-such-program"), "there is no such program"),
+        (("deploy", "--", "./no-such-program"), "there is no such program"),
+        (("deploy", "--shell", "--", "a", "b"), "one line of shell"),
+        (("deploy", "--no-wait", "--timeout", "1s", "--", "true"), "exclude each other"),
+        (("deploy", "--timeout", "soon", "--", "true"), "soon"),
+    ):
+        refused = cli("run", *words)
+        assert refused.code == 2, words
+        assert said in refused.err
+    assert engine.rows("select from pgfifo.executions") == []
+    engine.enqueue()
+    engine.one("select pgfifo.close('deploy', p_reason => 'moving')")
+    refused = cli("run", "deploy", "--", "true")
+    assert refused.code == 1
+    assert "moving" in refused.err
+
+
+def test_who_holds_and_who_waits_is_shown(
+    dsn: str, engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = CommandLine(dsn, monkeypatch, capsys)
+    assert "Nobody holds a slot" in cli.ok("slots").err
+    engine.policy(group_by=["env"])
+    engine.enqueue(payload={"env": "test"})
+    worker = engine.worker()
+    engine.claim(worker)
+    with pgfifo.Client(dsn) as fifo, fifo.slot("deploy", group="prod") as slot:
+        shown = cli.ok("slots").out
+        assert "deploy env=prod" in shown
+        assert "deploy env=test" in shown
+        assert "program" in shown
+        [row] = json.loads(cli.ok("slots", "deploy", "--group", "env=prod", "--json").out)
+        assert (row["id"], row["state"], row["is_slot"], row["pid"]) == (
+            slot.id,
+            "running",
+            True,
+            os.getpid(),
+        )
+        assert "env=prod" not in cli.ok("slots", "deploy", "-g", "env=test").out
+        assert cli.ok("workers").out.count("alive") == 1, "programs that hold slots serve nobody"
+    assert cli("slots", "deplyo").code == 1
