@@ -549,7 +549,7 @@ begin
           v_may := least(v_may, v_allows);
         end if;
         v_ids := pgfifo._claim_returned(v_special[v_nth], v_may, p_worker, p_call, v_lane.max, v_lane.is_strict, v_lane.paused, v_special_firsts[v_nth],
-          p_lane_id is not null);
+          p_lane_id is not null, v_now);
         if v_nth > v_plain then
           v_allowed := array[v_allows - cardinality(v_ids)];
         end if;

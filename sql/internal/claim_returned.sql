@@ -6,15 +6,15 @@
 -- the youngest first, and wait at their place.
 -- Yielded ones that are due come back to their places, up to 1,000 in a call, also in a paused lane: they wait there.
 -- One that has an owner is started in his name; p_owned: only such ones are.
+-- p_now: the claim's time. Limits over time are decided by it, so it is also when these start.
 -- p_late: the oldest ticket among the arrivals of a relaxed lane that this claim has folded. Not a question of what the
 -- lane is now: it may have become strict since these were enqueued.
 create or replace function pgfifo._claim_returned(p_lane_id bigint, p_limit integer, p_worker bigint, p_call bigint,
-  p_max integer, p_strict boolean, p_paused boolean, p_late bigint, p_owned boolean) returns bigint[]
+  p_max integer, p_strict boolean, p_paused boolean, p_late bigint, p_owned boolean, p_now timestamptz) returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  v_now timestamptz := pgfifo._now();
   v_state pgfifo.ledger;
   v_run pgfifo.runs;
   v_owner bigint;
@@ -37,7 +37,7 @@ begin
     if v_late > 0 then
       v_state := pgfifo._append(p_lane_id, p_returned => v_late, p_returned_from => p_late);
       if exists (select from pgfifo.policies p where p.max_wait < 'infinity') then
-        perform pgfifo._expire_fronts(array[p_lane_id], v_now, 1);
+        perform pgfifo._expire_fronts(array[p_lane_id], p_now, 1);
         select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
       end if;
     end if;
@@ -60,10 +60,10 @@ begin
       perform pgfifo._end_run(v_run, 'cancelled');
     end loop;
   end if;
-  if v_state.yielded > 0 and v_held_floor <= v_now then
+  if v_state.yielded > 0 and v_held_floor <= p_now then
     with due as (
       select r.ctid from pgfifo.runs r
-      where r.lane_id = p_lane_id and r.state = 'yielded' and r.due_at >= v_held_floor and r.due_at <= v_now
+      where r.lane_id = p_lane_id and r.state = 'yielded' and r.due_at >= v_held_floor and r.due_at <= p_now
       order by r.lane_id, r.due_at limit 1000),
     back as (
       update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts
@@ -80,7 +80,7 @@ begin
   if not p_paused then
     for v_run in
       select r.* from pgfifo.runs r
-      where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_held_floor and r.due_at <= v_now order by r.ticket desc
+      where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_held_floor and r.due_at <= p_now order by r.ticket desc
     loop
       select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
       select count(*) into v_ahead from pgfifo.runs r
@@ -100,7 +100,7 @@ begin
   for v_run in
     select r.* from (
       select r.* from pgfifo.runs r
-      where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_held_floor and r.due_at <= v_now
+      where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_held_floor and r.due_at <= p_now
       union all
       (select r.* from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= v_returned_floor
        order by r.lane_id, r.ticket limit p_limit)) r
@@ -122,7 +122,7 @@ begin
       continue;  -- no slot for a returned one; a held one behind it that is due would have given its own back
     end if;
     update pgfifo.runs r set state = 'running', worker_id = coalesce(v_owner, p_worker), call_no = case when v_owner is null then p_call end, attempt = r.attempt + 1, due_at = null,
-      held_by = null, held_outcome = null, ended_at = null, start_no = v_state.starts, start_limit = p_max, is_strict = p_strict, started_at = v_now,
+      held_by = null, held_outcome = null, ended_at = null, start_no = v_state.starts, start_limit = p_max, is_strict = p_strict, started_at = p_now,
       version = v_state.version,
       joined_no = case when v_run.state = 'held' then v_state.starts - 1 else r.joined_no end,
       attempts = case when v_run.state = 'held' then pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts - 1)) else r.attempts end
