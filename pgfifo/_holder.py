@@ -53,6 +53,7 @@ class Place(Generic[B]):
         told: The progress that was passed on last.
         leaving: Whether it is being left: what is said of it from now on may be an answer to that.
         left: Whether the server knows that it was left.
+        held_as: What it is in the list of all that this process holds; None before it is held.
     """
 
     def __init__(self, number: int, bell: B) -> None:
@@ -64,6 +65,7 @@ class Place(Generic[B]):
         self.lost = self.cancelled = self.leaving = self.left = False
         self.last_progress: Progress | None = None
         self.told: Progress | None = None
+        self.held_as: tuple[int, str, int] | None = None
         self.bell: B = bell
 
     @property
@@ -92,6 +94,16 @@ class Place(Generic[B]):
 
 
 AnyPlace = Place[Bell] | Place[AsyncBell]
+
+_IDENTITY = """
+    select extract(epoch from pg_postmaster_start_time())::text || ' '
+      || (select oid from pg_database where datname = current_database())
+"""
+"""What a database is known by, however it is reached; every role may ask."""
+
+_held: dict[tuple[int, str, int], object] = {}
+"""What is held in this process through all clients: process id, database and execution; and by which thread
+or task. By process id, since a fork has nothing of its parent's."""
 
 
 class Holder:
@@ -140,7 +152,7 @@ class Holder:
         self._mine().taken(place)
 
     def of(self, who: object) -> list[int]:
-        """Return the executions that stand for slots which this thread or task holds."""
+        """Return the executions that stand for slots which this thread or task holds, through any client."""
         return self._mine().of(who)
 
     def drop(self, place: AnyPlace) -> None:
@@ -162,6 +174,7 @@ class _Holding:
         self._early: set[int] = set()
         self._heart: _Heart | None = None
         self._registered: Future[Registration] = Future()
+        self._database = ""
         self._idle_since = time.monotonic()
         self._closing = False
 
@@ -215,20 +228,20 @@ class _Holding:
         with registration.lock:
             registration.held[place.id] = place
             place.lost = place.lost or registration.dead
+        place.held_as = (os.getpid(), self._database, place.id)
+        _held[place.held_as] = place.who
 
     def of(self, who: object) -> list[int]:
-        with self._lock:
-            return [
-                place.id
-                for place in self._places.values()
-                if place.who is who and place.attempt and place.id is not None
-            ]
+        here = (os.getpid(), self._database)
+        return [held[2] for held, holder in list(_held.items()) if holder is who and held[:2] == here]
 
     def drop(self, place: AnyPlace) -> None:
         registration = place.registration
         if registration is not None and place.id is not None:
             with registration.lock:
                 registration.forget(place.id, place)
+        if place.held_as is not None:
+            _held.pop(place.held_as, None)
         with self._lock:
             if self._places.pop(place.number, None) is None:
                 return
@@ -255,6 +268,12 @@ class _Holding:
         heart.join(_PATIENCE)
 
     # The heart's thread
+
+    def reached(self, database: str) -> None:
+        """Take note of the database's identity; while something is held, what it was known by stays."""
+        with self._lock:
+            if not any(place.attempt for place in self._places.values()):
+                self._database = database
 
     def numbers(self) -> tuple[int, list[int]]:
         """Return the last number that was given out, and those that are in use."""
@@ -355,6 +374,8 @@ class _Heart(Heartbeat):
         return self._holding.numbers()
 
     def _connected(self, link: Link) -> None:
+        [(database,)] = link.rows(_IDENTITY)
+        self._holding.reached(database)
         if self._identity.locked:
             link.conn.add_notify_handler(lambda told: self._hear(told.payload))
             link.conn.execute("listen pgfifo_slots")

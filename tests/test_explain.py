@@ -263,6 +263,25 @@ def test_a_slot_is_waited_for_by_a_program_and_needs_no_worker(engine: Engine) -
     assert "(overdue: it was last heard of" in explain(engine, waiting)["why"]
 
 
+def test_a_slot_waits_for_a_worker_where_what_is_before_it_does(engine: Engine) -> None:
+    start = "select pgfifo.worker_start('cron', 'there', 7, '{}', 1, '1 hour', false, 'slot')"
+    before = engine.enqueue()
+    waiting, _ = slot(engine, engine.one(start))
+    data = explain(engine, waiting)
+    assert data["reasons"] == ["no_worker", "ahead"]
+    assert "What is before it needs a worker, and no living one serves deploy." in data["why"]
+    worker = engine.worker()
+    assert reasons(engine, waiting) == ["ahead", "next"]
+    [begun] = engine.claim(worker)
+    assert begun.id == before
+    engine.finish(begun, "failed")
+    assert reasons(engine, waiting) == ["slots"]
+    engine.one("select pgfifo.worker_stop(%s)", worker)
+    assert reasons(engine, waiting) == ["no_worker", "slots"], "who would try again what holds the slot?"
+    engine.cancel(before)
+    assert reasons(engine, waiting) == ["next"]
+
+
 # Nobody runs it
 
 

@@ -224,6 +224,26 @@ def test_a_thread_that_holds_the_only_slot_is_told_so_instead_of_waiting_for_its
     assert engine.stats()["active_count"] == 0
 
 
+def test_a_thread_is_told_so_whichever_of_its_clients_it_asks(
+    fifo: pgfifo.Client, dsn: str, empty_dsn: str, engine: Engine
+) -> None:
+    with pgfifo.Client(dsn) as other, pgfifo.Client(empty_dsn) as elsewhere:
+        elsewhere.install()
+        with fifo.slot("deploy"):
+            with pytest.raises(pgfifo.AlreadyHeld), other.slot("deploy"):
+                pass
+            assert other.try_slot("deploy") is None
+            waiting = in_background(lambda: _take(other))
+            in_line(engine, 1)
+            with elsewhere.slot("deploy", timeout=30) as slot:
+                assert slot.held, "another database's lane"
+        assert waiting.result(), "another thread just waits"
+        with other.slot("deploy", timeout=30) as slot:
+            assert slot.held, "the first one was left"
+    assert engine.stats()["active_count"] == 0
+    assert _holder._held == {}
+
+
 def test_a_try_is_held_until_it_is_left_or_released(fifo: pgfifo.Client, engine: Engine) -> None:
     slot = fifo.try_slot("deploy")
     assert slot is not None

@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import psycopg
 import pytest
 
 import pgfifo
+from pgfifo import _holder
 from tests.support.cli import CommandLine, program, run_program
-from tests.support.database import wait_for
+from tests.support.database import in_background, wait_for
 from tests.support.engine import Engine
+from tests.test_worker import working
 
 Connection = psycopg.Connection[Any]
 Start = Callable[..., subprocess.Popen[str]]
@@ -102,6 +105,7 @@ def test_a_command_runs_in_a_slot_with_streams_and_environment_of_the_caller(
     [
         ("exit 0", 0, None),
         ("exit 3", 3, "exit status 3"),
+        ("exit 255", 255, "exit status 255"),
         ("kill -TERM $$", 143, "killed by SIGTERM"),
     ],
 )
@@ -112,6 +116,62 @@ def test_the_exit_status_is_that_of_the_command(
     assert (said.code, said.all) == (code, "")
     shown = only(engine, "failed" if error else "succeeded")
     assert (shown["error"], shown["attempt"]) == (error, 1)
+
+
+def test_what_turns_out_to_be_no_program_is_told_and_keeps_no_slot(
+    env: dict[str, str], engine: Engine, tmp_path: Path
+) -> None:
+    script = tmp_path / "script"
+    script.write_text("echo there is no first line\n")
+    script.chmod(0o755)
+    said = run_program("run", "deploy", "--", str(script), env=env)
+    assert (said.code, said.out) == (1, "")
+    assert "Exec format error (does the script begin with #!" in said.err
+    assert "Exec format error" in only(engine, "failed")["error"]
+
+
+def test_order_and_slots_among_commands_programs_and_a_worker(
+    start: Start, dsn: str, engine: Engine, tmp_path: Path
+) -> None:
+    """Each joins the line after the one before is in it; the journal says when each had its turn."""
+    journal = tmp_path / "journal"
+    actions = pgfifo.Actions()
+
+    def turn(number: int) -> None:
+        for what in ("begin", "end"):
+            with journal.open("a") as lines:
+                lines.write(f"{what} {number}\n")
+
+    @actions.action("deploy")
+    def deploy(execution: pgfifo.Execution) -> None:
+        turn(execution.payload["n"])
+
+    def call(fifo: pgfifo.Client, number: int) -> None:
+        with fifo.slot("deploy", timeout=60):
+            turn(number)
+
+    with pgfifo.Client(dsn) as fifo:
+        gate = fifo.slot("deploy")
+        gate.__enter__()
+        commands, callers = [], []
+        for number in range(9):
+            if number % 3 == 0:
+                command = f"echo begin {number} >> journal; sleep 0.05; echo end {number} >> journal"
+                commands.append(start("deploy", "--shell", "--", command))
+            elif number % 3 == 1:
+                engine.enqueue(payload={"n": number})
+            else:
+                callers.append(in_background(partial(call, fifo, number)))
+            wait_for(lambda n=number: engine.stats()["queue_length"] == n + 1, message="its place")  # type: ignore[misc]
+        with working(dsn, actions):
+            gate.__exit__(None, None, None)
+            for caller in callers:
+                caller.result()
+            assert [ended(command)[0] for command in commands] == [0, 0, 0]
+    assert journal.read_text().splitlines() == [
+        f"{what} {number}" for number in range(9) for what in ("begin", "end")
+    ]
+    engine.assert_promises()
 
 
 def test_it_waits_in_line_or_does_not(start: Start, env: dict[str, str], engine: Engine) -> None:
@@ -162,10 +222,13 @@ def test_signals_are_passed_on_and_a_stubborn_command_is_killed(
     assert (tmp_path / "heard").read_text() == "heard\n"
     assert only(engine, "failed")["error"] == "killed by SIGKILL"
     graceful = start(
-        "deploy", "--shell", "--", "trap 'exit 7' TERM; echo begun; while :; do sleep 0.05; done"
+        "deploy", "--shell", "--", "trap 'exit 7' USR1; echo begun; while :; do sleep 0.05; done"
     )
     assert first_line(graceful) == "begun"
-    graceful.send_signal(signal.SIGTERM)
+    graceful.send_signal(signal.SIGTSTP)
+    assert graceful.stderr is not None
+    assert "Ctrl-Z is of no use here" in graceful.stderr.readline()
+    graceful.send_signal(signal.SIGUSR1)
     assert ended(graceful)[0] == 7
 
 
@@ -186,6 +249,24 @@ def test_a_command_whose_slot_is_lost_or_cancelled_is_stopped(
     assert status == 1
     assert (f"was {how}" if how == "cancelled" else "the slot of deploy was lost") in said
     assert (tmp_path / "stopped").exists()
+
+
+def test_a_command_that_fails_in_a_slot_that_was_lost_unnoticed_ends_with_its_own_status(
+    dsn: str, engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(_holder, "_INTERVAL", 15.0)
+    cli = CommandLine(dsn, monkeypatch, capsys)
+    script = """
+import os, sys, pgfifo
+with pgfifo.Client(os.environ["PGFIFO_DSN"]) as fifo:
+    fifo.finish_execution(int(os.environ["PGFIFO_ID"]), "failed", reason="stuck")
+sys.exit(int(sys.argv[1]))
+"""
+    for status, code in ((7, 7), (0, 1)):
+        said = cli("run", "deploy", "--poll-only", "--", sys.executable, "-c", script, status)
+        assert said.code == code
+        assert "the slot of deploy was lost" in said.err
+    assert engine.stats()["total_failed"] == 2
 
 
 def test_slots_a_killed_runs_command_is_gone_before_the_next_one_begins(
@@ -252,4 +333,22 @@ def test_who_holds_and_who_waits_is_shown(
         )
         assert "env=prod" not in cli.ok("slots", "deploy", "-g", "env=test").out
         assert cli.ok("workers").out.count("alive") == 1, "programs that hold slots serve nobody"
-    assert cli("slots", "deplyo").code == 1
+
+
+def test_slots_of_nobody_of_many_and_of_an_action_that_is_not_there(
+    dsn: str, engine: Engine, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli = CommandLine(dsn, monkeypatch, capsys)
+    assert cli.ok("slots", "--json").out == "[]\n"
+    engine.policy(max_concurrent=50)
+    ids = engine.fill(60)
+    worker = engine.worker(concurrency=50)
+    engine.claim(worker, 50)
+    lines = cli.ok("slots", "deploy").out.splitlines()
+    assert len(lines) == 51, "who waits for a worker holds nothing"
+    assert [line.split()[3] for line in lines[1:]] == [str(id_) for id_ in ids[:50]]
+    rows = json.loads(cli.ok("slots", "--json").out)
+    assert {(row["state"], row["is_slot"], row["worker_id"]) for row in rows} == {("running", False, worker)}
+    refused = cli("slots", "deplyo")
+    assert refused.code == 1
+    assert "deploy" in refused.err.replace("deplyo", "")

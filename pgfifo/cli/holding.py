@@ -13,7 +13,7 @@ import typer
 
 from pgfifo.cli.app import app
 from pgfifo.cli.database import address, connected
-from pgfifo.cli.exits import TIMED_OUT, Refused, usage
+from pgfifo.cli.exits import TIMED_OUT, Refused, explained, usage
 from pgfifo.cli.options import LOOK, WORK, Action, AnyAction, AsJson, Dsn, Group, duration, group_of
 from pgfifo.cli.output import note, print_json_rows, print_table, span
 
@@ -27,6 +27,7 @@ _POSIX = {name: getattr(signal, name) for name in dir(signal) if name.startswith
 _NAMES = ("SIGTERM", "SIGINT", "SIGHUP", "SIGQUIT", "SIGUSR1", "SIGUSR2")
 _PASSED_ON = [_POSIX[name] for name in _NAMES if name in _POSIX]
 _ENDING = {_POSIX.get("SIGTERM"), _POSIX.get("SIGHUP")}
+_STOPPING = _POSIX.get("SIGTSTP")
 
 
 @app.command(rich_help_panel=WORK)
@@ -59,9 +60,12 @@ def run(
 
     It waits in the lane's line among workers' executions and others who run this, and needs no worker. The
     command has this process's standard streams and environment, and PGFIFO_ID, PGFIFO_ATTEMPT, PGFIFO_TOKEN,
-    PGFIFO_ACTION and PGFIFO_GROUP; its exit status is the exit status here. Signals are passed on to it. When
-    this process is killed it is killed, too, and the slot goes to the next one; when the slot is lost it is
-    stopped.
+    PGFIFO_ACTION and PGFIFO_GROUP. Signals are passed on to it. When this process is killed it is killed,
+    too, and the slot goes to the next one; when the slot is lost, or somebody cancels it, it is stopped.
+
+    The command's exit status is the exit status here, unchanged; 128 and the signal's number, as in a shell,
+    when a signal ended it. If it was never run, or its slot was lost, an error on stderr says so, and the
+    exit code is one of pgfifo's own.
     """
     from pgfifo.command import missing
 
@@ -154,6 +158,8 @@ class _Runner:
 
     async def _work(self, slot: "AsyncSlot") -> int:
         """Run the command; its slot is held."""
+        import psycopg
+
         from pgfifo.command import how, run_in_place
 
         cancelled, status = await run_in_place(
@@ -161,12 +167,17 @@ class _Runner:
         )
         if cancelled and status != 0:
             raise asyncio.CancelledError  # it was stopped because the slot was lost, or somebody asked for it
+        if status == 0:
+            return 0  # if the slot was lost meanwhile, leaving it says so
+        said = status if isinstance(status, str) else how(status)
+        try:
+            await slot.release(error=said)
+        except psycopg.Error as error:
+            # What went wrong with the command says more.
+            note(str(explained(error)))
         if isinstance(status, str):
-            await slot.release(error=status)
             raise Refused(status)
-        if status != 0:
-            await slot.release(error=how(status))
-        return status if status >= 0 else 128 - status
+        return status if status > 0 else 128 - status
 
     def _started(self, send: Callable[[int], None]) -> None:
         self._send = send
@@ -190,6 +201,9 @@ class _Runner:
         numbers = [number for number in _PASSED_ON if signal.getsignal(number) != signal.SIG_IGN]
         for number in numbers:
             loop.add_signal_handler(number, handle, number)
+        if _STOPPING is not None:
+            numbers.append(_STOPPING)
+            loop.add_signal_handler(_STOPPING, note, "Ctrl-Z is of no use here: who stops loses the slot.")
         try:
             yield
         finally:

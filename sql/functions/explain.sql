@@ -19,6 +19,7 @@ declare
   v_last pgfifo._workers;
   v_row record;
   v_ahead bigint[];
+  v_needs_worker boolean;
   v_paused jsonb := '[]';
   v_closed jsonb := '[]';
   v_limits jsonb := '[]';
@@ -172,10 +173,14 @@ begin
     from (
       select w.concurrency, w.last_seen + w.lease >= v_now as alive, (select count(*) from pgfifo.runs r where r.worker_id = w.id) as n
       from pgfifo._workers w where w.state = 'alive' and w.kind = 'worker' and v_it.action = any (w.actions)) w;
-    if (v_workers ->> 'alive')::integer = 0 and not v_it.is_slot then
+    -- It needs no worker itself; but one that does may be ahead of it, or hold a slot until it is tried again.
+    v_ahead := array(select a from pgfifo._ahead(v_lane.lane_id, v_it.ticket, 5) a where v_it.state = 'waiting');
+    v_needs_worker := not v_it.is_slot or v_lane.held > 0
+      or exists (select from unnest(v_ahead) a(id) join pgfifo._executions e on e.id = a.id where e.owner is null);
+    if (v_workers ->> 'alive')::integer = 0 and v_needs_worker then
       v_reasons := v_reasons || 'no_worker'::text;
       select w.* into v_last from pgfifo._workers w where w.kind = 'worker' and v_it.action = any (w.actions) order by w.last_seen desc, w.id desc limit 1;
-      v_why := v_why || (format('No living worker serves %s', v_it.action)
+      v_why := v_why || (case when v_it.is_slot then 'What is before it needs a worker, and no living one serves ' else 'No living worker serves ' end || v_it.action
         || case when found then format('; the last one, %s, was last heard of at %s', pgfifo._who(v_last), pgfifo._moment(v_last.last_seen, v_now)) else '' end || '.');
     end if;
 
@@ -183,7 +188,6 @@ begin
     if v_it.state = 'waiting' then
       select p.pos, p.exact into strict v_pos, v_exact from pgfifo.position(p_id) p;
       v_eta := (pgfifo._eta(v_lane.lane_id, v_pos, v_it.is_slot, v_now)).o_detail;
-      v_ahead := array(select a from pgfifo._ahead(v_lane.lane_id, v_it.ticket, 5) a);
       if v_pos > 1 then
         v_reasons := v_reasons || 'ahead'::text;
         v_why := v_why || (format('%s%s ahead of it in the line (%s%s).', case when v_exact then '' else 'At least ' end,
@@ -249,7 +253,7 @@ begin
       end if;
     end if;
 
-    if v_reasons <@ array['ahead'] and not v_it.is_slot and (v_workers ->> 'busy')::integer >= (v_workers ->> 'capacity')::integer then
+    if v_reasons <@ array['ahead'] and v_needs_worker and (v_workers ->> 'busy')::integer >= (v_workers ->> 'capacity')::integer then
       v_reasons := v_reasons || 'workers_busy'::text;
       v_why := v_why || format('There are free slots, but the workers that serve %s are full: they run %s of at most %s.', v_it.action, v_workers ->> 'busy', v_workers ->> 'capacity');
     end if;

@@ -8,7 +8,8 @@
 -- with slot_look when notified, or after look_after seconds, or each second.
 -- p_no: a number of the worker's own, each used once and larger than those before. The same one again (the answer was lost)
 -- finds the first. Heartbeats list those that are in use (p_slots); what was asked for under an older other one is ended.
--- p_holding: what the caller's thread holds already. Should that fill the lane it would wait for itself: QF011.
+-- p_holding: what the caller's thread holds already, in the name of whatever worker. Should that fill the lane it would wait for
+-- itself: QF011.
 -- p_wait: how long to wait for other producers' open transactions, QF012 after that. Null: as long as it takes.
 -- p_try: only if the slot can be had at once; if not, all is null and nothing was done.
 -- Autocommit and READ COMMITTED only.
@@ -45,7 +46,7 @@ begin
     -- Only what runs in the lane that this would join; and not after an enqueue that would wait.
     select l.group_text, coalesce(lp.max_concurrent, p.max_concurrent) as most, count(*) as held into v_held
     from unnest(p_holding) i(id)
-    cross join lateral (select r.lane_id from pgfifo.runs r where r.id = i.id and r.state = 'running' and r.worker_id = p_worker offset 0) r
+    cross join lateral (select r.lane_id from pgfifo.runs r where r.id = i.id and r.state = 'running' offset 0) r
     join pgfifo.lanes l on l.id = r.lane_id
     join pgfifo.actions a on a.id = l.action_id and a.name = p_action
     join pgfifo._action_policies p on p.action_id = l.action_id
