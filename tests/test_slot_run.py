@@ -193,22 +193,23 @@ def test_it_waits_in_line_or_does_not(start: Start, env: dict[str, str], engine:
     engine.assert_promises()
 
 
-@pytest.mark.parametrize(
-    ("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)]
-)
-def test_a_signal_during_the_wait_gives_up_the_place(
-    start: Start, engine: Engine, number: signal.Signals, code: int
-) -> None:
+def test_a_signal_during_the_wait_gives_up_the_place(start: Start, engine: Engine) -> None:
     holding = start("deploy", "--", "sh", "-c", "echo begun; sleep 600")
     assert first_line(holding) == "begun"
-    waiting = start("deploy", "--", "true")
-    wait_for(lambda: waits(engine), message="the second to wait")
-    waiting.send_signal(number)
-    status, said = ended(waiting)
-    assert status == code
-    assert f"ended by {number.name}" in said
-    assert only(engine, "cancelled")["reason"] == "given up while it waited"
+    waiting = {
+        number: start("deploy", "--", "true") for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    }
+    for number, process in waiting.items():
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith("Waiting for a slot of deploy; ")
+        process.send_signal(number)
+    for number, process in waiting.items():
+        status, said = ended(process)
+        assert status == 128 + number
+        assert f"ended by {number.name}" in said
     assert not waits(engine)
+    reasons = engine.rows("select reason from pgfifo.executions where state = 'cancelled'")
+    assert reasons == [("given up while it waited",)] * 3
 
 
 def test_signals_are_passed_on_and_a_stubborn_command_is_killed(
