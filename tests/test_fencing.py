@@ -1,5 +1,6 @@
 """Fencing: who lost an execution cannot finish it; the dead are found out, and nobody else is."""
 
+import json
 from collections.abc import Callable
 from typing import Any
 
@@ -457,3 +458,41 @@ def test_fencing_a_worker_that_makes_no_sense_is_not_registered(
         engine.worker("deplyo")
     assert "'deploy'" in (caught.value.hint or "")
     assert engine.rows("select 1 from pgfifo.workers") == []
+
+
+@pytest.mark.parametrize("swapped", [False, True])
+@pytest.mark.parametrize("old", ["succeeded", "failed", "released", "cancelled"])
+def test_fencing_each_attempt_in_a_batch_gets_its_own_answer(
+    conn: Connection, old: str, swapped: bool
+) -> None:
+    """An older attempt beside the one that counts is lost, not taken in silence for what was done."""
+    engine = Engine(conn)
+    new = engine.enqueue()
+    worker = engine.worker()
+    (first,) = engine.claim(worker)
+    engine.release(first)
+    (second,) = engine.claim(worker)
+    items = [item(first, old), item(second), item(second), item(second, "failed")]
+    answers = engine.rows(
+        "select id, attempt, status from pgfifo.work(%s, '{}', 0, null, %s::jsonb) where kind = 'finish'",
+        worker,
+        json.dumps(items[::-1] if swapped else items),
+    )
+    # What is said twice was done once, and another outcome of it is refused. The first one was released.
+    earlier = [] if old == "released" else [(new, 1, "lost")]
+    assert sorted(answers) == [*earlier, (new, 2, "lost")]
+    assert engine.state(new) == "succeeded"
+    engine.assert_promises()
+
+
+def test_fencing_an_older_attempt_in_a_batch_that_ended_so_is_no_loss(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.policy(backoff_initial=0, backoff_jitter=0)
+    new = engine.enqueue()
+    worker = engine.worker()
+    (first,) = engine.claim(worker)
+    assert engine.hand_in(worker, first, outcome="failed", error="boom") == {}
+    (second,) = engine.claim(worker)
+    answer = engine.work(worker, 0, [], [item(first, "failed", error="boom"), item(second)])
+    assert (answer.refused, engine.state(new)) == ({}, "succeeded")
+    engine.assert_promises()

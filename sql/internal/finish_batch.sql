@@ -15,6 +15,7 @@ declare
   v_locked bigint[];
   v_others bigint[];
   v_done bigint[];
+  v_attempts integer[];
   v_item record;
   v_run pgfifo.runs;
   v_now timestamptz := pgfifo._now();
@@ -42,11 +43,11 @@ begin
   -- Rows are looked up one by one through their keys (offset 0 keeps other conditions out of the way of the index), and
   -- read again and deleted where they were found: under the slot lock nobody moves them.
   with items as materialized (
-    select distinct on (i.id) i.id, i.attempt, i.result, i.result_error
+    select distinct on (i.id, i.attempt) i.id, i.attempt, i.result, i.result_error
     from jsonb_to_recordset(p_items) i(id bigint, attempt integer, outcome text, result jsonb, result_error text)
     where i.outcome = 'succeeded'),
   ended as materialized (
-    select i.id, i.result, i.result_error, r.run, e.content, g.row, g.version, g.starts, g.waiting, r.lane_id, l.action_id, l.group_text,
+    select i.id, i.attempt, i.result, i.result_error, r.run, e.content, g.row, g.version, g.starts, g.waiting, r.lane_id, l.action_id, l.group_text,
       c.requested_at, c.reason
     from items i
     cross join lateral (
@@ -84,9 +85,9 @@ begin
       g.pending_mark, g.pending_xid, g.held_from, g.returned_from, g.delayed_from, g.starts, g.enqueued, g.joined, g.succeeded + o.n, g.failed,
       g.cancelled, g.expired, v_now
     from newest o cross join lateral (select g.* from pgfifo.ledger g where g.ctid = o.row) g)
-  select d.ids, d.asked, n.lanes, n.actions, n.versions, (select count(*) from runs_gone), (select count(*) from content_gone)
-    into v_done, v_requested, o_lanes, o_actions, o_versions, v_runs, v_contents
-  from (select array_agg(w.id) as ids, bool_or(w.requested_at is not null) as asked from ended w) d,
+  select d.ids, d.attempts, d.asked, n.lanes, n.actions, n.versions, (select count(*) from runs_gone), (select count(*) from content_gone)
+    into v_done, v_attempts, v_requested, o_lanes, o_actions, o_versions, v_runs, v_contents
+  from (select array_agg(w.id) as ids, array_agg(w.attempt) as attempts, bool_or(w.requested_at is not null) as asked from ended w) d,
     (select array_agg(o.lane_id) as lanes, array_agg(o.action_id) as actions, array_agg(o.version + 1) as versions from newest o where o.waiting > 0) n;
   if v_runs <> coalesce(cardinality(v_done), 0) or v_contents <> v_runs then
     raise exception using errcode = 'XX000',
@@ -102,11 +103,12 @@ begin
     return;
   end if;
 
-  -- The rest one by one: failures, releases, cancellations, and what is not ours any more.
+  -- The rest one by one: failures, releases, cancellations, and what is not ours any more; other attempts of what is done
+  -- are answered too.
   for v_item in
     select i.* from jsonb_to_recordset(p_items)
       i(id bigint, attempt integer, outcome text, result jsonb, error text, retry boolean, result_error text, "after" double precision, count boolean)
-    where i.id <> all (coalesce(v_done, '{}'))
+    where v_done is null or i.id <> all (v_done) or i.outcome is distinct from 'succeeded' or i.attempt is distinct from v_attempts[array_position(v_done, i.id)]
   loop
     select * into v_run from pgfifo.runs r where r.id = v_item.id;
     if v_item.outcome is null or v_item.outcome not in ('succeeded', 'failed', 'released', 'cancelled') then
