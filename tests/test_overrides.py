@@ -233,6 +233,46 @@ def test_overrides_that_lowered_a_limit_end_and_the_lane_gets_going(
     engine.assert_promises()
 
 
+@pytest.mark.parametrize("scope", SCOPES)
+def test_overrides_say_when_they_end_to_workers_that_find_nothing(engine: Engine, scope: str) -> None:
+    """Or what may start then waits for their poll."""
+    override(engine, scope, "1 h", max_concurrent=2)
+    override(engine, scope, "40 s", max_concurrent=1)
+    override(engine, scope, "20 s", timeout=5)
+    engine.fill(2, "web.get", "prod")
+    engine.enqueue("other")
+    worker, other = engine.worker("web.get"), engine.worker("other")
+    assert len(engine.claim(worker, 1, ["web.get"])) == 1
+    answer = engine.work(worker, 5, ["web.get"])
+    assert (answer.ids, answer.more) == ([], "later")
+    assert answer.seconds == pytest.approx(40, abs=5), "a worker is not told when to look again"
+    assert engine.drain(other, ["other"])
+    elsewhere = engine.work(other, 5, ["other"])
+    said = "later" if scope == "everything" else None
+    assert elsewhere.more == said, "told of what is none of its business"
+    override(engine, scope, None, max_concurrent=None, timeout=None)
+    assert engine.work(other, 5, ["other"]).more is None
+
+
+@pytest.mark.parametrize("scope", SCOPES)
+def test_overrides_that_a_claim_in_flight_keeps_from_ending_are_tried_again_soon(
+    engine: Engine, connect: Connect, scope: str
+) -> None:
+    engine.policy("web.get", max_concurrent=3)
+    engine.fill(3, "web.get", "prod")
+    override(engine, scope, max_concurrent=1)
+    claiming = Engine(connect(autocommit=False))
+    worker = engine.worker("web.get")
+    assert len(claiming.claim(worker, 1, ["web.get"])) == 1
+    engine.advance("1 hour")
+    other = engine.worker("web.get")
+    answer = engine.work(other, 5, ["web.get"])
+    assert (answer.ids, answer.more) == ([], "soon"), "the lane waits for a poll"
+    claiming.conn.commit()
+    assert len(engine.claim(other, 5, ["web.get"])) == 2
+    engine.assert_promises()
+
+
 @pytest.mark.parametrize("scope", ["pack", "everything"])
 def test_overrides_that_end_reach_actions_that_came_after_them(engine: Engine, scope: str) -> None:
     override(engine, scope, max_concurrent=1)

@@ -351,6 +351,81 @@ def test_check_knows_a_leaked_shared_slot(conn: Connection) -> None:
     ]
 
 
+FAULTS = {
+    "a slot that nobody holds": "update pgfifo.shared_ledger set active = active + 1",
+    "a slot that is held and not counted": "update pgfifo.shared_ledger set active = active - 1",
+    "a return below the floor": "update pgfifo.shared_ledger set active = active + 1,"
+    " returns_floor = nextval('pgfifo.mark_ids') + 1; insert into pgfifo.shared_returns"
+    " select g.limit_id, g.returns_floor - 1 from pgfifo.shared_ledger g",
+}
+
+
+@pytest.mark.parametrize("fault", FAULTS.values(), ids=FAULTS)
+def test_check_repairs_a_shared_limit_that_was_counted_wrong(conn: Connection, fault: str) -> None:
+    engine = Engine(conn)
+    prepare(engine, "a", "b")
+    share(engine, max_concurrent=2, actions=["a", "b"])
+    engine.fill(3, "a")
+    engine.fill(1, "b")
+    worker = engine.worker("a", "b")
+    starts = engine.claim(worker, 1, ["a"])
+    conn.execute(fault)  # type: ignore[arg-type]
+    assert [(severity, kind, lane) for severity, kind, lane, _ in engine.check()] == [
+        ("violation", "shared limit", "api")
+    ]
+    said = engine.rows("select * from pgfifo.check(true)")
+    assert ("repaired", "shared limit", "api") in [row[:3] for row in said]
+    assert (engine.check(), active(engine)) == ([], 1)
+    assert [row[:2] for row in engine.rows("select * from pgfifo.check(true)")] == [], "mended twice"
+    starts += engine.claim(worker, 5, ["a", "b"])
+    assert len(starts) == 2, "its slots are not as many as before"
+    engine.hand_in(worker, *starts)
+    assert len(engine.drain(worker, ["a", "b"])) == 2
+    assert active(engine) == 0
+    engine.assert_promises()
+
+
+def test_check_that_repairs_a_shared_limit_calls_who_waits_for_it(conn: Connection) -> None:
+    engine = Engine(conn)
+    prepare(engine, "a")
+    share(engine, max_concurrent=1, actions=["a"])
+    engine.fill(1, "a")
+    conn.execute("update pgfifo.shared_ledger set active = 1")
+    worker = engine.worker("a")
+    assert engine.claim(worker, 1, ["a"]) == []
+    assert engine.claim(worker, 1, ["a"]) == []
+    engine.rows("select * from pgfifo.check(true)")
+    assert engine.rows("select called_at is not null from pgfifo.shared_waits") == [(True,)], "nobody calls it"
+    assert len(engine.claim(worker, 1, ["a"])) == 1
+
+
+def test_check_repairs_no_shared_limit_under_a_claim_and_miscounts_none_beside_a_finish(
+    conn: Connection, connect: Connect
+) -> None:
+    engine = Engine(conn)
+    prepare(engine, "a")
+    share(engine, max_concurrent=5, actions=["a"])
+    engine.fill(4, "a")
+    worker = engine.worker("a")
+    starts = engine.claim(worker, 2, ["a"])
+    conn.execute("update pgfifo.shared_ledger set active = active + 2")
+    claiming = Engine(connect(autocommit=False))
+    assert len(claiming.claim(worker, 1, ["a"])) == 1
+    said = engine.rows("select * from pgfifo.check(true)")
+    assert "repaired" not in [row[0] for row in said], "counted without the lock of who takes"
+    claiming.conn.commit()
+    finishing = Engine(connect(autocommit=False))
+    finishing.hand_in(worker, starts[0])
+    said = engine.rows("select * from pgfifo.check(true)")
+    assert [row[0] for row in said if row[1] == "shared limit"] == ["violation", "repaired"]
+    assert active(engine) == 3
+    finishing.conn.commit()
+    assert (active(engine), engine.check()) == (2, [])
+    engine.claim(worker, 1, ["a"])
+    assert (active(engine), engine.check()) == (3, [])
+    engine.assert_promises()
+
+
 @pytest.mark.parametrize(
     ("values", "said"),
     [

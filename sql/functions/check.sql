@@ -11,6 +11,7 @@ as $$
 #variable_conflict use_column
 declare
   v_lane record;
+  v_limit record;
   v_wrong record;
   v_said constant text := '%s waiting, %s running, %s held, %s returned, %s yielded, %s to join';
   v_state pgfifo.ledger;
@@ -55,10 +56,8 @@ begin
   select 'violation', 'orphan', null, format('execution %s waits for a slot in the name of worker %s, which is unknown', e.id, e.owner)
   from pgfifo._executions e where e.owner is not null and not exists (select from pgfifo._workers w where w.id = e.owner)
   union all
-  select 'violation', 'shared limit', s.name, format('its ledger says %s active; the rows say %s', s.active_count, s.rows)
-  from (select s.name, s.active_count, (select count(*) from pgfifo.runs r where r.draws @> array[n.id]) as rows
-        from pgfifo.shared_limits s join pgfifo._shared_limits n on n.name = s.name) s
-  where s.active_count <> s.rows
+  select 'violation', 'shared limit', c.name, format('its ledger says %s active; the rows say %s', c.reckoned, c.taken)
+  from pgfifo._shared_counts() c where c.reckoned <> c.taken
   union all
   select 'violation', 'outcome', null, format('execution %s has %s outcomes on record', h.id, count(*))
   from pgfifo.history h group by h.id having count(*) > 1
@@ -132,6 +131,16 @@ begin
         p_returned => v_wrong.returned::integer, p_yielded => v_wrong.yielded::integer, p_delayed => v_wrong.delayed::integer,
         p_held_from => '-infinity', p_returned_from => 0, p_delayed_from => 'epoch');
       return query select 'repaired', 'ledger', null::text, format('lane %s was counted again', v_lane.id);
+    end if;
+  end loop;
+  -- Shared limits after lanes, as in a claim, and with as short a wait.
+  for v_limit in
+    select c.limit_id as id, c.name from pgfifo._shared_counts() c where c.reckoned <> c.taken order by c.limit_id
+  loop
+    continue when not pgfifo._lock('pgfifo._shared_limits'::regclass, v_limit.id, interval '50 ms');
+    -- Law 1: counted in a statement after the lock.
+    if pgfifo._shared_recount(v_limit.id) then
+      return query select 'repaired', 'shared limit', v_limit.name, 'what is taken of it was counted again'::text;
     end if;
   end loop;
   perform pgfifo._audit('check', null, null, '{"repair": true}');

@@ -84,6 +84,7 @@ declare
   v_refilled bigint[] := '{}';
   v_row pgfifo.work_row;
   v_due timestamptz;
+  v_ends_at timestamptz;
   v_xmin xid8;
   v_last bigint;
   -- What each may start of this call's limit, and how far its arrivals may be folded; null: as far as they are visible.
@@ -161,7 +162,8 @@ begin
   v_action_ids := coalesce(v_action_ids, '{}');
   v_now := pgfifo._now();
   v_left := v_limit;
-  if v_limit > 0 and exists (select from pgfifo._overrides o where o.until <= v_now) then
+  v_ends_at := case when v_limit > 0 then (select min(o.until) from pgfifo._overrides o) end;
+  if v_ends_at <= v_now then
     perform pgfifo._end_overrides(v_now);
   end if;
   -- The limits stay as they are until we commit: a change takes these locks exclusive. So the policies are read in a
@@ -611,7 +613,18 @@ begin
       select min(d.due_at) into v_due from unnest(v_actions, v_timer_from) a(id, due_from)
       cross join lateral (select t.due_at from pgfifo.timers t where t.action_id = a.id and t.due_at >= a.due_from
                           order by t.action_id, t.due_at limit 1) d;
-      if v_due is not null then
+      -- The end of an override lets start what it held up. One that is over is still there when its lock could not be had.
+      if v_ends_at is not null then
+        v_ends_at := (
+          select min(o.until) from pgfifo._overrides o
+          where (o.scope = 'everything' or o.action_id = any (v_actions) or o.pack = any (array(select a.pack from pgfifo.actions a where a.id = any (v_actions))))
+            and o.attribute = any (array(select a.o_attribute from pgfifo._policy_attributes() a where a.o_starts)));
+        v_due := least(v_due, v_ends_at);
+      end if;
+      if v_ends_at <= v_now then
+        v_row.status := 'soon';
+        return next v_row;
+      elsif v_due is not null then
         v_row.status := 'later';
         v_row.detail := jsonb_build_object('seconds', greatest(0, extract(epoch from v_due - v_now)));
         return next v_row;

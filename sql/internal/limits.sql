@@ -454,6 +454,43 @@ begin
   perform pgfifo._mark(p_run.lane_id);
 end $$;
 
+-- What is taken of each shared limit: as claims reckon it, and as the attempts say that drew from it.
+create or replace function pgfifo._shared_counts() returns table (limit_id integer, name text, reckoned bigint, taken bigint)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select s.id, s.name, g.active - (select count(*) from pgfifo.shared_returns r where r.limit_id = s.id and r.id > g.returns_floor),
+    (select count(*) from pgfifo.runs r where r.draws @> array[s.id])
+  from pgfifo._shared_limits s
+  cross join lateral (select g.* from pgfifo.shared_ledger g where g.limit_id = s.id order by g.limit_id desc, g.version desc limit 1) g
+$$;
+
+-- Count a shared limit anew, for check, and call whoever may go on now; false if there was nothing to mend. The caller holds
+-- its lock since an earlier statement, so nobody takes of it or folds beside us. Who gives back at this moment does both in
+-- one commit, the attempt and its return: one snapshot has seen both or neither.
+create or replace function pgfifo._shared_recount(p_limit integer) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  with old as materialized (
+    select g.*, c.taken + (select count(*) from pgfifo.shared_returns r where r.limit_id = p_limit) as counted
+    from pgfifo._shared_counts() c
+    cross join lateral (select g.* from pgfifo.shared_ledger g where g.limit_id = p_limit order by g.limit_id desc, g.version desc limit 1) g
+    where c.limit_id = p_limit and c.reckoned <> c.taken),
+  gone as (
+    delete from pgfifo.shared_ledger g using old o where g.limit_id = o.limit_id and g.version = o.version)
+  -- From the first return on: one may lie below the floor after a restore.
+  insert into pgfifo.shared_ledger (limit_id, version, active, rate_at, last_start_at, returns_floor, changed_at)
+  select o.limit_id, o.version + 1, o.counted, o.rate_at, o.last_start_at, 0, pgfifo._now() from old o;
+  if not found then
+    return false;
+  end if;
+  perform pgfifo._shared_fold(p_limit, null);
+  perform pgfifo._call_waiting(p_limit, pgfifo._now());
+  return true;
+end $$;
+
 -- A shared limit as its functions take and return it.
 create or replace function pgfifo._shared_limit(p_id integer) returns jsonb
 language sql stable
