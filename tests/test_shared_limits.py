@@ -395,7 +395,8 @@ def test_check_that_repairs_a_shared_limit_calls_who_waits_for_it(conn: Connecti
     assert engine.claim(worker, 1, ["a"]) == []
     assert engine.claim(worker, 1, ["a"]) == []
     engine.rows("select * from pgfifo.check(true)")
-    assert engine.rows("select called_at is not null from pgfifo.shared_waits") == [(True,)], "nobody calls it"
+    called = engine.one("select called_at is not null from pgfifo.shared_waits")
+    assert called, "nobody calls the lane that waits"
     assert len(engine.claim(worker, 1, ["a"])) == 1
 
 
