@@ -369,7 +369,7 @@ def test_check_repairs_a_shared_limit_that_was_counted_wrong(conn: Connection, f
     engine.fill(1, "b")
     worker = engine.worker("a", "b")
     starts = engine.claim(worker, 1, ["a"])
-    conn.execute(fault)  # type: ignore[arg-type]
+    conn.execute(fault.encode())
     assert [(severity, kind, lane) for severity, kind, lane, _ in engine.check()] == [
         ("violation", "shared limit", "api")
     ]
