@@ -526,22 +526,25 @@ def test_progress_hunt_enqueue_against_the_removal_of_idle_lanes(conn: Connectio
     engine.fill(1, group="prod")
     engine.drain(worker)
     producing, maintaining, claiming = connect(), connect(), connect()
+    maintain = "select pgfifo.maintain() ->> 'lanes_removed'"
     removed = 0
     for turn in range(300):
         engine.advance("5 s")
         calls: list[Call] = [
             (producing, "select pgfifo.enqueue('deploy', '{}', 'prod')", []),
-            (maintaining, "select pgfifo.maintain() ->> 'lanes_removed'", []),
+            (maintaining, maintain, []),
             (claiming, CLAIM, [worker]),
         ]
+        if turn % 2:  # who is sent first, wins more often: each of the two is so in half of the rounds
+            calls.insert(0, calls.pop(1))
         answers = dict(zip((query for _, query, _ in calls), race(*calls), strict=True))
-        removed += int(str(answers[calls[1][1]][0][0] or 0))
+        removed += int(str(answers[maintain][0][0] or 0))
         started = [int(str(row[0])) for row in answers[CLAIM]]
         items = [{"id": id_, "attempt": 1, "outcome": "succeeded"} for id_ in started]
         assert engine.work(worker, 0, [], items).refused == {}
         order = started + engine.drain(worker)
         assert len(order) == 1, f"round {turn}: the enqueue was lost with its lane"
-    assert removed > 10
+    assert removed > 0
     assert engine.stats()["total_completed"] == 301
     engine.assert_promises()
 
