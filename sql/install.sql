@@ -101,6 +101,7 @@ end $$;
 \ir internal/claim_returned.sql
 \ir internal/start_rows.sql
 \ir internal/policy.sql
+\ir internal/in_force.sql
 \ir internal/time_limits.sql
 \ir internal/schedule.sql
 \ir internal/override.sql

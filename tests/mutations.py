@@ -50,6 +50,10 @@ IS_ITS_OWN = "where r.attempt = i.attempt and r.worker_id = p_worker and r.state
 MARK_ON_COMPLETION = "where f.lane_id <> all (v_refilled);"
 SLOT_LOCK = " where pg_try_advisory_xact_lock(c_lanes, pgfifo._key(l.lane_id));"
 POLICY_LOCK = "where pg_try_advisory_xact_lock_shared(c_policies, a.id));"
+FORGET_KEPT_POLICIES = """\
+create or replace trigger forget_in_force after insert or update or delete on pgfifo.policies
+for each row execute function pgfifo._forget_in_force();
+"""
 MARK_ON_ENQUEUE = "insert into pgfifo.marks (action_id, id, lane_id) values (v_action_id, v_mark, v_lane_id);"
 STILL_ALIVE = "  if v_state is distinct from 'alive' then\n"
 FROM_THE_SAFE_POINT = "  if v_full then\n"
@@ -130,6 +134,12 @@ MUTATIONS = (
         "slots",
         ((POLICY_LOCK, ");"),),
         ("tests/test_slots.py::test_slots_a_change_of_the_limit_waits_for_a_claim_in_flight",),
+    ),
+    Mutation(
+        "forgetting what is kept of a policy",
+        "slots",
+        ((FORGET_KEPT_POLICIES, ""),),
+        ("tests/test_in_force.py::test_in_force_a_change_at_any_scope_applies_to_the_very_next_claim",),
     ),
     Mutation(
         "mark on enqueue",

@@ -59,6 +59,12 @@ begin
   select 'violation', 'shared limit', c.name, format('its ledger says %s active; the rows say %s', c.reckoned, c.taken)
   from pgfifo._shared_counts() c where c.reckoned <> c.taken
   union all
+  select 'violation', 'policy', null, format('what is kept of action %s is not what is in force', p.action)
+  from pgfifo._in_force f join pgfifo._action_policies p on p.action_id = f.action_id
+  where f.until > pgfifo._now()
+    and (f.max_concurrent, f.ordering, f.is_paused, f.has_pace, f.has_limits, f.max_queue_length, f.max_payload, f.group_by)
+      is distinct from (p.max_concurrent, p.ordering, p.paused_at is not null, p.has_pace, p.has_limits, p.max_queue_length, p.max_payload, p.group_by)
+  union all
   select 'violation', 'outcome', null, format('execution %s has %s outcomes on record', h.id, count(*))
   from pgfifo.history h group by h.id having count(*) > 1
   union all
@@ -143,6 +149,8 @@ begin
       return query select 'repaired', 'shared limit', v_limit.name, 'what is taken of it was counted again'::text;
     end if;
   end loop;
+  -- Claims write these rows anew.
+  delete from pgfifo._in_force;
   perform pgfifo._audit('check', null, null, '{"repair": true}');
 end $$;
 comment on function pgfifo.check is 'Look for violations of the promises and for what is overdue; repair what can be derived again (call it until nothing is repaired).';

@@ -56,19 +56,23 @@ begin
     if v_snapshot then
       perform from pgfifo.actions a where a.id = v_action_id for share;
     end if;
-    select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.closed_at,
-        p.on_limit = 'cancel' or p.max_action_queue_length < 'infinity' or p.action_quota is not null or p.pack_quota is not null
-          or p.everything_quota is not null as is_limited,
+    select f.group_by, f.ordering, f.max_queue_length, f.max_payload, f.has_limits, a.closed_at,
         exists (select from pgfifo.policies l where l.scope = 'lane') or exists (select from pgfifo._overrides) as has_lanes
-      into strict v_policy
-    from pgfifo._action_policies p where p.action_id = v_action_id;
+      into v_policy
+    from pgfifo._in_force f join pgfifo.actions a on a.id = f.action_id
+    where f.action_id = v_action_id and (f.until = 'infinity' or f.until > pgfifo._now());
+    if not found then
+      select p.group_by, p.ordering, p.max_queue_length, p.max_payload, p.has_limits, p.closed_at, true as has_lanes
+        into strict v_policy
+      from pgfifo._action_policies p where p.action_id = v_action_id;
+    end if;
     if v_policy.closed_at is not null then
       perform pgfifo._refuse_closed(v_action_id, null, null);
     end if;
     if p_payload is null or pg_column_size(p_payload) * 6.0 > v_policy.max_payload then
       perform pgfifo._check_payload(p_action, p_payload, v_policy.max_payload, null);
     end if;
-    v_long := v_policy.is_limited;
+    v_long := v_policy.has_limits;
   end if;
   if not v_long then
     o_group := pgfifo._group(p_action, v_policy.group_by, p_payload, p_group);

@@ -8,27 +8,32 @@
 --   marks       shared by sessions of workers that sleep, per action
 --   history     shared by sessions that wait for the end of an execution, and with key 0 for any
 --   schedules   who sets or declares schedules; key 0
+--   _in_force   by try, exclusive: a claim that writes down what is in force for an action
 --   scans       election per action; ticks: election for maintenance
 create or replace function pgfifo._key(p_id bigint) returns integer
 language sql immutable parallel safe strict
 as $$ select (p_id operator(pg_catalog.&) 2147483647)::integer $$;
 
--- Wait for an exclusive lock, at most so long; false when it could not be had. The wait is in a block of its own: when it
+-- Wait for an exclusive (or a shared) lock, at most so long; false when it could not be had. The wait is in a block of its own: when it
 -- fails, the lock and the setting go with the block, and nothing after it relies on either.
-create or replace function pgfifo._lock(p_class oid, p_key integer, p_wait interval) returns boolean
+create or replace function pgfifo._lock(p_class oid, p_key integer, p_wait interval, p_shared boolean default false) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_before text;
 begin
-  if pg_try_advisory_xact_lock(p_class::integer, p_key) then
+  if p_shared and pg_try_advisory_xact_lock_shared(p_class::integer, p_key) or not p_shared and pg_try_advisory_xact_lock(p_class::integer, p_key) then
     return true;
   end if;
   v_before := current_setting('lock_timeout');
   begin
     perform set_config('lock_timeout', greatest(1, extract(epoch from p_wait) * 1000)::integer::text, true);
-    perform pg_advisory_xact_lock(p_class::integer, p_key);
+    if p_shared then
+      perform pg_advisory_xact_lock_shared(p_class::integer, p_key);
+    else
+      perform pg_advisory_xact_lock(p_class::integer, p_key);
+    end if;
     perform set_config('lock_timeout', v_before, true);
     return true;
   exception when lock_not_available then

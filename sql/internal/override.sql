@@ -83,6 +83,8 @@ begin
     select o.target, o.scope, o.pack, o.action_id, o.lane_id from pgfifo._overrides o
     where o.until <= p_now group by o.target, o.scope, o.pack, o.action_id, o.lane_id order by o.target limit 256
   loop
+    -- The same locks as a change (see _lock_limits).
+    continue when v_target.scope = 'action' and not pg_try_advisory_xact_lock_shared('pgfifo.policies'::regclass::oid::integer, 0);
     v_class := case v_target.scope when 'lane' then 'pgfifo.lanes'::regclass else 'pgfifo.policies'::regclass end;
     v_key := case v_target.scope when 'lane' then pgfifo._key(v_target.lane_id) else coalesce(v_target.action_id, 0) end;
     if not pg_try_advisory_xact_lock(v_class::integer, v_key) then

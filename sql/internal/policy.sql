@@ -297,7 +297,7 @@ begin
 end $$;
 
 -- The lock under which limits change: of a lane its slot lock, else the policy lock of the scope, which claims hold shared
--- to their commit.
+-- to their commit; of an action with that of everything, shared.
 create or replace function pgfifo._lock_limits(p_scope text, p_action_id integer, p_lane_id bigint, p_call text) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -310,6 +310,9 @@ begin
       raise exception using errcode = 'QF023', message = 'this lane was idle and has just been removed',
         detail = json_build_object('lane_id', p_lane_id)::text, hint = 'Try again; a lane comes to be with its first enqueue or policy.';
     end if;
+  -- Of one action beside others of theirs, but not beside one of all of them: both forget what is kept of this action.
+  elsif p_action_id is not null and not pgfifo._lock('pgfifo.policies'::regclass, 0, interval '5 s', true) then
+    perform pgfifo._busy('another transaction is changing the limits of many actions; gave up after 5 s', 'pgfifo.policies'::regclass, 0);
   elsif not pgfifo._lock('pgfifo.policies'::regclass, coalesce(p_action_id, 0), interval '5 s') then
     perform pgfifo._busy('another transaction is changing these limits; gave up after 5 s', 'pgfifo.policies'::regclass, coalesce(p_action_id, 0));
   end if;

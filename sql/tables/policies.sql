@@ -92,6 +92,29 @@ create table if not exists pgfifo._overrides (
 create index if not exists overrides_until on pgfifo._overrides (until);
 comment on table pgfifo._overrides is 'Values that win over every scope''s until a time.';
 
+-- What is in force for an action as _action_policies tells it, kept for those who ask all the time: claims and enqueues. A
+-- claim writes the row, under the policy locks that it holds shared to its commit: then no change is under way (see
+-- _put_in_force). A change of a policy or an override takes the rows of its scope away (see _forget_in_force), in its own
+-- transaction and under the same locks exclusive: so whoever sees the change sees no row that is older. Where there is no
+-- row, or its time is over, ask the view.
+-- The oid of this table is the class of the lock of who writes: (_in_force, action), by try.
+create table if not exists pgfifo._in_force (
+  action_id integer primary key,
+  -- When the first override that it contains ends.
+  until timestamptz not null,
+  max_concurrent integer not null,
+  ordering text not null,
+  is_paused boolean not null,
+  -- Whether starts are limited over time.
+  has_pace boolean not null,
+  -- Whether an enqueue has to look at more than its lane's length.
+  has_limits boolean not null,
+  max_queue_length double precision not null,
+  max_payload double precision not null,
+  group_by text[] not null
+) with (fillfactor = 50);
+comment on table pgfifo._in_force is 'What is in force for an action, kept for claims and enqueues.';
+
 -- "Limits of this scope changed: look at its lanes again." Written with the change, acted on by whoever sees it committed.
 create table if not exists pgfifo.remarks (
   id bigint generated always as identity primary key,

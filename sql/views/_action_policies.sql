@@ -41,7 +41,16 @@ select a.id as action_id,
   pa.paused_at as paused_at,
   pa.paused_by as paused_by,
   pa.paused_reason as paused_reason,
-  a.closed_at as closed_at
+  a.closed_at as closed_at,
+  -- Whether starts are limited over time; whether an enqueue has to look at more than its lane's length.
+  (coalesce(translate(o.v ->> 'rate', '[]', '{}')::double precision[], pa.rate, pd.rate, pp.rate, pe.rate, b.rate))[1] < 'infinity'
+    or coalesce((o.v ->> 'spacing')::double precision, pa.spacing, pd.spacing, pp.spacing, pe.spacing, b.spacing) > 0
+    or coalesce((o.v ->> 'gap')::double precision, pa.gap, pd.gap, pp.gap, pe.gap, b.gap) > 0 as has_pace,
+  coalesce(o.v ->> 'on_limit', pa.on_limit, pd.on_limit, pp.on_limit, pe.on_limit, b.on_limit) = 'cancel'
+    or coalesce((o.v ->> 'max_action_queue_length')::double precision,
+      pa.max_action_queue_length, pd.max_action_queue_length, pp.max_action_queue_length, pe.max_action_queue_length, b.max_action_queue_length) < 'infinity'
+    or coalesce(o.v ->> 'action_quota', o.v ->> 'pack_quota', o.v ->> 'everything_quota') is not null
+    or num_nonnulls(pa.quota, pd.quota, pp.quota, pe.quota) > 0 as has_limits
 from pgfifo.actions a
 cross join pgfifo._default_policy b
 -- Each by its key, whatever the planner thinks: with the statistics of an empty table it would walk all of them.
