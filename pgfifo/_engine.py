@@ -50,6 +50,9 @@ _BELIEVED_AFTER = 1.5
 class Engine:
     """One run of a worker, in one event loop."""
 
+    claims: type[Claims] = Claims
+    heartbeat: type[Heartbeat] = Heartbeat
+
     def __init__(
         self,
         plan: Plan,
@@ -71,7 +74,7 @@ class Engine:
         self._overdue = overdue
         self._deadly = deadly
         self._names = list(plan.actions)
-        self._heartbeat = Heartbeat(
+        self._heartbeat = self.heartbeat(
             plan.identity(),
             registered=self._registered,
             failed=self._heart_failed,
@@ -81,7 +84,7 @@ class Engine:
         self._threads = Threads(plan.concurrency, f"pgfifo-{plan.name}")
         self._hooks = Hooks(f"pgfifo-{plan.name}")
         self._listener: Listener | None = None
-        self._claims = Claims(plan)
+        self._claims = self.claims(plan)
         self._registration: Registration | None = None
         self._failure: Exception | None = None
 

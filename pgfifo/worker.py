@@ -57,6 +57,8 @@ class Worker:
     returned.
     """
 
+    _engine_type: type[Engine] = Engine
+
     def __init__(
         self,
         dsn: str,
@@ -308,7 +310,7 @@ class Worker:
         with self._lock:
             if self._engine is not None:
                 raise RuntimeError("this worker works already")
-            engine = self._engine = Engine(
+            engine = self._engine = self._engine_type(
                 plan or self._plan, ready=self._registered, overdue=overdue, deadly=overdue is _end_process
             )
         try:

@@ -11,9 +11,11 @@ import pytest
 from psycopg import IsolationLevel
 
 from pgfifo import errors
+from pgfifo.verify.history import Stay
+from pgfifo.verify.order import order_faults
 from tests.support.database import in_background, wait_until_blocked
 from tests.support.engine import Engine, Hand, Start, item
-from tests.support.model import Journal, Line, Stay, order_faults
+from tests.support.model import Journal, Line
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]

@@ -12,9 +12,11 @@ from psycopg import IsolationLevel
 from psycopg.types.json import Jsonb
 
 from pgfifo import errors
+from pgfifo.verify.history import Stay
+from pgfifo.verify.slots import slot_faults
 from tests.support.database import in_background, wait_until_blocked
 from tests.support.engine import Engine, Hand, Start, item, race
-from tests.support.model import Gate, Journal, Line, Stay, slot_faults
+from tests.support.model import Gate, Journal, Line
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]

@@ -8,7 +8,9 @@ import psycopg
 from psycopg.pq import ExecStatus
 from psycopg.types.json import Jsonb
 
-from tests.support.model import Stay, order_faults, slot_faults
+from pgfifo.verify.history import Stay
+from pgfifo.verify.order import order_faults
+from pgfifo.verify.slots import slot_faults
 
 Connection = psycopg.Connection[Any]
 Call = tuple[Connection, str, Sequence[object]]

@@ -1,15 +1,13 @@
-"""What the queue ought to do, in plain Python (a line, its slots, its counters), and judges of what it did.
+"""What the queue ought to do, in plain Python: a line, its slots, its counters; and handlers' journals.
 
-Nothing here asks the database. The judges read recorded starts, not what the ledger believes.
+Nothing here asks the database. What is on record is judged by `pgfifo.verify`.
 """
 
 import bisect
-import heapq
 import threading
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 
 @dataclass
@@ -89,71 +87,6 @@ class Line:
             "total_failed": self.failed,
             "total_cancelled": self.cancelled,
         }
-
-
-class Stay(NamedTuple):
-    """One start on record, or, without a start number, one stay in the line that goes on."""
-
-    lane: int
-    id: int
-    attempt: int
-    ticket: int
-    joined_no: int
-    """The lane's count of starts when it came back to the line; 0 if it came with its enqueue."""
-    start_no: int | None
-    limit: int | None
-    end_no: int | None
-    """The lane's count of starts when it left its slot; None while it has it."""
-
-
-def order_faults(stays: Iterable[Stay]) -> list[str]:
-    """Find starts that overtook an older execution of their lane (strict lanes only)."""
-    faults = []
-    for lane in _by_lane(stays):
-        starts = sorted((s.start_no, s.ticket) for s in lane if s.start_no is not None)
-        numbers = [number for number, _ in starts]
-        highest, so_far = [0], 0
-        for _, ticket in starts:
-            so_far = max(so_far, ticket)
-            highest.append(so_far)
-        for stay in lane:
-            until = len(starts) if stay.start_no is None else bisect.bisect_left(numbers, stay.start_no)
-            since = bisect.bisect_right(numbers, stay.joined_no)
-            if highest[until] <= stay.ticket:
-                continue  # nothing younger was started before it, whenever it came
-            faults += [
-                f"lane {stay.lane}: ticket {ticket} was started (no. {number}) before {stay.ticket}"
-                for number, ticket in starts[since:until]
-                if ticket > stay.ticket
-            ]
-    return faults
-
-
-def slot_faults(stays: Iterable[Stay]) -> list[str]:
-    """Find starts that took their lane above the limit they were admitted under, and numbers given twice."""
-    faults = []
-    for lane in _by_lane(stays):
-        ends: list[float] = []
-        before = 0
-        for stay in sorted((s for s in lane if s.start_no is not None), key=lambda s: s.start_no or 0):
-            assert stay.start_no is not None
-            assert stay.limit is not None
-            if stay.start_no == before:
-                faults.append(f"lane {stay.lane}: start number {before} was given twice")
-            before = stay.start_no
-            while ends and ends[0] < stay.start_no:
-                heapq.heappop(ends)
-            heapq.heappush(ends, float("inf") if stay.end_no is None else stay.end_no)
-            if len(ends) > stay.limit:
-                faults.append(f"lane {stay.lane}: start {stay.start_no} made {len(ends)} of {stay.limit}")
-    return faults
-
-
-def _by_lane(stays: Iterable[Stay]) -> list[list[Stay]]:
-    lanes: dict[int, list[Stay]] = {}
-    for stay in stays:
-        lanes.setdefault(stay.lane, []).append(stay)
-    return list(lanes.values())
 
 
 class Journal:
