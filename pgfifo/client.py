@@ -695,9 +695,13 @@ class Client(Holding):
         Raises:
             UnknownExecution: There is no such execution, or it is older than its retention.
             InvalidValue: It is not finished, or a retry of it is not, or has its old place.
-            QueueFull: The line is full; an old place is not asked for.
+            QueueFull: The line, or those of the action, are full; an old place is not asked for.
+            QuotaExceeded: A quota is used up; a retry counts for it like an enqueue.
+            ConcurrencyLimit: It could not start at once, with ``on_limit = 'cancel'``; an old place is not
+                asked for.
+            RateLimit: The same, because of a rate, a spacing or a gap.
             ActionClosed: The action or the lane was closed.
-            Busy: Another transaction holds its lane.
+            Busy: Another transaction holds its lane, or what a quota of its is counted by.
             IsolationLevel: The caller's transaction is above READ COMMITTED.
             CommitUnknown: The connection broke before the answer came.
         """

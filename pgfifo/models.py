@@ -160,9 +160,10 @@ class RetryAnswer:
     Attributes:
         id: The execution.
         answer: ``retried``; or why not: the state of one that is not finished, ``again`` where a retry of it
-            is not finished, ``full`` or ``closed`` of its lane, ``taken`` where another retry has its old
-            place, ``slot`` where it stood for a slot that a program held, ``busy`` where another transaction
-            holds its lane, ``unknown`` where there is no such execution.
+            is not finished, ``full`` or ``closed`` of its lane, ``quota`` where one is used up, ``limit``
+            where it could not start at once and nothing may wait, ``taken`` where another retry has its old place,
+            ``slot`` where it stood for a slot that a program held, ``busy`` where another transaction holds
+            its lane, ``unknown`` where there is no such execution.
         retry_id: The new execution; with ``again`` that earlier one.
     """
 
@@ -177,7 +178,8 @@ class Retried:
 
     Attributes:
         retried: How many were put back.
-        refused: How many were not, because their lane is full or closed, or their old place is taken.
+        refused: How many were not: their lane is full or closed, another limit of enqueues was reached, or
+            their old place is taken.
         busy: How many are in lanes that somebody kept for a second, so that they were passed by.
     """
 

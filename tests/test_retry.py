@@ -262,6 +262,115 @@ def test_retry_fills_a_line_up_to_its_length_and_not_beyond(conn: Connection) ->
     engine.assert_promises()
 
 
+def test_retry_fills_the_lines_of_an_action_up_to_its_length_and_not_beyond(conn: Connection) -> None:
+    engine = Engine(conn)
+    ids = engine.enqueue_many("deploy", [{}] * 6, ["a", "b", "a", "b", "a", "b"])
+    worker = engine.worker()
+    fail(engine, worker, *ids)
+    engine.policy(max_action_queue_length=4)
+    engine.enqueue(group="c")
+    assert [answer for answer, _ in engine.retry_many(ids)] == ["retried"] * 3 + ["full"] * 3
+    with pytest.raises(errors.QueueFull, match="in all its lanes"):
+        engine.enqueue(group="d")
+    with pytest.raises(errors.QueueFull, match="in all its lanes"):
+        engine.retry(ids[5])
+    # An old place is not asked for; what comes to it counts.
+    engine.retry(ids[5], head=True)
+    engine.drain(worker, limit=1)
+    assert [answer for answer, _ in engine.retry_many(ids, head=True)] == ["retried"] * 6
+    assert (identity(engine)["queue_length"], where(engine, action="deploy")) == (6, (0, 0, 0))
+    engine.drain(worker)
+    engine.assert_promises()
+
+
+QUOTAS = {
+    "everything": "select pgfifo.set_default_policy(%s)",
+    "pack": "select pgfifo.set_pack_policy('web', %s)",
+    "action": "select pgfifo.set_policy('web.get', %s)",
+    "lane": "select pgfifo.set_policy('web.get', %s, 'a')",
+}
+
+
+@pytest.mark.parametrize("head", [False, True])
+@pytest.mark.parametrize("scope", QUOTAS)
+def test_retry_counts_for_quotas_like_an_enqueue(conn: Connection, scope: str, head: bool) -> None:
+    engine = Engine(conn)
+    ids = engine.fill(4, "web.get", "a")
+    worker = engine.worker("web.get")
+    engine.policy("web.get", max_concurrent=4)
+    engine.hand_in(worker, *engine.claim(worker, 4, ["web.get"]), outcome="failed", error="boom", retry=False)
+    conn.execute(QUOTAS[scope].encode(), [Jsonb({"quota": "3/day"})])
+    engine.enqueue("web.get", group="a")
+    assert [answer for answer, _ in engine.retry_many(ids, head)] == ["retried"] * 2 + ["quota"] * 2
+    with pytest.raises(errors.QuotaExceeded) as refused:
+        engine.retry(ids[3], head)
+    assert (refused.value.limit, refused.value.current) == (3, 3)
+    with pytest.raises(errors.QuotaExceeded):
+        engine.enqueue("web.get", group="a")
+    assert where(engine, head, action="web.get") == (0, 2, 0)
+    engine.advance("1 day")
+    assert where(engine, head, action="web.get") == (2, 0, 0)
+    engine.enqueue("web.get", group="a")
+    with pytest.raises(errors.QuotaExceeded):
+        engine.enqueue("web.get", group="a")
+    engine.drain(worker, ["web.get"])
+    engine.assert_promises()
+
+
+def test_retry_obeys_a_lane_that_refuses_what_cannot_start_at_once(conn: Connection) -> None:
+    engine = Engine(conn)
+    ids = engine.fill(4)
+    worker = engine.worker()
+    fail(engine, worker, *ids)
+    engine.policy(on_limit="cancel", max_concurrent=2)
+    assert [answer for answer, _ in engine.retry_many(ids)] == ["retried"] * 2 + ["limit"] * 2
+    with pytest.raises(errors.ConcurrencyLimit, match="max_concurrent is 2"):
+        engine.retry(ids[2])
+    # The one whose old place is asked for goes there, whatever waits.
+    engine.retry(ids[2], head=True)
+    assert where(engine, action="deploy") == (0, 1, 0)
+    assert len(engine.drain(worker)) == 3
+    engine.policy(rate="1/h")
+    engine.retry(ids[3])
+    assert len(engine.drain(worker)) == 1
+    with pytest.raises(errors.RateLimit):
+        engine.retry(ids[0])
+    engine.pause()
+    engine.policy(rate=None)
+    with pytest.raises(errors.ConcurrencyLimit, match="paused"):
+        engine.retry(ids[0])
+    engine.resume()
+    engine.assert_promises()
+
+
+def test_retry_and_enqueues_beside_it_share_a_quota_exactly(conn: Connection, connect: Connect) -> None:
+    engine = Engine(conn)
+    old, other = engine.enqueue(group="a"), engine.enqueue(group="b")
+    worker = engine.worker()
+    fail(engine, worker, old, other)
+    engine.policy(quota="1/day")
+    undecided, retrying = Engine(connect(autocommit=False)), Engine(connect())
+    undecided.enqueue(group="c")
+    soon = "clock_timestamp() + interval '10 ms'"
+    busy = f"select answer from pgfifo._put_back(array[%s::bigint], false, {soon})"
+    assert engine.rows(busy, old) == [("busy",)], "it did not wait for who may take the last of the quota"
+    second = in_background(lambda: retrying.retry_many([old, other]))
+    wait_until_blocked(conn, retrying.pid)
+    undecided.conn.rollback()
+    assert [answer for answer, _ in second.result()] == ["retried", "quota"]
+    engine.drain(worker)
+    engine.advance("1 day")
+    undecided.retry(other)
+    enqueueing = Engine(connect())
+    third = in_background(lambda: enqueueing.enqueue(group="c"))
+    wait_until_blocked(conn, enqueueing.pid)
+    undecided.conn.commit()
+    with pytest.raises(errors.QuotaExceeded):
+        third.result()
+    engine.drain(worker)
+    engine.assert_promises()
+
+
 def test_retry_lets_what_is_due_join_first(conn: Connection) -> None:
     engine = Engine(conn)
     old = engine.enqueue()

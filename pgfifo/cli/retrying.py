@@ -107,6 +107,14 @@ def _refusal(answer: "RetryAnswer") -> tuple[str, str | None]:
             f"the line of execution {id_} is full",
             "Try again when it is shorter, or put it into its old place: --head.",
         ),
+        "quota": (
+            f"a quota is used up that execution {id_} would count for",
+            f"Wait until it begins again, or raise it; {command('policy', 'show')} shows them.",
+        ),
+        "limit": (
+            f"execution {id_} could not start at once, and its lane lets nothing wait (on_limit = cancel)",
+            "Try again later, or put it into its old place: --head.",
+        ),
         "closed": (f"the lane of execution {id_} is closed", None),
         "taken": (
             f"the old place of execution {id_} has another retry in it",
@@ -130,7 +138,8 @@ def _retry_where(where: "Filter", *, head: bool, dry_run: bool, dsn: str | None)
         did(f"Put back {count(done.retried, 'execution')}.", _UNDO)
     problems = []
     if done.refused:
-        problems.append(f"{count(done.refused, 'execution')} could not be: their lines are full or closed")
+        why = "their lines are full or closed, or another limit of enqueues is reached"
+        problems.append(f"{count(done.refused, 'execution')} could not be: {why}")
     if done.busy:
         problems.append(f"{count(done.busy, 'execution')} had to be passed by: somebody keeps their lanes")
     if problems:

@@ -1,5 +1,6 @@
 -- Put a finished execution back: a new one with the same action, group, payload, headers and tags, and retry_of; the old
 -- outcome stays. At the end of its line, or with p_head in its old place, before all younger ones that wait. Returns its id.
+-- Limits of enqueues hold as for an enqueue; for an old place lengths and on_limit are not asked.
 -- In the caller's transaction; the lane's enqueue lock, with p_head also its slot lock, is held to the commit.
 create or replace function pgfifo.retry(p_id bigint, p_head boolean default false) returns bigint
 language plpgsql volatile security definer
@@ -24,16 +25,13 @@ begin
     when 'unknown' then
       perform pgfifo._unknown_execution(p_id);
     when 'busy' then
-      perform pgfifo._busy('pgfifo.retry gave up after 5 s: another transaction holds this lane',
+      perform pgfifo._busy('pgfifo.retry gave up after 5 s: another transaction holds this lane, or a limit that it counts for',
         case when p_head then 'pgfifo.lanes'::regclass else 'pgfifo._executions'::regclass end, pgfifo._key(v_done.lane_id),
         jsonb_build_object('id', p_id, 'lane_id', v_done.lane_id));
     when 'closed' then
       perform pgfifo._refuse_closed(v_lane.action_id, v_lane.id, null);
-    when 'full' then
-      perform pgfifo._queue_full(v_lane.name, v_lane.group_text,
-        (select coalesce(lp.max_queue_length, p.max_queue_length) from pgfifo._action_policies p
-         left join pgfifo._lane_policies lp on lp.lane_id = v_lane.id where p.action_id = v_lane.action_id),
-        (select c.o_length from pgfifo._length(v_lane.id) c), 1, null);
+    when 'full', 'quota', 'limit' then
+      perform pgfifo._refuse_retry(v_done.lane_id, v_done.answer);
     else
       raise exception using errcode = 'QF022',
         message = case v_done.answer

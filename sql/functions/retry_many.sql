@@ -1,7 +1,8 @@
 -- Put many finished executions back, each as pgfifo.retry does, as many as can be. Answers in input order: 'retried' with the
 -- new id, or why not: the state of one that is not finished, 'again' with the id of a retry of it that is not finished,
--- 'full' (max_queue_length), 'closed', 'taken' (its old place has another retry), 'slot' (it stood for a slot that a program
--- held), 'busy' (the call waits 5 s for locks, in all), 'unknown'. At most 10,000 ids, of at most max_batch_lanes() lanes.
+-- 'full' (max_queue_length, max_action_queue_length), 'quota', 'limit' (on_limit = 'cancel': it could not start at once),
+-- 'closed', 'taken' (its old place has another retry), 'slot' (it stood for a slot that a program held), 'busy' (the call
+-- waits 5 s for locks, in all), 'unknown'. At most 10,000 ids, of at most max_batch_lanes() lanes.
 create or replace function pgfifo.retry_many(p_ids bigint[], p_head boolean default false)
 returns table (ordinal integer, id bigint, answer text, retry_id bigint)
 language plpgsql volatile security definer

@@ -2,7 +2,7 @@
 -- most 64 lanes): call it again with what it returned as next, in a transaction of its own, until that is null. Of no state
 -- the filter speaks: those that failed. In the order in which they ended, action by action. One that has been put back
 -- before is passed over, so the same call may be made again; and so is what was enqueued after the first piece.
--- refused: their line was full or closed, or their old place taken. busy: somebody kept their lane for a second.
+-- refused: their line was full or closed, a limit of enqueues was reached, or their old place taken. busy: somebody kept their lane for a second.
 -- p_dry_run: only count, without a lock.
 create or replace function pgfifo.retry_where(
   p_filter jsonb,

@@ -57,28 +57,24 @@ as $$
     where p.r = p_nth) end
 $$;
 
--- max_action_queue_length: count what waits in all lanes of the action, refuse what does not fit, note what comes. Under the
--- action's lock of tallies, so all enqueues that are counted by it have committed and are seen; claims take away meanwhile.
+-- How many wait in all lanes of an action: what max_action_queue_length is about. Under the action's lock of tallies, so all
+-- enqueues that are counted by it have committed and are seen; claims take away meanwhile.
 -- What waits is what the lanes' ledgers say, with what is not folded yet, in one snapshot. With more than a hundred lanes that is
--- done only when the last time was more than 20 µs a lane ago, a tenth of the time at most; in between, what was enqueued since
+-- counted only when the last time was more than 20 µs a lane ago, a tenth of the time at most; in between, what was enqueued since
 -- is added, and what has left since is not noticed yet.
-create or replace function pgfifo._use_length(p_action_id integer, p_action text, p_limit double precision, p_asked bigint, p_places text[],
-  p_run_ats timestamptz[], p_one boolean) returns void
+create or replace function pgfifo._action_length(p_action_id integer, out o_before pgfifo.tallies, out o_n bigint, out o_since timestamptz, out o_lanes integer)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_target constant text := 'length action:' || p_action_id;
-  v_before pgfifo.tallies := pgfifo._tally(c_target);
   v_now timestamptz := pgfifo._now();
-  v_n bigint := v_before.n;
-  v_since timestamptz := v_before.since;
-  v_lanes integer := v_before.lanes;
-  -- What has left since an old snapshot was taken is not seen there: then it is to be tried again.
-  v_code text := case when current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then 'QF001' else '40001' end;
 begin
-  if v_before.version is null or v_lanes <= 100 or v_now - v_since not between interval '0' and v_lanes * interval '20 us' then
-    select coalesce(sum(g.waiting + a.n - x.n), 0), count(*) into v_n, v_lanes
+  o_before := pgfifo._tally('length action:' || p_action_id);
+  o_n := o_before.n;
+  o_since := o_before.since;
+  o_lanes := o_before.lanes;
+  if o_before.version is null or o_lanes <= 100 or v_now - o_since not between interval '0' and o_lanes * interval '20 us' then
+    select coalesce(sum(g.waiting + a.n - x.n), 0), count(*) into o_n, o_lanes
     from pgfifo.lanes l
     cross join lateral (select g.waiting, g.mark_floor from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
     cross join lateral (select coalesce(sum(a.n), 0) as n from pgfifo.arrivals a where a.lane_id = l.id and a.id > g.mark_floor) a
@@ -87,8 +83,22 @@ begin
       select case when g.waiting + a.n > 0 and (select exists (select from pgfifo.policies p where p.max_wait < 'infinity'))
              then coalesce((select pgfifo._count_expired(l.id, v_now - w.max_wait) from pgfifo._max_waits w where w.lane_id = l.id), 0) else 0 end as n) x
     where l.action_id = p_action_id;
-    v_since := v_now;
+    o_since := v_now;
   end if;
+end $$;
+
+-- max_action_queue_length: refuse what does not fit, note what comes. Under the action's lock of tallies.
+create or replace function pgfifo._use_length(p_action_id integer, p_action text, p_limit double precision, p_asked bigint, p_places text[],
+  p_run_ats timestamptz[], p_one boolean) returns void
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_length record := pgfifo._action_length(p_action_id);
+  v_n bigint := v_length.o_n;
+  -- What has left since an old snapshot was taken is not seen there: then it is to be tried again.
+  v_code text := case when current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then 'QF001' else '40001' end;
+begin
   if v_n + p_asked > p_limit then
     raise exception using errcode = v_code,
       message = format('%s is full: %s waiting in all its lanes, at most %s allowed%s', p_action, pgfifo._number(v_n), pgfifo._number(p_limit::numeric),
@@ -97,7 +107,7 @@ begin
         'index', case when not p_one then pgfifo._nth_place(p_places, p_run_ats, null, true, greatest(0, p_limit - v_n)::bigint + 1) end)::text,
       hint = 'Nothing was enqueued. Try again later, run more workers, or raise max_action_queue_length.';
   end if;
-  perform pgfifo._keep_tally(c_target, v_before, v_n + p_asked, v_since, v_lanes);
+  perform pgfifo._keep_tally('length action:' || p_action_id, v_length.o_before, v_n + p_asked, v_length.o_since, v_length.o_lanes);
 end $$;
 
 -- When the calendar period of a quota began that this moment is in, and when it ends: in its time zone, so that a day may
@@ -110,23 +120,35 @@ as $$
     (date_trunc(p_quota[2], p_at at time zone p_quota[3]) + ('1 ' || p_quota[2])::interval) at time zone p_quota[3]
 $$;
 
--- A quota of one scope: refuse what does not fit into what is left of it, note what comes. Under the scope's lock of tallies,
--- or, for a lane's, under its enqueue lock. p_group: the lane's group, where it is a lane's quota.
--- Counted from when it is set; a clock that is set back goes on in the period that it had come to.
+-- How much of a scope's quota is used, since when it counts, and when it begins again. Counted from when it is set; a clock that
+-- is set back goes on in the period that it had come to. Under the scope's lock of tallies, or, for a lane's, under its enqueue lock.
+create or replace function pgfifo._quota_used(p_target text, p_quota text[], out o_before pgfifo.tallies, out o_n bigint, out o_since timestamptz,
+  out o_lanes integer, out o_resets_at timestamptz)
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_period record;
+begin
+  o_before := pgfifo._tally('quota ' || p_target);
+  v_period := pgfifo._period(p_quota, greatest(pgfifo._now(), o_before.since));
+  o_n := case when o_before.since >= v_period.o_from then o_before.n else 0 end;
+  o_since := greatest(v_period.o_from, o_before.since);
+  o_resets_at := v_period.o_to;
+end $$;
+
+-- A quota of one scope: refuse what does not fit into what is left of it, note what comes. Under the same locks. p_group: the
+-- lane's group, where it is a lane's quota.
 create or replace function pgfifo._use_quota(p_target text, p_quota text[], p_asked bigint, p_action text, p_group text, p_places text[], p_one boolean)
 returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_target constant text := 'quota ' || p_target;
-  v_before pgfifo.tallies := pgfifo._tally(c_target);
   v_limit double precision := p_quota[1]::double precision;
-  v_period record;
-  v_used bigint;
+  v_quota record := pgfifo._quota_used(p_target, p_quota);
+  v_used bigint := v_quota.o_n;
 begin
-  v_period := pgfifo._period(p_quota, greatest(pgfifo._now(), v_before.since));
-  v_used := case when v_before.since >= v_period.o_from then v_before.n else 0 end;
   if v_used + p_asked > v_limit then
     raise exception using errcode = 'QF004',
       message = format('the quota of %s is used up: %s of %s enqueues this %s%s; it begins again at %s',
@@ -134,13 +156,13 @@ begin
              when p_target like 'pack:%' then 'pack ' || substr(p_target, 6) else p_target end,
         pgfifo._number(v_used), pgfifo._number(v_limit::numeric), p_quota[2],
         case when p_asked > 1 then format(', and %s were to come', pgfifo._number(p_asked)) else '' end,
-        to_char(v_period.o_to at time zone p_quota[3], 'YYYY-MM-DD HH24:MI ') || p_quota[3]),
+        to_char(v_quota.o_resets_at at time zone p_quota[3], 'YYYY-MM-DD HH24:MI ') || p_quota[3]),
       detail = json_build_object('action', p_action, 'group', p_group, 'scope', split_part(p_target, ':', 1), 'limit', v_limit, 'current', v_used,
-        'asked', p_asked, 'resets_at', v_period.o_to,
+        'asked', p_asked, 'resets_at', v_quota.o_resets_at,
         'index', case when not p_one then pgfifo._nth_place(p_places, null, p_group, false, greatest(0, v_limit - v_used)::bigint + 1) end)::text,
       hint = 'Nothing was enqueued. Wait until it begins again, or raise the quota.';
   end if;
-  perform pgfifo._keep_tally(c_target, v_before, v_used + p_asked, greatest(v_period.o_from, v_before.since), null);
+  perform pgfifo._keep_tally('quota ' || p_target, v_quota.o_before, v_used + p_asked, v_quota.o_since, null);
 end $$;
 
 -- How many executions that join a lane's line now could start at once, and what keeps the next one from it: for
