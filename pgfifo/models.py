@@ -161,9 +161,9 @@ class RetryAnswer:
         id: The execution.
         answer: ``retried``; or why not: the state of one that is not finished, ``again`` where a retry of it
             is not finished, ``full`` or ``closed`` of its lane, ``quota`` where one is used up, ``limit``
-            where it could not start at once and nothing may wait, ``taken`` where another retry has its old place,
-            ``slot`` where it stood for a slot that a program held, ``busy`` where another transaction holds
-            its lane, ``unknown`` where there is no such execution.
+            where it could not start at once and nothing may wait, ``taken`` where another retry has its old
+            place, ``slot`` where it stood for a slot that a program held, ``busy`` where another transaction
+            holds its lane, ``unknown`` where there is no such execution.
         retry_id: The new execution; with ``again`` that earlier one.
     """
 
