@@ -30,6 +30,7 @@ from pgfifo.models import (
     ExecutionInfo,
     Explanation,
     Finding,
+    Grant,
     ImportStatus,
     Lane,
     LaneStats,
@@ -44,6 +45,7 @@ from pgfifo.models import (
     Position,
     Retried,
     RetryAnswer,
+    Role,
     ScheduleInfo,
     SchemaInfo,
     SharedLimit,
@@ -140,6 +142,96 @@ class AsyncClient(AsyncHolding):
     async def uninstall(self) -> None:
         """Remove the schema with everything in it: what waits, what runs, and the history."""
         await self._script("drop schema if exists pgfifo cascade")
+
+    async def create_roles(self) -> list[str]:
+        """Make the roles pgfifo_producer, _worker, _observer and _admin, and grant them what they are for.
+
+        For the schema's owner. Roles belong to the whole server: those that are there are used as they are.
+
+        Returns:
+            The names of those that are new.
+
+        Raises:
+            NotPermitted: One is missing, and the owner has no CREATEROLE; the hint says what to do then.
+        """
+        return await self._row("select pgfifo.create_roles()", (), list)
+
+    async def grant_role(self, role: Role, to: str, *, connection: object = None) -> bool:
+        """Let a role of the database be a producer, worker, observer or admin.
+
+        Args:
+            role: What it may do as.
+            to: The role of the database; its members may do the same.
+            connection: The caller's connection; the grant commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything.
+
+        Raises:
+            InvalidValue: There is no such role.
+        """
+        return await self._row(
+            "select pgfifo.grant_role(%s::text, %s::text)", (role, to), bool, connection=connection
+        )
+
+    async def revoke_role(self, role: Role, from_: str, *, connection: object = None) -> bool:
+        """Undo `grant_role`.
+
+        Args:
+            role: What it shall not do any more.
+            from_: The role of the database.
+            connection: The caller's connection; it commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything.
+
+        Raises:
+            InvalidValue: There is no such role.
+        """
+        return await self._row(
+            "select pgfifo.revoke_role(%s::text, %s::text)", (role, from_), bool, connection=connection
+        )
+
+    async def grant_enqueue(self, action: str, to: str, *, connection: object = None) -> bool:
+        """Let a role of the database enqueue to one action, and to others only as far as granted too.
+
+        Args:
+            action: The action; a new name creates it.
+            to: The role of the database.
+            connection: The caller's connection; the grant commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything.
+
+        Raises:
+            InvalidValue: There is no such role.
+        """
+        return await self._row(
+            "select pgfifo.grant_enqueue(%s::text, %s::text)", (action, to), bool, connection=connection
+        )
+
+    async def revoke_enqueue(self, action: str, from_: str, *, connection: object = None) -> bool:
+        """Undo `grant_enqueue`.
+
+        Args:
+            action: The action.
+            from_: The role of the database.
+            connection: The caller's connection; it commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything.
+
+        Raises:
+            InvalidValue: There is no such role.
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        return await self._row(
+            "select pgfifo.revoke_enqueue(%s::text, %s::text)", (action, from_), bool, connection=connection
+        )
+
+    async def grants(self) -> list[Grant]:
+        """Return which roles of the database were granted what."""
+        return await self._rows(select(Grant, "pgfifo.grants order by role, may, action"), (), Grant)
 
     async def schema_info(self) -> SchemaInfo:
         """Return what is installed, also where this package does not fit it.

@@ -27,6 +27,7 @@
          ├─ Busy                 QF023  somebody's open transaction is in the way
          ├─ WaitTimeout          QF024  the awaited execution did not end in time (a TimeoutError too)
          ├─ InvalidPayload       QF025  a payload does not fit its action (a ValueError too)
+         ├─ NotPermitted         QF026  the role may do such things, but not this one
          └─ SnapshotTooOld       40001  the caller's transaction began too early for this call
 
 PostgreSQL raises most of them, with these SQLSTATEs, so they mean the same in every language. psycopg picks
@@ -384,6 +385,20 @@ class InvalidPayload(PgfifoError, ValueError, code="QF025"):
     """In a batch: the place of the first such item, counted from 0."""
     reason = _Fact[str]("reason")
     """What does not fit, and where."""
+
+
+class NotPermitted(PgfifoError, code="QF026"):
+    """The role may call this function, but not for this action, worker or execution.
+
+    Where it may not call the function at all, PostgreSQL raises ``psycopg.errors.InsufficientPrivilege``.
+    """
+
+    role = _Fact[str]("role")
+    """The role of the session: who logged in, or what ``set role`` says."""
+    action = _Fact[str]("action")
+    """The action, where it is about one."""
+    owner = _Fact[str]("owner")
+    """The role whose worker it is, where it is about one."""
 
 
 class SnapshotTooOld(PgfifoError):

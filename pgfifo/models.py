@@ -521,6 +521,25 @@ class SharedLimitChange:
     new: Any
 
 
+Role = Literal["producer", "worker", "observer", "admin"]
+"""What a role of the database can be granted to do as."""
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """What a role of the database was granted.
+
+    Attributes:
+        role: The role.
+        may: What it may do as; ``enqueue``: put executions into one action.
+        action: The action that it may enqueue to; None for what is not about one.
+    """
+
+    role: str
+    may: Literal["producer", "worker", "observer", "admin", "enqueue"]
+    action: str | None
+
+
 @dataclass(frozen=True, slots=True)
 class AuditEntry:
     """What somebody did to how the queue runs.

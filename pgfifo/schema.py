@@ -59,9 +59,11 @@ def sql_text() -> str:
     ]
     text = text.replace("-- Steps from older versions\n", "-- Steps from older versions\n" + "".join(steps))
     digest = hashlib.sha256(text.encode()).hexdigest()
-    return (
-        f"{text}\nupdate pgfifo.installation set script_hash = '{digest}'"
-        f" where script_hash is distinct from '{digest}';\n"
+    return text.replace(
+        "-- Back to the caller.\n",
+        "-- Which script this was. Then back to the caller.\n"
+        f"update pgfifo.installation set script_hash = '{digest}'"
+        f" where script_hash is distinct from '{digest}';\n",
     )
 
 

@@ -26,9 +26,24 @@
 -- Run it with psql -1 -v ON_ERROR_STOP=1 -f install.sql, or let pgfifo.install() do it. It may be run again.
 
 select pg_catalog.pg_advisory_xact_lock(1885824620, 1868785010);  -- 'pgfi', 'foin': installers come one after another
+-- Nothing here is looked for in schemas of others; finish.sql puts back what the caller had set.
+select pg_catalog.set_config('pgfifo.before', pg_catalog.json_build_object('role', pg_catalog.current_setting('role'),
+  'search_path', pg_catalog.current_setting('search_path'))::pg_catalog.text, true);
+set local search_path = pg_catalog, pg_temp;
 set local client_min_messages = warning;
 set local check_function_bodies = off;
-create schema if not exists pgfifo;
+-- All of it belongs to one role, whoever installs: a superuser who replaced some of a schema's functions would own these,
+-- and they would call with his rights what the schema's owner can change.
+do $$
+declare
+  v_owner name := (select r.rolname from pg_namespace n join pg_roles r on r.oid = n.nspowner where n.nspname = 'pgfifo');
+begin
+  if v_owner is null then
+    create schema pgfifo;
+  elsif v_owner <> current_user then
+    perform set_config('role', v_owner, true);
+  end if;
+end $$;
 comment on schema pgfifo is 'pgfifo: an ordered queue with slots. Functions and views are the interface; tables are private.';
 
 do $$
@@ -73,6 +88,7 @@ end $$;
 \ir internal/clock.sql
 \ir internal/isolation.sql
 \ir internal/durable.sql
+\ir internal/rights.sql
 \ir internal/locks.sql
 \ir internal/group.sql
 \ir internal/action.sql
@@ -137,6 +153,7 @@ end $$;
 \ir views/overrides.sql
 \ir views/shared_limits.sql
 \ir views/minutes.sql
+\ir views/grants.sql
 \ir functions/list_executions.sql
 \ir functions/position.sql
 \ir functions/remaining.sql
@@ -211,6 +228,11 @@ end $$;
 \ir functions/close.sql
 \ir functions/open.sql
 \ir functions/maintain.sql
+\ir functions/grant_role.sql
+\ir functions/revoke_role.sql
+\ir functions/grant_enqueue.sql
+\ir functions/revoke_enqueue.sql
+\ir functions/create_roles.sql
 \ir functions/raise_epoch.sql
 \ir functions/advance.sql
 

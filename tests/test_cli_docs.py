@@ -17,4 +17,4 @@ def test_page_has_every_command() -> None:
         info.name or (info.callback.__name__ if info.callback else "") for info in app.registered_commands
     }
     shown = set(re.findall(r"^### pgfifo (\w+)", PAGE.read_text(), re.MULTILINE))
-    assert names | {"policy", "limit", "schedule", "embedded"} == shown
+    assert names | {"policy", "limit", "schedule", "embedded", "roles"} == shown

@@ -41,6 +41,7 @@ PAGES = [
     "docs/schedules.md",
     "docs/stability.md",
     "docs/migrations.md",
+    "docs/security.md",
 ]
 PROMISES = ["order", "slots", "progress", "durability", "fencing", "independence", "flat cost", "exact stats"]
 RUN = ("bash", "python", "sql")
@@ -335,7 +336,7 @@ def test_the_roles_of_the_migrations_page_can_do_what_it_says(fresh_dsn: str) ->
         job = producer.enqueue("a", {"n": 1})
         producer.enqueue_many("a", [2, 3])
         with pytest.raises(psycopg.errors.InsufficientPrivilege):
-            producer.cancel(job.id)
+            producer.pause("a")
     actions = pgfifo.Actions()
     actions.add("a", lambda execution: execution.payload)
     dsn = psycopg.conninfo.make_conninfo(fresh_dsn, user="an_app")

@@ -39,6 +39,7 @@ BY_CODE = {
     "QF023": "Busy",
     "QF024": "WaitTimeout",
     "QF025": "InvalidPayload",
+    "QF026": "NotPermitted",
 }
 RAISE = """
     do $$ begin

@@ -203,6 +203,13 @@ def operating(fifo: pgfifo.Client, conn: psycopg.Connection[Any]) -> None:
     fifo.set_shared_limit("api", rate=None, actions=("a", "b"), everything=False)
     fifo.set_shared_limit("api", actions=None)  # type: ignore[arg-type]
     assert_type(fifo.shared_limits(), list[pgfifo.SharedLimit])
+    assert_type(fifo.create_roles(), list[str])
+    assert_type(fifo.grant_role("producer", "app", connection=conn), bool)
+    fifo.grant_role("owner", "app")  # type: ignore[arg-type]
+    assert_type(fifo.revoke_role("producer", "app"), bool)
+    assert_type(fifo.grant_enqueue("deploy", "app"), bool)
+    assert_type(fifo.revoke_enqueue("deploy", "app"), bool)
+    assert_type(fifo.grants(), list[pgfifo.Grant])
     fifo.drop_shared_limit("api")
     assert_type(fifo.export_policies(), dict[str, Any])
     assert_type(fifo.apply_policies({}, prune=True, dry_run=True), list[pgfifo.PolicyDifference])

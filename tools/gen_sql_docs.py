@@ -27,6 +27,7 @@ VIEWS = (
     "starts",
     "order_violations",
     "slot_violations",
+    "grants",
     "audit",
 )
 

@@ -93,6 +93,7 @@ def load() -> None:
         policy,
         producing,
         retrying,
+        roles,
         schedule,
         schema,
         working,

@@ -18,6 +18,10 @@ declare
 begin
   if p_repair then
     perform pgfifo._require_read_committed('check (with repair)');
+    if not has_function_privilege(pgfifo._caller(), 'pgfifo._role_admin()'::regprocedure, 'execute') then
+      raise exception using errcode = 'QF026', message = format('role %s may look with check, and not repair', quote_ident(pgfifo._caller())),
+        detail = json_build_object('role', pgfifo._caller())::text, hint = 'That is for an admin: see pgfifo.grant_role.';
+    end if;
     perform pg_current_xact_id();
   end if;
   return query

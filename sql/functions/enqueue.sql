@@ -21,6 +21,10 @@ set jit = off
 set plan_cache_mode = force_generic_plan
 as $$
 begin
+  -- Who is bound to certain actions is asked which; all others pay for one look at their rights.
+  if not has_function_privilege(pgfifo._caller(), 'pgfifo._any_action()'::regprocedure, 'execute') then
+    perform pgfifo._require_enqueue(p_action);
+  end if;
   return (pgfifo._enqueue(p_action, p_payload, p_group, p_headers, p_tags, p_request_id, p_dedup_key, p_item_key, p_run_at, p_delay, p_on_item)).o_id;
 end $$;
 comment on function pgfifo.enqueue is 'Put one execution at the end of its lane, now or when p_run_at has come, in the caller''s transaction; returns its id.';

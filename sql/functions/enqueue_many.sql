@@ -21,6 +21,10 @@ set jit = off
 set plan_cache_mode = force_custom_plan
 as $$
 begin
+  -- Who is bound to certain actions is asked which; all others pay for one look at their rights.
+  if not has_function_privilege(pgfifo._caller(), 'pgfifo._any_action()'::regprocedure, 'execute') then
+    perform pgfifo._require_enqueue(p_action);
+  end if;
   return query select * from pgfifo._enqueue_batch(p_action, p_payloads, p_groups, p_headers, p_tags, p_request_ids, p_dedup_keys, p_item_keys,
     pgfifo._run_ats(p_run_ats, p_delay, cardinality(p_payloads)), p_on_item, false);
 end $$;

@@ -5,7 +5,7 @@ language plpgsql immutable parallel unsafe strict
 set search_path = pg_catalog, pg_temp
 as $$
 declare
-  c_json constant text := '^[ \t\n\r]*(-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?|true|false|null|".*")[ \t\n\r]*$';
+  c_json constant text := E'^[ \t\n\r]*(-?(0|[1-9][0-9]*)([.][0-9]+)?([eE][+-]?[0-9]+)?|true|false|null|".*")[ \t\n\r]*$';
   v_json jsonb := case when left(p_group, 1) = '{' then pgfifo._try_json(p_group) end;
 begin
   if v_json is null then

@@ -47,11 +47,11 @@ begin
     foreach v_tick in array coalesce(p_ticks, '{}') loop
       continue when v_schedule.missed = 'skip' and v_tick < v_now - interval '1 min';
       begin
-        v_id := pgfifo.enqueue(v_action, v_schedule.payload, v_schedule.group_text,
-          p_headers => coalesce(v_schedule.headers, '{}') || jsonb_build_object('pgfifo.schedule', v_schedule.name,
+        v_id := (pgfifo._enqueue(v_action, v_schedule.payload, v_schedule.group_text,
+          coalesce(v_schedule.headers, '{}') || jsonb_build_object('pgfifo.schedule', v_schedule.name,
             'pgfifo.tick', to_char(v_tick at time zone 'UTC', 'YYYY-MM-DD"T"HH24:MI:SS"Z"')),
-          p_tags => v_schedule.tags,
-          p_request_id => format('schedule %s %s', v_schedule.id, extract(epoch from v_tick)::bigint));
+          v_schedule.tags, format('schedule %s %s', v_schedule.id, extract(epoch from v_tick)::bigint), null, null, null, null,
+          'immutable')).o_id;
         v_ids := v_ids || v_id;
         v_error := null;
       exception when others then

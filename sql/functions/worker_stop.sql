@@ -8,11 +8,15 @@ set jit = off
 as $$
 declare
   v_count integer;
+  v_role name;
 begin
   perform pgfifo._require_read_committed('worker_stop');
   perform pgfifo._durable();
-  if not exists (select from pgfifo._workers w where w.id = p_worker and w.state = 'alive') then
+  select w.role into v_role from pgfifo._workers w where w.id = p_worker and w.state = 'alive';
+  if not found then
     return 0;
+  elsif v_role <> pgfifo._caller() then
+    perform pgfifo._require_own(v_role, format('worker %s', p_worker));
   end if;
   -- Like a death certificate, by its own hand: exclusive, so no claim of this worker is under way.
   perform pg_advisory_xact_lock('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker));

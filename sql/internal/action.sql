@@ -46,8 +46,8 @@ begin
     return v_id;
   end if;
   select a.name into v_nearest from pgfifo.actions a
-  where a.name ilike '%' || replace(replace(replace(left(p_name, 200), '\', '\\'), '%', '\%'), '_', '\_') || '%'
-    or p_name ilike '%' || replace(replace(replace(a.name, '\', '\\'), '%', '\%'), '_', '\_') || '%'
+  where a.name ilike '%' || replace(replace(replace(left(p_name, 200), E'\\', E'\\\\'), '%', E'\\%'), '_', E'\\_') || '%'
+    or p_name ilike '%' || replace(replace(replace(a.name, E'\\', E'\\\\'), '%', E'\\%'), '_', E'\\_') || '%'
     or pgfifo._distance(lower(left(p_name, 60)), lower(left(a.name, 60))) <= greatest(1, least(char_length(p_name), 60) / 3)
   order by pgfifo._distance(lower(left(p_name, 60)), lower(left(a.name, 60))), a.name limit 1;
   raise exception using errcode = 'QF006',

@@ -6,3 +6,12 @@ as $$
 begin
   return pg_catalog.clock_timestamp() operator(pg_catalog.+) (select i.clock_offset from pgfifo.installation i);
 end $$;
+
+-- The same for views: what they call runs with the rights of whoever reads them, who has none on tables.
+create or replace function pgfifo._time() returns timestamptz
+language plpgsql volatile parallel safe security definer
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return pgfifo._now();
+end $$;

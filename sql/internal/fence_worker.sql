@@ -6,16 +6,20 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_state text;
+  v_role name;
 begin
   if not pg_try_advisory_xact_lock_shared('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker)) then
     perform pg_advisory_xact_lock_shared('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker));
   end if;
-  select w.state into v_state from pgfifo._workers w where w.id = p_worker;
+  select w.state, w.role into v_state, v_role from pgfifo._workers w where w.id = p_worker;
   if v_state is distinct from 'alive' then
     raise exception using errcode = 'QF010',
       message = case when v_state is null then format('there is no worker %s', coalesce(p_worker::text, 'null'))
                 else format('worker %s is %s: what it held is no longer its own', p_worker, v_state) end,
       detail = json_build_object('worker', p_worker, 'state', v_state)::text,
       hint = 'Register again with pgfifo.worker_start and go on under the new id.';
+  end if;
+  if v_role <> pgfifo._caller() then
+    perform pgfifo._require_own(v_role, format('worker %s', p_worker));
   end if;
 end $$;

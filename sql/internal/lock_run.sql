@@ -6,10 +6,15 @@ set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_run pgfifo.runs;
+  v_role name;
 begin
   select r.* into v_run from pgfifo.runs r where r.id = p_id and r.attempt = p_attempt and r.state = 'running';
   if not found then
     return null;
+  end if;
+  select w.role into v_role from pgfifo._workers w where w.id = v_run.worker_id;
+  if v_role <> pgfifo._caller() then
+    perform pgfifo._require_own(v_role, format('execution %s', p_id));
   end if;
   -- The worker's fence first, as everywhere: whoever declares it dead takes it before any lane.
   perform pg_advisory_xact_lock_shared('pgfifo.runs'::regclass::oid::integer, pgfifo._key(v_run.worker_id));

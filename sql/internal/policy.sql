@@ -90,7 +90,7 @@ begin
       case v_is.o_kind
         when 'paths' then
           if jsonb_typeof(v_value) <> 'array' or exists (select from jsonb_array_elements(v_value) e
-              where jsonb_typeof(e) <> 'string' or e #>> '{}' !~ '^[^.]+(\.[^.]+)*$') then
+              where jsonb_typeof(e) <> 'string' or e #>> '{}' !~ E'^[^.]+(\\.[^.]+)*$') then
             v_problem := 'must be an array of paths such as "customer" or "target.region"';
           else
             v_value := (select coalesce(jsonb_agg(e.e order by e.e collate "C"), '[]') from (select distinct e from jsonb_array_elements_text(v_value) e) e(e));
@@ -127,7 +127,7 @@ begin
             v_problem := 'must be starts per time, such as 100/s, 10/min or 5/2h: 1 to 1000000 in 1 ms to a year';
           end if;
         when 'quota' then
-          v_parts := case when jsonb_typeof(v_value) = 'string' then regexp_match(v_text, '^\s*([0-9]{1,10})\s*/\s*(day|month)(?:\s+(\S+))?\s*$') end;
+          v_parts := case when jsonb_typeof(v_value) = 'string' then regexp_match(v_text, E'^\\s*([0-9]{1,10})\\s*/\\s*(day|month)(?:\\s+(\\S+))?\\s*$') end;
           if v_parts is null or v_parts[1]::numeric not between v_is.o_low::numeric and v_is.o_high::numeric then
             v_problem := 'must be enqueues per calendar day or month, such as 1000/day, 1000/day Europe/Berlin or 50000/month: 1 to 1000000000';
           else
@@ -157,7 +157,7 @@ set search_path = pg_catalog, pg_temp
 as $$
   select array[r.m[1]::double precision, round(coalesce(r.m[2], '1')::numeric * case left(r.m[3], 2) when 'ms' then 0.001 else
     case left(r.m[3], 1) when 's' then 1 when 'm' then 60 when 'h' then 3600 when 'd' then 86400 else 604800 end end, 3)::double precision]
-  from regexp_match(lower(p_text), '^\s*([0-9]{1,9})\s*/\s*([0-9]{1,9}(?:\.[0-9]{1,6})?)?\s*(ms|s|sec|second|m|min|minute|h|hour|d|day|w|week)\s*$') r(m)
+  from regexp_match(lower(p_text), E'^\\s*([0-9]{1,9})\\s*/\\s*([0-9]{1,9}(?:\\.[0-9]{1,6})?)?\\s*(ms|s|sec|second|m|min|minute|h|hour|d|day|w|week)\\s*$') r(m)
   where r.m is not null
 $$;
 

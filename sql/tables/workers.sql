@@ -4,6 +4,8 @@ create table if not exists pgfifo._workers (
   id bigint generated always as identity primary key,
   kind text not null default 'worker' check (kind in ('worker', 'slot')),
   name text not null,
+  -- Who registered it: see _require_own.
+  role name not null default session_user,
   host text not null,
   pid integer not null,
   actions text[] not null,

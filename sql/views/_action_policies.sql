@@ -64,5 +64,5 @@ cross join lateral (
     select jsonb_object_agg(case when o.attribute = 'quota' then o.scope || '_quota' else o.attribute end, o.value
       order by array_position(array['everything', 'pack', 'action'], o.scope))
     from pgfifo._overrides o
-    where o.target = any (array['everything', 'pack:' || a.pack, 'action:' || a.id::text]) and o.until > pgfifo._now()) end as v
+    where o.target = any (array['everything', 'pack:' || a.pack, 'action:' || a.id::text]) and o.until > pgfifo._time()) end as v
   offset 0) o;

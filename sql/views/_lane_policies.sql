@@ -35,5 +35,5 @@ cross join lateral (
       order by array_position(array['everything', 'pack', 'action', 'lane'], o.scope))
     from pgfifo._overrides o
     where o.target = any (array['everything', 'pack:' || (select a.pack from pgfifo.actions a where a.id = l.action_id),
-        'action:' || l.action_id::text, 'lane:' || l.id::text]) and o.until > pgfifo._now()) end as v
+        'action:' || l.action_id::text, 'lane:' || l.id::text]) and o.until > pgfifo._time()) end as v
   offset 0) o;

@@ -15,7 +15,7 @@ select o.scope,
 from pgfifo._overrides o
 left join pgfifo.actions a on a.id = o.action_id
 left join pgfifo.lanes l on l.id = o.lane_id
-cross join (select pgfifo._now() as now offset 0) n
+cross join (select pgfifo._time() as now offset 0) n
 where o.until > n.now;
 comment on view pgfifo.overrides is 'Values that win over every policy for a time.';
 comment on column pgfifo.overrides.scope is 'What it is for: lane, action, pack or everything.';

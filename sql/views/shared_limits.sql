@@ -15,7 +15,7 @@ select s.name,
   s.changed_at
 from pgfifo._shared_limits s
 join pgfifo.shared_ledger g on g.limit_id = s.id
-cross join (select pgfifo._now() as now offset 0) n;
+cross join (select pgfifo._time() as now offset 0) n;
 comment on view pgfifo.shared_limits is 'Limits that several actions draw from, and how much of them is taken.';
 comment on column pgfifo.shared_limits.name is 'The name.';
 comment on column pgfifo.shared_limits.max_concurrent is 'How many may be running at once; null: any number.';
