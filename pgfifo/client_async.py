@@ -1239,8 +1239,8 @@ class AsyncClient(AsyncHolding):
         Args:
             pack: What stands before the last dot of the actions' names.
             connection: The caller's connection; the change commits or rolls back with its transaction.
-            **values: Attributes of `Policy`, except ``group_by`` and ``declared_actions_only``. One that is
-                None inherits again.
+            **values: Attributes of `Policy`, except ``group_by``, ``declared_actions_only`` and
+                ``audit_retention``. One that is None inherits again.
 
         Returns:
             What was and what is now, for each attribute that was given.

@@ -93,6 +93,9 @@ class Policy(TypedDict, total=False):
     """The largest payload and the largest result, in bytes. Defaults to 1 MiB."""
     declared_actions_only: bool | None
     """For everything only: an enqueue to an unknown action is refused. Defaults to False: it creates it."""
+    audit_retention: Duration | Unlimited | None
+    """For everything only: how long the audit, and with it the history of policies, is kept; a day at least.
+    Defaults to a year."""
 
 
 class SharedLimitValues(TypedDict, total=False):
@@ -123,13 +126,18 @@ DURATIONS = frozenset(
         "backoff_cap",
         "retention",
         "lane_retention",
+        "audit_retention",
     )
 )
 """The attributes that are durations."""
 
 Scope = Literal["an action", "a pack", "everything"]
 
-_BELONGS_TO: dict[str, Scope] = {"group_by": "an action", "declared_actions_only": "everything"}
+_BELONGS_TO: dict[str, Scope] = {
+    "group_by": "an action",
+    "declared_actions_only": "everything",
+    "audit_retention": "everything",
+}
 
 
 def checked(values: Mapping[str, object], scope: Scope = "an action") -> dict[str, object]:
@@ -329,6 +337,7 @@ _CHECKS: dict[str, Callable[[str, object], object]] = {
     "lane_retention": _duration(LONGEST_WAIT, unlimited=True),
     "max_payload": _count(LARGEST_PAYLOAD),
     "declared_actions_only": _yes_or_no,
+    "audit_retention": _duration(LONGEST_WAIT, least=86400, unlimited=True),
 }
 
 _LIMIT_CHECKS: dict[str, Callable[[str, object], object]] = {

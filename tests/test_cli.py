@@ -927,7 +927,8 @@ def test_policy_every_attribute_can_be_set_and_unset(cli: CommandLine) -> None:
         "lane_retention": "12h",
         "max_payload": "1000",
     }
-    assert given.keys() | {"declared_actions_only"} == Policy.__annotations__.keys(), (
+    of_everything = {"declared_actions_only", "audit_retention"}
+    assert given.keys() | of_everything == Policy.__annotations__.keys(), (
         "an attribute without an option, or the other way round"
     )
     words = [word for name, value in given.items() for word in (f"--{name.replace('_', '-')}", value)]
@@ -938,6 +939,23 @@ def test_policy_every_attribute_can_be_set_and_unset(cli: CommandLine) -> None:
     }
     cli.ok("policy", "unset", "x", *given)
     assert not any("action" in line.split() for line in cli.ok("policy", "show", "x").out.splitlines())
+
+
+def test_policy_of_the_audit_is_how_long_it_is_kept(cli: CommandLine) -> None:
+    def shown() -> list[str]:
+        lines = cli.ok("policy", "show", "--default").out.splitlines()
+        return next(line.split() for line in lines if line.startswith("audit_retention"))
+
+    assert shown() == ["audit_retention", "365d", "default", "-"]
+    said = cli.ok("policy", "set", "--default", "--audit-retention", "90d")
+    assert "everything: audit_retention inherited → 90d" in said.out
+    assert shown() == ["audit_retention", "90d", "everything", "-"]
+    refused = cli("policy", "set", "--default", "--audit-retention", "1h")
+    assert (refused.code, "at least" in refused.err) == (2, True)
+    refused = cli("policy", "set", "x", "--audit-retention", "90d")
+    assert (refused.code, "belongs to everything" in refused.err) == (2, True)
+    cli.ok(*said.undo[0])
+    assert shown() == ["audit_retention", "365d", "default", "-"]
 
 
 def test_policy_only_declared_actions_take_executions_where_that_is_said(cli: CommandLine) -> None:

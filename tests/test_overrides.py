@@ -169,6 +169,7 @@ def test_overrides_are_listed_with_the_time_that_is_left(engine: Engine) -> None
         ({"group_by": ["env"]}, "1 hour", "cannot be overridden"),
         ({"ordering": "relaxed"}, "1 hour", "cannot be overridden"),
         ({"max_wait": 3}, "1 hour", "cannot be overridden"),
+        ({"audit_retention": "2 d"}, "1 hour", "belongs to everything"),
         ({"colour": "red"}, "1 hour", "no attribute"),
         ([], "1 hour", "JSON object"),
     ],

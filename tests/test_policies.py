@@ -41,6 +41,7 @@ DEFAULTS: dict[str, Any] = {
     "lane_retention": 86400,
     "max_payload": 2**20,
     "declared_actions_only": False,
+    "audit_retention": 365 * 86400,
 }
 
 # An attribute, and five values of it that can be told apart.
@@ -274,6 +275,7 @@ BAD: list[tuple[str, Any]] = [
     ("retention", "next week"),
     ("retention", 1e12),
     ("lane_retention", "-1 day"),
+    ("audit_retention", "-1 day"),
     ("max_payload", 0),
     ("max_payload", 2**30),
     ("group_by", "customer"),
@@ -311,12 +313,14 @@ def test_policies_bad_values_are_refused_in_words_and_change_nothing(
         ("lane", "group_by"),
         *(("lane", attribute) for attribute in NOT_OF_LANES),
         *((scope, "declared_actions_only") for scope in ("lane", "action", "declared", "pack")),
+        *((scope, "audit_retention") for scope in ("lane", "action", "declared", "pack")),
     ],
 )
 def test_policies_some_attributes_belong_to_some_scopes(conn: Connection, scope: str, attribute: str) -> None:
     engine = Engine(conn)
     engine.enqueue("web.get", group="prod")
-    value = {"group_by": ["env"], "declared_actions_only": True}.get(attribute) or VALUES[attribute][0]
+    others: dict[str, Any] = {"group_by": ["env"], "declared_actions_only": True, "audit_retention": 1e6}
+    value = others.get(attribute) or VALUES[attribute][0]
     with pytest.raises(errors.InvalidValue, match="belongs to"):
         set_scope(engine, scope, {attribute: value})
 

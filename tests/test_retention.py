@@ -5,7 +5,9 @@ from typing import Any
 
 import psycopg
 import pytest
+from psycopg.types.json import Jsonb
 
+from pgfifo import errors
 from tests.support.database import in_background, wait_until_blocked
 from tests.support.engine import Engine
 
@@ -186,3 +188,30 @@ def test_retention_workers_that_are_gone_are_forgotten_after_a_day(engine: Engin
     assert len(engine.rows("select 1 from pgfifo.workers")) == 1
     pass_time(engine, "2 hours")
     assert engine.rows("select 1 from pgfifo.workers") == []
+
+
+def entries(engine: Engine) -> list[str]:
+    return [what for (what,) in engine.rows("select what from pgfifo.audit order by id")]
+
+
+def test_retention_of_the_audit_is_a_year(engine: Engine) -> None:
+    engine.enqueue()
+    engine.pause()
+    pass_time(engine, "364 days")
+    engine.resume()
+    assert entries(engine) == ["pause", "resume"], "what somebody did was forgotten before its time"
+    assert pass_time(engine, "2 days")["audit_deleted"] == 1
+    assert entries(engine) == ["resume"]
+
+
+def test_retention_of_the_audit_is_a_setting_and_goes_in_batches(engine: Engine) -> None:
+    set_default = "select pgfifo.set_default_policy(%s)"
+    engine.rows("select pgfifo._audit('pause', 'x', null, null) from generate_series(1, 2500)")
+    engine.rows(set_default, Jsonb({"audit_retention": "unlimited"}))
+    assert pass_time(engine, "1000 days")["audit_deleted"] == 0
+    engine.rows(set_default, Jsonb({"audit_retention": "1 day"}))
+    assert [pass_time(engine, "1 s")["audit_deleted"] for _ in range(4)] == [1000, 1000, 501, 0]
+    assert entries(engine) == ["set_policy"], "who shortened the record is not on it"
+    for value in ("23 hours", 0, True, "soon"):
+        with pytest.raises(errors.InvalidValue):
+            engine.rows(set_default, Jsonb({"audit_retention": value}))

@@ -146,12 +146,15 @@ _OPTIONS: dict[str, Any] = {
             show_default=False,
         ),
     ],
+    "audit_retention": Annotated[
+        str | None, _text("TIME|unlimited", "With --default: how long the audit is kept.")
+    ],
 }
 """The option of each attribute."""
 _SCOPES = "An action (with --group for one of its lanes), --pack PACK, or --default."
 _KEYWORD = inspect.Parameter.KEYWORD_ONLY
 _TAKES_A_WORD = ("max_queue_length", "max_action_queue_length")
-_NOT_OVERRIDDEN = ("group_by", "ordering", "max_wait", "declared_actions_only")
+_NOT_OVERRIDDEN = ("group_by", "ordering", "max_wait", "declared_actions_only", "audit_retention")
 
 
 def _with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:

@@ -1,7 +1,7 @@
 -- One bounded round of upkeep: at most one a second counts as a tick, by election; the others return at once. Declares
 -- lost workers dead and takes back what they held, marks lanes whose limits changed or whose overrides ended, counts what was
 -- given back to shared limits, sweeps a slice of lanes, lets what is long due join its line, removes idle lanes, forgets old
--- requests, counts what happens in each minute, makes and drops history partitions. Waits for no lock longer than 50 ms. Call
+-- requests, counts what happens in each minute, makes and drops history partitions, forgets old entries of the audit. Waits for no lock longer than 50 ms. Call
 -- it about once a second, again at once while "more".
 create or replace function pgfifo.maintain() returns jsonb
 language plpgsql volatile security definer
@@ -22,6 +22,7 @@ declare
   v_admitted integer;
   v_count record;
   v_measured timestamptz;
+  v_forgotten integer;
 begin
   perform pgfifo._require_read_committed('maintain');
   if not pg_try_advisory_xact_lock('pgfifo.ticks'::regclass::oid::integer, 0) then
@@ -49,11 +50,12 @@ begin
     if v_prune then
       select * into v_retain from pgfifo._retain();
       perform pgfifo._forget_minutes(v_now);
+      v_forgotten := pgfifo._forget_audit(v_now);
       delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo._executions e where e.id = c.id);
       delete from pgfifo.reports p where not exists (select from pgfifo.runs r where r.id = p.id and r.attempt = p.attempt and r.state = 'running');
       delete from pgfifo._workers w where w.state <> 'alive' and w.ended_at < v_now - interval '1 day'
         and not exists (select from pgfifo.runs r where r.worker_id = w.id) and not exists (select from pgfifo._executions e where e.owner = w.id);
-      v_out := v_out || jsonb_build_object('partitions_dropped', v_retain.o_dropped, 'history_deleted', v_retain.o_deleted);
+      v_out := v_out || jsonb_build_object('partitions_dropped', v_retain.o_dropped, 'history_deleted', v_retain.o_deleted, 'audit_deleted', v_forgotten);
     end if;
     insert into pgfifo.ticks (tick, at, swept_to, sweep_found, pruned_at, counted_minute, counted_to, measured_to)
     values (v_tick.tick + 1, v_now, v_sweep.o_to, v_tick.sweep_found + v_sweep.o_found, case when v_prune then v_now else v_tick.pruned_at end,

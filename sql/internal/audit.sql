@@ -12,3 +12,24 @@ begin
     select a.name, l.group_text from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id
     where l.id = coalesce((select e.lane_id from pgfifo._executions e where e.id = p_id), (select h.lane_id from pgfifo.history h where h.id = p_id limit 1))) x on true;
 end $$;
+
+-- Forget what is older than the audit's retention, the oldest first, a bounded number at a time. Nobody changes entries, and who
+-- adds one adds a young one; so no lock is asked for. Returns how many went.
+create or replace function pgfifo._forget_audit(p_now timestamptz) returns integer
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_kept double precision;
+  v_count integer;
+begin
+  select coalesce((select p.audit_retention from pgfifo.policies p where p.scope = 'everything'), d.audit_retention) into v_kept
+  from pgfifo._default_policy d;
+  if v_kept = 'infinity' then
+    return 0;
+  end if;
+  delete from pgfifo.audit a where a.ctid = any (array(
+    select o.ctid from pgfifo.audit o where o.at < p_now - make_interval(secs => v_kept) order by o.at limit 1000));
+  get diagnostics v_count = row_count;
+  return v_count;
+end $$;

@@ -19,10 +19,11 @@ declare
 begin
   perform pgfifo._require_read_committed('override_policy');
   v_values := pgfifo._policy_values(p_scope, p_values);
-  for v_key in select k from jsonb_object_keys(v_values) k where k in ('group_by', 'ordering', 'declared_actions_only') order by k loop
+  for v_key in select k from jsonb_object_keys(v_values) k where k in ('group_by', 'ordering', 'declared_actions_only', 'audit_retention') order by k loop
     raise exception using errcode = 'QF022', message = format('%s cannot be overridden for a time', v_key),
       detail = json_build_object('name', v_key, 'value', p_values -> v_key)::text,
-      hint = 'It decides where enqueues go, and changes only while none is in flight. Set it, and set it back.';
+      hint = case v_key when 'audit_retention' then 'What is forgotten does not come back.'
+        else 'It decides where enqueues go, and changes only while none is in flight.' end || ' Set it, and set it back.';
   end loop;
   if v_values ? 'max_wait' then
     raise exception using errcode = 'QF022', message = 'max_wait cannot be overridden for a time',

@@ -49,7 +49,8 @@ as $$
     ('retention', 'duration', 0, 3155760000, null, true, '{declared,action,pack,everything}', false),
     ('lane_retention', 'duration', 0, 3155760000, null, true, '{declared,action,pack,everything}', false),
     ('max_payload', 'count', 1, 268435455, null, false, '{declared,action,pack,everything}', false),
-    ('declared_actions_only', 'boolean', null, null, null, false, '{everything}', false)
+    ('declared_actions_only', 'boolean', null, null, null, false, '{everything}', false),
+    ('audit_retention', 'duration', 86400, 3155760000, null, true, '{everything}', false)
   ) a(attribute, kind, low, high, words, unlimited, scopes, starts)
 $$;
 
@@ -115,7 +116,7 @@ begin
         when 'duration' then
           v_number := pgfifo._seconds(v_key, v_value);
           if v_number not between v_is.o_low::numeric and v_is.o_high::numeric then
-            v_problem := format('must be between %s and %s', case when v_is.o_low = 0 then '0' else '1 ms' end,
+            v_problem := format('must be between %s and %s', case v_is.o_low when 0 then '0' when 86400 then 'a day' else '1 ms' end,
               case when v_is.o_high > 31536000 then '100 years' else 'a year' end);
           end if;
           v_value := to_jsonb(v_number);

@@ -1,4 +1,5 @@
--- Who changed what: policies, pauses, cancels by hand. Inserted in the transaction of the change.
+-- Who changed what: policies, pauses, cancels by hand. Inserted in the transaction of the change; deleted by maintenance when
+-- older than audit_retention.
 create table if not exists pgfifo.audit (
   id bigint generated always as identity primary key,
   at timestamptz not null,

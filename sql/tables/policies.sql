@@ -38,6 +38,8 @@ create table if not exists pgfifo.policies (
   max_payload double precision check (max_payload between 1 and 268435455),
   -- An enqueue creates no action then; at the scope of everything only.
   declared_actions_only boolean,
+  -- Of the whole audit, so at the scope of everything only. A day at least: nobody takes back what he has just done unseen.
+  audit_retention double precision check (audit_retention >= 86400),
   paused_at timestamptz,
   paused_by text,
   paused_reason text,
@@ -55,6 +57,7 @@ create table if not exists pgfifo.policies (
   constraint policies_ordering_and_what_is_kept_do_not_belong_to_lanes check (
     scope <> 'lane' or num_nonnulls(ordering, max_action_queue_length, retention, lane_retention, max_payload) = 0),
   constraint policies_declared_only_belongs_to_everything check (declared_actions_only is null or scope = 'everything'),
+  constraint policies_audit_retention_belongs_to_everything check (audit_retention is null or scope = 'everything'),
   constraint policies_pause_belongs_to_actions_and_lanes check (paused_at is null or scope in ('action', 'lane'))
 );
 create unique index if not exists policies_everything on pgfifo.policies (scope) where scope = 'everything';

@@ -25,4 +25,5 @@ select '{}'::text[] as group_by,
   604800::double precision as retention,
   86400::double precision as lane_retention,
   1048576::double precision as max_payload,
-  false as declared_actions_only;
+  false as declared_actions_only,
+  31536000::double precision as audit_retention;
