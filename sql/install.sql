@@ -103,6 +103,7 @@ end $$;
 \ir internal/audit.sql
 \ir internal/filter.sql
 \ir internal/limits.sql
+\ir internal/ride.sql
 \ir internal/end_run.sql
 \ir internal/end_waiting.sql
 \ir internal/admit.sql

@@ -48,11 +48,21 @@ KEYS = [
     "why",
     "workers",
 ]
-SLOTS = ["active", "held", "holders", "limit", "origin", "running", "source", "until"]
-HOLDER = ["attempt", "due_at", "error", "id", "overdue", "since", "state", "worker", "worker_id"]
+SLOTS = ["active", "held", "holders", "limit", "origin", "running", "source", "taken", "until"]
+HOLDER = ["attempt", "batch", "due_at", "error", "id", "overdue", "since", "state", "worker", "worker_id"]
 ETA = ["at", "basis", "count", "over_seconds", "per_minute", "seconds"]
 WORKERS = ["alive", "busy", "capacity", "silent"]
-RUN = ["cancel_requested_at", "completed", "message", "overdue", "progress", "since", "worker", "worker_id"]
+RUN = [
+    "batch",
+    "cancel_requested_at",
+    "completed",
+    "message",
+    "overdue",
+    "progress",
+    "since",
+    "worker",
+    "worker_id",
+]
 
 
 @pytest.fixture

@@ -37,7 +37,7 @@ SABOTAGES = {
     "slots": Sabotage(
         "a claim does not count what is active in the lane",
         "pgfifo.work",
-        r"greatest\(0, a\.max - g\.running - g\.held\)",
+        r"greatest\(0, a\.max - g\.running - g\.held \+ g\.riding\)",
         "a.max",
         times=2,
     ),

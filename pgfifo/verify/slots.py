@@ -124,6 +124,10 @@ def slot_faults(stays: Iterable[Stay]) -> list[str]:
     faults = []
     for lane in by_lane(stays):
         ends: list[float] = []
+        batches: dict[int, float] = {}  # the last of a batch gives its slot back
+        for stay in lane:
+            if stay.batch_no is not None:
+                batches[stay.batch_no] = max(batches.get(stay.batch_no, 0), _end(stay))
         before = 0
         for stay in sorted((s for s in lane if s.start_no is not None), key=lambda s: s.start_no or 0):
             if stay.start_no is None or stay.limit is None:
@@ -132,9 +136,15 @@ def slot_faults(stays: Iterable[Stay]) -> list[str]:
             if stay.start_no == before:
                 faults.append(f"lane {name}: start number {before} was given twice")
             before = stay.start_no
+            if stay.batch_no is not None and stay.batch_no not in batches:
+                continue  # it rides in the slot of the first of them
             while ends and ends[0] < stay.start_no:
                 heapq.heappop(ends)
-            heapq.heappush(ends, inf if stay.end_no is None else stay.end_no)
+            heapq.heappush(ends, _end(stay) if stay.batch_no is None else batches.pop(stay.batch_no))
             if len(ends) > stay.limit:
                 faults.append(f"lane {name}: start {stay.start_no} made {len(ends)} of {stay.limit}")
     return faults
+
+
+def _end(stay: Stay) -> float:
+    return inf if stay.end_no is None else stay.end_no

@@ -13,7 +13,7 @@ declare
   v_lane record;
   v_limit record;
   v_wrong record;
-  v_said constant text := '%s waiting, %s running, %s held, %s returned, %s yielded, %s to join';
+  v_said constant text := '%s waiting, %s running, %s held, %s riding, %s returned, %s yielded, %s to join';
   v_state pgfifo.ledger;
 begin
   if p_repair then
@@ -26,18 +26,18 @@ begin
   end if;
   return query
   with counted as (
-    select l.id, a.name || coalesce(nullif(' ' || pgfifo.format_group(l.group_text), ' '), '') as name, g.running, g.held, g.yielded, g.returned,
+    select l.id, a.name || coalesce(nullif(' ' || pgfifo.format_group(l.group_text), ' '), '') as name, g.running, g.held, g.riding, g.yielded, g.returned,
       g.waiting + n.waiting as waiting, g.enqueued + n.waiting + n.delayed as enqueued, g.delayed + n.delayed as delayed,
       g.succeeded + g.failed + g.cancelled + g.expired as completed, g.held_from, g.returned_from, g.delayed_from
     from pgfifo.lanes l join pgfifo.actions a on a.id = l.action_id join pgfifo.ledger g on g.lane_id = l.id
     cross join lateral (
       select coalesce(sum(x.n), 0) as waiting, coalesce(sum(x.delayed), 0) as delayed from pgfifo.arrivals x where x.lane_id = l.id) n)
   select 'violation', 'ledger', c.name, format('the ledger says %s; the rows say %s',
-    format(v_said, c.waiting, c.running, c.held, c.returned, c.yielded, c.delayed),
-    format(v_said, coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0)))
+    format(v_said, c.waiting, c.running, c.held, c.riding, c.returned, c.yielded, c.delayed),
+    format(v_said, coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.riding, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0)))
   from counted c left join pgfifo._counts e on e.lane_id = c.id
-  where (c.waiting, c.running, c.held, c.returned, c.yielded, c.delayed) is distinct from
-    (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0))
+  where (c.waiting, c.running, c.held, c.riding, c.returned, c.yielded, c.delayed) is distinct from
+    (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.riding, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0))
   union all
   select 'violation', 'ledger', c.name, 'something that is held, delayed or returned lies before the bound from which it is looked for'
   from counted c join pgfifo._counts e on e.lane_id = c.id
@@ -120,9 +120,9 @@ begin
     from pgfifo.lanes l
     join pgfifo.ledger g on g.lane_id = l.id
     left join pgfifo._counts e on e.lane_id = l.id
-    where (g.waiting + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0), g.running, g.held, g.returned, g.yielded,
+    where (g.waiting + coalesce((select sum(x.n) from pgfifo.arrivals x where x.lane_id = l.id), 0), g.running, g.held, g.riding, g.returned, g.yielded,
         g.delayed + coalesce((select sum(x.delayed) from pgfifo.arrivals x where x.lane_id = l.id), 0)) is distinct from
-      (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0))
+      (coalesce(e.waiting, 0), coalesce(e.running, 0), coalesce(e.held, 0), coalesce(e.riding, 0), coalesce(e.returned, 0), coalesce(e.yielded, 0), coalesce(e.delayed, 0))
       or e.first_held < g.held_from or e.first_returned < g.returned_from or e.first_delayed < g.delayed_from
     order by pgfifo._key(l.id) limit pgfifo.max_batch_lanes()
   loop
@@ -130,14 +130,15 @@ begin
     select g.* into v_state from pgfifo.ledger g where g.lane_id = v_lane.id order by g.lane_id desc, g.version desc limit 1;
     continue when not found;
     select coalesce(max(e.waiting), 0) - coalesce(max(n.waiting), 0) - v_state.waiting as waiting, coalesce(max(e.running), 0) - v_state.running as running,
-        coalesce(max(e.held), 0) - v_state.held as held, coalesce(max(e.returned), 0) - v_state.returned as returned,
+        coalesce(max(e.riding), 0) - v_state.riding as riding, coalesce(max(e.held), 0) - v_state.held as held, coalesce(max(e.returned), 0) - v_state.returned as returned,
         coalesce(max(e.yielded), 0) - v_state.yielded as yielded, coalesce(max(e.delayed), 0) - coalesce(max(n.delayed), 0) - v_state.delayed as delayed,
         coalesce(bool_or(e.first_held < v_state.held_from or e.first_returned < v_state.returned_from or e.first_delayed < v_state.delayed_from), false) as bounds
       into v_wrong
     from (select sum(x.n) as waiting, sum(x.delayed) as delayed from pgfifo.arrivals x where x.lane_id = v_lane.id) n
     left join pgfifo._counts e on e.lane_id = v_lane.id;
-    if v_wrong.bounds or (v_wrong.waiting, v_wrong.running, v_wrong.held, v_wrong.returned, v_wrong.yielded, v_wrong.delayed) is distinct from (0, 0, 0, 0, 0, 0) then
-      perform pgfifo._append(v_lane.id, p_waiting => v_wrong.waiting::integer, p_running => v_wrong.running::integer, p_held => v_wrong.held::integer,
+    if v_wrong.bounds or (v_wrong.waiting, v_wrong.running, v_wrong.held, v_wrong.riding, v_wrong.returned, v_wrong.yielded, v_wrong.delayed)
+      is distinct from (0, 0, 0, 0, 0, 0, 0) then
+      perform pgfifo._append(v_lane.id, p_waiting => v_wrong.waiting::integer, p_running => v_wrong.running::integer, p_held => v_wrong.held::integer, p_riding => v_wrong.riding::integer,
         p_returned => v_wrong.returned::integer, p_yielded => v_wrong.yielded::integer, p_delayed => v_wrong.delayed::integer,
         p_held_from => '-infinity', p_returned_from => 0, p_delayed_from => 'epoch');
       return query select 'repaired', 'ledger', null::text, format('lane %s was counted again', v_lane.id);

@@ -55,7 +55,8 @@ begin
   end if;
   select a.id as action_id, l.id as lane_id, a.closed_at as action_closed_at, a.closed_by as action_closed_by, a.closed_reason as action_closed_reason,
       l.closed_at, l.closed_by, l.closed_reason, p.paused_at as action_paused_at, p.paused_by as action_paused_by, p.paused_reason as action_paused_reason,
-      lp.paused_at, lp.paused_by, lp.paused_reason, x.paused_for, coalesce(lp.max_concurrent, p.max_concurrent) as max_concurrent, g.running, g.held
+      lp.paused_at, lp.paused_by, lp.paused_reason, x.paused_for, coalesce(lp.max_concurrent, p.max_concurrent) as max_concurrent, g.running, g.held,
+      g.running + g.held - g.riding as taken
     into v_lane
   from pgfifo.actions a
   join pgfifo._action_policies p on p.action_id = a.id
@@ -82,10 +83,13 @@ begin
       || case when v_last.id is not null then ', on ' || pgfifo._who(v_last) else '' end;
     v_run := jsonb_build_object('since', v_it.started_at, 'worker_id', v_row.worker_id, 'worker', case when v_last.id is not null then pgfifo._who(v_last) end,
       'overdue', v_row.overdue, 'progress', v_it.progress, 'message', v_it.progress_message, 'cancel_requested_at', v_it.cancel_requested_at,
-      'completed', v_it.completed);
+      'completed', v_it.completed, 'batch', (select count(*) + 1 from pgfifo.runs r cross join lateral pgfifo._mates(r) m where r.id = p_id));
     if v_row.overdue is not null then
       v_reasons := array['lease'];
       v_why := v_why || format('Its worker has probably gone: %s. A round of maintenance, which every living worker does, takes it back.', v_row.overdue);
+    end if;
+    if (v_run ->> 'batch')::integer > 1 then
+      v_why := v_why || format('It is one of a batch of %s that run as one, in one slot.', v_run ->> 'batch');
     end if;
     if v_it.completed then
       v_why := v_why || 'It has completed in its handler''s transaction, and keeps its slot until the handler returns.'::text;
@@ -171,7 +175,8 @@ begin
         'capacity', coalesce(sum(w.concurrency) filter (where w.alive), 0), 'busy', coalesce(sum(least(w.concurrency, w.n)) filter (where w.alive), 0))
       into strict v_workers
     from (
-      select w.concurrency, w.last_seen + w.lease >= v_now as alive, (select count(*) from pgfifo.runs r where r.worker_id = w.id) as n
+      select w.concurrency, w.last_seen + w.lease >= v_now as alive,
+        (select count(distinct (r.lane_id, coalesce(r.batch_no, r.start_no))) from pgfifo.runs r where r.worker_id = w.id) as n
       from pgfifo._workers w where w.state = 'alive' and w.kind = 'worker' and v_it.action = any (w.actions)) w;
     -- It needs no worker itself; but one that does may be ahead of it, or hold a slot until it is tried again.
     v_ahead := array(select a from pgfifo._ahead(v_lane.lane_id, v_it.ticket, 5) a where v_it.state = 'waiting');
@@ -207,21 +212,22 @@ begin
       v_names := v_names || (case v_holder.state
         when 'held' then format('execution %s, held since attempt %s ended at %s, until %s', v_holder.id, v_holder.attempt, pgfifo._moment(v_holder.since, v_now),
           pgfifo._moment(v_holder.due_at, v_now)) || pgfifo._quoted(', with the error ', v_holder.error)
-        else format('execution %s, running since %s', v_holder.id, pgfifo._moment(v_holder.since, v_now)) || coalesce(' on ' || v_holder.worker, '')
+        else format('execution %s%s, running since %s', v_holder.id, case when v_holder.batch > 1 then format(' and %s more of its batch', v_holder.batch - 1)
+            else '' end, pgfifo._moment(v_holder.since, v_now)) || coalesce(' on ' || v_holder.worker, '')
           || coalesce(' (overdue: ' || v_holder.overdue || ')', '') end);
     end loop;
     v_slots := jsonb_build_object('limit', v_lane.max_concurrent, 'source', v_limit.source, 'origin', v_limit.origin, 'until', v_limit.until,
-      'active', v_lane.running + v_lane.held, 'running', v_lane.running, 'held', v_lane.held, 'holders', v_holders);
-    if (v_it.state = 'held' and v_held_up and v_lane.running + v_lane.held > v_lane.max_concurrent)
-      or (v_it.state = 'waiting' and v_lane.running + v_lane.held >= v_lane.max_concurrent)
+      'taken', v_lane.taken, 'active', v_lane.running + v_lane.held, 'running', v_lane.running, 'held', v_lane.held, 'holders', v_holders);
+    if (v_it.state = 'held' and v_held_up and v_lane.taken > v_lane.max_concurrent)
+      or (v_it.state = 'waiting' and v_lane.taken >= v_lane.max_concurrent)
     then
       v_reasons := v_reasons || 'slots'::text;
-      v_why := v_why || (case when v_lane.running + v_lane.held > v_lane.max_concurrent
-          then format('%s of its lane are active, more than the %s that the limit allows now', v_lane.running + v_lane.held, v_lane.max_concurrent)
+      v_why := v_why || (case when v_lane.taken > v_lane.max_concurrent
+          then format('%s of its lane are active, more than the %s that the limit allows now', v_lane.taken, v_lane.max_concurrent)
           when v_lane.max_concurrent = 1 then 'The only slot of its lane is taken' else format('All %s slots of its lane are taken', v_lane.max_concurrent) end
         || coalesce(': ' || array_to_string(v_names, '; '), '')
-        || case when v_lane.running + v_lane.held - (v_it.state = 'held')::integer > cardinality(v_names)
-             then format('; and %s more', v_lane.running + v_lane.held - (v_it.state = 'held')::integer - cardinality(v_names)) else '' end
+        || case when v_lane.taken - (v_it.state = 'held')::integer > cardinality(v_names)
+             then format('; and %s more', v_lane.taken - (v_it.state = 'held')::integer - cardinality(v_names)) else '' end
         || format('. The limit (max_concurrent = %s) %s.', v_lane.max_concurrent, pgfifo._set_where(v_limit.source, v_limit.origin, v_limit.until, v_now)));
       if jsonb_path_exists(v_holders, '$[*].overdue ? (@ != null)') then
         v_reasons := v_reasons || 'lease'::text;

@@ -26,7 +26,7 @@ begin
     join pgfifo._action_policies p on p.action_id = l.action_id
     left join lateral (select lp.max_concurrent from pgfifo._lane_policies lp where lp.lane_id = e.lane_id offset 0) lp on true
     cross join lateral (
-      select g.running + g.held as active, g.returned, g.consumed from pgfifo.ledger g where g.lane_id = e.lane_id
+      select g.running + g.held - g.riding as active, g.returned, g.consumed from pgfifo.ledger g where g.lane_id = e.lane_id
       order by g.lane_id desc, g.version desc limit 1) g
     left join pgfifo._max_waits w on w.lane_id = e.lane_id
     where e.id = p_id and g.active < coalesce(lp.max_concurrent, p.max_concurrent)

@@ -9,6 +9,8 @@
 -- claims, but in the name of its owner: he is told, and it is no row of the claim's and does not count against its limit.
 -- p_lane_id is for such programs, who move their lane on where no worker does: only this lane is looked at, whether it has
 -- a mark or not, and of it only such executions are started, up to the first other one. That one is left to the workers.
+-- p_batches, beside p_actions: up to how many consecutive executions of a lane are one batch, that is one run in one slot: see _ride.
+-- p_limit and p_limits count runs.
 create or replace function pgfifo.work(
   p_worker bigint,
   p_actions text[],
@@ -16,7 +18,8 @@ create or replace function pgfifo.work(
   p_call bigint default null,
   p_finished jsonb default null,
   p_limits integer[] default null,
-  p_lane_id bigint default null
+  p_lane_id bigint default null,
+  p_batches integer[] default null
 ) returns setof pgfifo.work_row
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -95,6 +98,7 @@ declare
   v_share integer;
   v_rest integer;
   v_quotas integer[];
+  v_sizes integer[];
   v_tops bigint[];
   v_joined_from timestamptz[];
   v_again boolean;
@@ -133,6 +137,12 @@ begin
   if p_limit is null or p_limit < 0 or p_limit > 10000 then
     raise exception using errcode = 'QF022', message = format('p_limit must be between 0 and 10000, not %s', coalesce(p_limit::text, 'null')),
       detail = json_build_object('name', 'p_limit', 'value', p_limit)::text, hint = 'Claim as many as can run at once.';
+  end if;
+  if p_batches is not null and (cardinality(p_batches) <> cardinality(p_actions)
+    or exists (select from unnest(p_batches) b(size) where b.size not between 1 and 1000))
+  then
+    raise exception using errcode = 'QF022', message = format('p_batches must say a number from 1 to 1000, or null, for each of p_actions, not %s', p_batches),
+      detail = json_build_object('name', 'p_batches', 'value', p_batches)::text, hint = 'Without it nothing runs in batches.';
   end if;
   perform pgfifo._fence_worker(p_worker);
   select array_agg(n.id order by a.n), case when p_limits is not null then array_agg(a.cap order by a.n) end
@@ -197,6 +207,10 @@ begin
     v_soon := v_soon or v_unknown is not null;
   else
     v_soon := v_limit > 0;
+  end if;
+  if p_batches is not null and v_actions is not null then
+    v_sizes := array(select coalesce((select max(b.size) from unnest(p_actions, p_batches) b(name, size) where b.name = n.name), 1)
+      from unnest(v_names) with ordinality n(name, n) order by n.n);
   end if;
   if v_actions is not null then
     if v_remarked then
@@ -367,6 +381,14 @@ begin
                 cross join lateral (select array_position(v_actions, l.action_id) as nth from pgfifo.lanes l where l.id = t.lane_id offset 0) l) t
           order by t.n);
       end if;
+      if v_sizes is not null then
+        -- One of a lane at a time: it is the first of its batch, and those that come right after it join it below.
+        v_quotas := array(
+          select least(case when p_limits is null then v_share + (t.n <= v_rest)::integer else v_quotas[t.n] end,
+            case when v_sizes[array_position(v_actions, l.action_id)] > 1 then 1 end)
+          from unnest(v_locked) with ordinality t(lane_id, n)
+          cross join lateral (select l.action_id from pgfifo.lanes l where l.id = t.lane_id offset 0) l order by t.n);
+      end if;
       -- 4. Look at all locked lanes at once, and start the next of each line up to its free slots. Where something is ahead
       -- of the line (special), that is only told: the lane is decided by itself below, and then looked at again.
       for v_row in
@@ -374,13 +396,13 @@ begin
           select t.n as turn, t.lane_id, l.nth, l.group_text, a.max, a.is_strict, lp.paused_at is null as goes_on,
             g.row, g.version, g.starts, g.held + g.yielded as off, g.held_from, g.returned, g.consumed, f.n as folded, f.delayed as folded_delayed,
             t.joined_from, t.allowed, f.top, f.rows, f.gone, p.is_pinned, p.is_special, p.governs,
-            case when lp.paused_at is not null then 0 else greatest(0, a.max - g.running - g.held) end as free,
+            case when lp.paused_at is not null then 0 else greatest(0, a.max - g.running - g.held + g.riding) end as free,
             -- For who moves his lane on: as many as stand before the first that nobody owns; if there is none, all.
             case when p_lane_id is not null then coalesce(
                    (select min(o.place) - 1 from (
                       select e.owner, row_number() over (order by e.ticket) as place from pgfifo._executions e
                       where e.lane_id = t.lane_id and e.ticket > g.consumed
-                      order by e.lane_id, e.ticket limit greatest(0, a.max - g.running - g.held)) o where o.owner is null), a.max + 1)
+                      order by e.lane_id, e.ticket limit greatest(0, a.max - g.running - g.held + g.riding)) o where o.owner is null), a.max + 1)
                  else coalesce(t.quota, v_share + (t.n <= v_rest)::integer) end as quota
           from unnest(v_locked, v_locked_versions, v_announces, v_tops, v_joined_from, v_allowed, v_quotas) with ordinality
             t(lane_id, version, announces, top, joined_from, allowed, quota, n)
@@ -391,7 +413,7 @@ begin
             offset 0) lp on true
           cross join lateral (select coalesce(lp.max_concurrent, v_max[l.nth]) as max, v_strict[l.nth] as is_strict) a
           cross join lateral (
-            select g.ctid as row, g.version, g.running, g.held, g.yielded, g.held_from, g.returned, g.delayed, g.delayed_from, g.consumed, g.starts, g.mark_floor,
+            select g.ctid as row, g.version, g.running, g.held, g.riding, g.yielded, g.held_from, g.returned, g.delayed, g.delayed_from, g.consumed, g.starts, g.mark_floor,
               g.pending_xid
             from pgfifo.ledger g where g.lane_id = t.lane_id and g.version >= t.version order by g.lane_id desc, g.version desc limit 1) g
           cross join lateral (
@@ -435,9 +457,9 @@ begin
         pruned as (
           delete from pgfifo.ledger g where g.ctid = any (array(select c.row from changed c))),
         appended as (
-          insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+          insert into pgfifo.ledger (lane_id, version, running, held, riding, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
             pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
-          select g.lane_id, g.version + 1, g.running + c.n, g.held, g.yielded, g.returned, g.waiting + c.folded - c.n, g.delayed + c.folded_delayed, c.ticket,
+          select g.lane_id, g.version + 1, g.running + c.n, g.held, g.riding, g.yielded, g.returned, g.waiting + c.folded - c.n, g.delayed + c.folded_delayed, c.ticket,
             case when c.is_strict then greatest(g.mark_floor, c.top)
                  -- Not past what this round had to leave for the next one.
                  when g.lane_id = any (v_quiet) then greatest(g.mark_floor, least(v_last, case when c.rows >= 1000 then c.top end))
@@ -475,7 +497,7 @@ begin
         if v_row.kind = 'start' then
           return next v_row;
           v_left := v_left - 1;
-          if p_limits is not null or v_allowed is not null then
+          if p_limits is not null or v_allowed is not null or v_sizes is not null then
             v_ids := v_ids || v_row.id;
           end if;
         elsif v_row.kind = 'owned' then
@@ -496,6 +518,9 @@ begin
           end if;
         end if;
       end loop;
+      if v_sizes is not null and v_ids <> '{}' then
+        return query select r.* from pgfifo._ride(v_ids, v_actions, v_sizes, v_now) r;
+      end if;
       if v_put_back <> '{}' then
         perform pg_current_xact_id();
         insert into pgfifo.marks (action_id, id, lane_id)

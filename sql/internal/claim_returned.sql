@@ -85,10 +85,10 @@ begin
       select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
       select count(*) into v_ahead from pgfifo.runs r
       where r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= v_returned_floor and r.ticket < v_run.ticket;
-      exit when v_ahead <= p_max - v_state.running - v_state.held;
+      exit when v_ahead <= p_max - v_state.running - v_state.held + v_state.riding;
       v_state := pgfifo._append(p_lane_id, p_held => -1, p_returned => 1, p_waiting => 1, p_returned_from => v_run.ticket,
         p_held_floor => v_held_floor, p_returned_floor => v_returned_floor);
-      update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts,
+      update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts, batch_no = null,
         attempts = pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts))
       where r.id = v_run.id;
       v_returned_floor := least(v_returned_floor, v_run.ticket);
@@ -115,7 +115,7 @@ begin
     if v_run.state = 'held' then
       v_state := pgfifo._append(p_lane_id, p_running => 1, p_held => -1, p_starts => 1,
         p_held_floor => v_held_floor, p_returned_floor => v_returned_floor);
-    elsif v_state.running + v_state.held < p_max then
+    elsif v_state.running + v_state.held - v_state.riding < p_max then
       v_state := pgfifo._append(p_lane_id, p_running => 1, p_returned => -1, p_waiting => -1, p_starts => 1,
         p_held_floor => v_held_floor, p_returned_floor => v_returned_floor);
     else
@@ -123,7 +123,7 @@ begin
     end if;
     update pgfifo.runs r set state = 'running', worker_id = coalesce(v_owner, p_worker), call_no = case when v_owner is null then p_call end, attempt = r.attempt + 1, due_at = null,
       held_by = null, held_outcome = null, ended_at = null, start_no = v_state.starts, start_limit = p_max, is_strict = p_strict, started_at = p_now,
-      version = v_state.version,
+      version = v_state.version, batch_no = null,
       joined_no = case when v_run.state = 'held' then v_state.starts - 1 else r.joined_no end,
       attempts = case when v_run.state = 'held' then pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts - 1)) else r.attempts end
     where r.id = v_run.id and r.state = v_run.state;

@@ -4,7 +4,7 @@ language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_strip_nulls(jsonb_build_object('attempt', p_run.attempt, 'joined_no', p_run.joined_no, 'start_no', p_run.start_no,
-    'end_no', p_end_no, 'limit', p_run.start_limit, 'is_strict', p_run.is_strict, 'ticket', p_run.ticket, 'worker', p_run.worker_id,
+    'end_no', p_end_no, 'limit', p_run.start_limit, 'batch_no', p_run.batch_no, 'is_strict', p_run.is_strict, 'ticket', p_run.ticket, 'worker', p_run.worker_id,
     'started_at', p_run.started_at, 'ended_at', p_ended_at, 'outcome', p_outcome, 'error', left(p_error, 1000)))
 $$;
 
@@ -34,6 +34,7 @@ as $$
 declare
   v_ledger pgfifo.ledger;
   v_cancel pgfifo.cancellations;
+  v_shared integer := case when p_run.batch_no is null then 0 else pgfifo._shares_slot(p_run) end;
 begin
   if p_run.completed then
     -- It was committed with the handler's writes, so it is the truth, whoever ends the attempt and whatever he says.
@@ -56,17 +57,18 @@ begin
   v_ledger := pgfifo._append(p_run.lane_id,
     p_running => -(p_run.state = 'running')::integer, p_held => -(p_run.state = 'held')::integer,
     p_yielded => -(p_run.state = 'yielded')::integer, p_returned => -(p_run.state = 'returned')::integer, p_waiting => -(p_run.state = 'returned')::integer,
-    p_succeeded => (p_outcome = 'succeeded')::integer, p_failed => (p_outcome = 'failed')::integer,
+    p_riding => -v_shared, p_succeeded => (p_outcome = 'succeeded')::integer, p_failed => (p_outcome = 'failed')::integer,
     p_cancelled => (p_outcome = 'cancelled')::integer);
   with content as (
     delete from pgfifo._executions e where e.id = p_run.id returning e.*)
   insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
-    start_limit, is_strict, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
+    start_limit, is_strict, batch_no, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
     result_error, error, reason, attempts, lost, owner)
   -- A yielded or returned one's last attempt is in its log already: its own columns describe no stay in a slot.
   select e.id, l.action_id, e.lane_id, l.group_text, p_outcome, p_run.attempt, coalesce(p_failures, p_run.failures), p_run.ticket,
     p_run.worker_id, p_run.joined_no, case when p_run.state in ('running', 'held') then p_run.start_no end,
     case when p_run.state in ('running', 'held') then p_run.start_limit end, case when p_run.state in ('running', 'held') then p_run.is_strict end,
+    case when p_run.state in ('running', 'held') then p_run.batch_no end,
     v_ledger.starts, e.enqueued_at, p_run.started_at, pgfifo._now(), v_cancel.requested_at, e.retry_of, e.payload, e.headers, e.tags,
     p_result, p_result_error, coalesce(p_error, case when p_outcome <> 'succeeded' then p_run.last_error end), coalesce(p_reason, v_cancel.reason), p_run.attempts, p_lost,
     e.owner

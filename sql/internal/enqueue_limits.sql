@@ -180,13 +180,13 @@ declare
   v_weighed record;
   v_reason jsonb;
 begin
-  select coalesce(lp.max_concurrent, p.max_concurrent) as most, g.running + g.held as active, (select l.o_length from pgfifo._length(p_lane_id) l) as waiting,
+  select coalesce(lp.max_concurrent, p.max_concurrent) as most, g.running + g.held - g.riding as active, (select l.o_length from pgfifo._length(p_lane_id) l) as waiting,
       coalesce(p.paused_at, lp.paused_at) is not null as paused, coalesce(lp.rate_n, p.rate_n) as rate_n, coalesce(lp.burst, p.burst) as burst,
       coalesce(lp.spacing, p.spacing) as spacing
     into strict v_state
   from pgfifo._action_policies p
   left join pgfifo._lane_policies lp on lp.lane_id = p_lane_id
-  cross join lateral (select g.running, g.held from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1) g
+  cross join lateral (select g.running, g.held, g.riding from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1) g
   where p.action_id = p_action_id;
   if v_state.paused then
     o_free := 0;

@@ -113,7 +113,7 @@ $$;
 -- What is active is below the consumed mark. It is looked for from there backwards, and no further than to the last of those that
 -- the ledger counts.
 create or replace function pgfifo._explain_holders(p_lane_id bigint, p_now timestamptz)
-returns table (id bigint, state text, attempt integer, since timestamptz, due_at timestamptz, worker_id bigint, worker text, overdue text, error text)
+returns table (id bigint, state text, attempt integer, since timestamptz, due_at timestamptz, worker_id bigint, worker text, overdue text, error text, batch bigint)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
@@ -125,13 +125,17 @@ begin
   return query
   select h.id, h.state, h.attempt, case h.state when 'held' then h.ended_at else h.started_at end, h.due_at, w.id,
     case when w.id is not null then pgfifo._who(w) end,
-    case when h.state = 'running' then pgfifo._overdue(w, p_now) end, h.last_error
+    case when h.state = 'running' then pgfifo._overdue(w, p_now) end, h.last_error, h.n
   from (
-    select r.* from pgfifo._executions e
+    -- One for each slot: of a batch the first, and how many they are.
+    select r.*, count(*) over (partition by coalesce(r.batch_no, r.start_no)) as n,
+      row_number() over (partition by coalesce(r.batch_no, r.start_no) order by r.ticket) as nth
+    from (select r.* from pgfifo._executions e
     cross join lateral (select r.* from pgfifo.runs r where r.id = e.id offset 0) r
     where e.lane_id = p_lane_id and e.ticket <= v_state.consumed and r.state in ('running', 'held')
-    order by e.lane_id desc, e.ticket desc limit least(v_state.running + v_state.held, 1000)) h
+    order by e.lane_id desc, e.ticket desc limit least(v_state.running + v_state.held, 1000)) r) h
   left join lateral (select w.* from pgfifo._workers w where w.id = h.worker_id offset 0) w on true
+  where h.nth = 1
   order by h.started_at, h.id limit 10;
 end $$;
 

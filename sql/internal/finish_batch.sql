@@ -1,7 +1,8 @@
--- Finish what a worker hands back. Returns the status of each item that is not ok ('lost' or 'retry'), and the lanes that
+-- Finish what a worker hands back. Returns the status of each item that is not ok ('lost', 'retry' or 'unstarted'), and the lanes that
 -- have something waiting now: the caller refills them or leaves a mark, in this transaction.
 -- 1. Which lanes: a hint, read without a lock; an execution never changes its lane.
 -- 2. Their slot locks, in the order of their keys, each with one short wait; what cannot be had is for later ('retry').
+-- What is said of a batch counts in its order: see _put_off for what is 'unstarted'.
 -- 3. Then look: (id, attempt, worker) must still be what runs. The statements that decide begin after the locks.
 -- Dies here: nothing happened; the worker hands the same items in again, or is found dead and they are taken back.
 create or replace function pgfifo._finish_batch(p_worker bigint, p_items jsonb, out o_status jsonb, out o_lanes bigint[], out o_actions integer[],
@@ -20,6 +21,7 @@ declare
   v_run pgfifo.runs;
   v_now timestamptz := pgfifo._now();
   v_requested boolean;
+  v_rode boolean := false;
   v_runs bigint;
   v_contents bigint;
   v_refused jsonb := '[]';
@@ -51,14 +53,14 @@ begin
       c.requested_at, c.reason
     from items i
     cross join lateral (
-      select r.ctid as run, r.lane_id, r.attempt, r.worker_id, r.state, r.version, r.draws from pgfifo.runs r where r.id = i.id offset 0) r
+      select r.ctid as run, r.lane_id, r.attempt, r.worker_id, r.state, r.version, r.draws, r.batch_no from pgfifo.runs r where r.id = i.id offset 0) r
     cross join lateral (select e.ctid as content from pgfifo._executions e where e.id = i.id offset 0) e
     cross join lateral (select l.action_id, l.group_text from pgfifo.lanes l where l.id = r.lane_id offset 0) l
     cross join lateral (
       select g.ctid as row, g.version, g.starts, g.waiting from pgfifo.ledger g
       where g.lane_id = r.lane_id and g.version >= r.version order by g.lane_id desc, g.version desc limit 1) g
     left join lateral (select c.requested_at, c.reason from pgfifo.cancellations c where c.id = i.id offset 0) c on true
-    where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.draws is null and r.lane_id = any (v_locked)),
+    where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.draws is null and r.batch_no is null and r.lane_id = any (v_locked)),
   runs_gone as (
     delete from pgfifo.runs r where r.ctid = any (array(select w.run from ended w)) returning 1),
   content_gone as (
@@ -79,9 +81,9 @@ begin
   pruned as (
     delete from pgfifo.ledger g where g.ctid = any (array(select o.row from newest o))),
   appended as (
-    insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+    insert into pgfifo.ledger (lane_id, version, running, held, riding, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
       pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
-    select g.lane_id, g.version + 1, g.running - o.n, g.held, g.yielded, g.returned, g.waiting, g.delayed, g.consumed, g.mark_floor,
+    select g.lane_id, g.version + 1, g.running - o.n, g.held, g.riding, g.yielded, g.returned, g.waiting, g.delayed, g.consumed, g.mark_floor,
       g.pending_mark, g.pending_xid, g.held_from, g.returned_from, g.delayed_from, g.starts, g.enqueued, g.joined, g.succeeded + o.n, g.failed,
       g.cancelled, g.expired, v_now
     from newest o cross join lateral (select g.* from pgfifo.ledger g where g.ctid = o.row) g)
@@ -111,6 +113,14 @@ begin
     where v_done is null or i.id <> all (v_done) or i.outcome is distinct from 'succeeded' or i.attempt is distinct from v_attempts[array_position(v_done, i.id)]
   loop
     select * into v_run from pgfifo.runs r where r.id = v_item.id;
+    if v_run.batch_no is not null and not v_rode then
+      -- What has succeeded of batches, together.
+      select f.o_done, o_lanes || f.o_freed, o_actions || f.o_freed_actions, o_versions || f.o_freed_versions
+        into v_done, o_lanes, o_actions, o_versions
+      from pgfifo._finish_riders(p_worker, p_items, v_locked, o_lanes) f;
+      v_rode := true;
+    end if;
+    continue when v_rode and v_item.id = any (v_done);
     if v_item.outcome is null or v_item.outcome not in ('succeeded', 'failed', 'released', 'cancelled') then
       raise exception using errcode = 'QF022',
         message = format('an execution ends as succeeded, failed, released or cancelled, not as %s', coalesce(quote_literal(v_item.outcome), 'null')),
@@ -131,7 +141,11 @@ begin
     elsif not pgfifo._was_finished(v_item.id, v_item.attempt, p_worker,
       case when v_item.outcome = 'failed' and not coalesce(v_item.count, true) then 'snoozed' else v_item.outcome end)
     then
-      v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'lost');
+      if not pgfifo._was_put_off(v_item.id, v_item.attempt, p_worker) then
+        v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'lost');
+      elsif v_item.outcome <> 'released' then
+        v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'unstarted');
+      end if;
     end if;
   end loop;
   o_status := nullif(v_refused, '[]');

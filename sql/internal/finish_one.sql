@@ -14,6 +14,7 @@ $$;
 -- p_lost: its worker did not say so itself; a late word from it will not count. p_after: seconds, in place of the policy's
 -- backoff. p_count: false for a failure that is none, but a wish to be called again later. The caller holds the lane's slot
 -- lock and has read p_run (running) under it. Returns the outcome, 'held', 'delayed' or 'returned'.
+-- 'unstarted' is 'released' for a member of a batch that goes back because of another one's failure: see _put_off.
 -- What stands for a slot that a program holds is never run again: nobody but that program could.
 create or replace function pgfifo._finish_one(
   p_run pgfifo.runs,
@@ -37,6 +38,7 @@ declare
   v_failures integer := p_run.failures;
   v_policy record;
   v_due timestamptz;
+  v_shared integer;
   v_ledger pgfifo.ledger;
   v_log jsonb;
 begin
@@ -63,10 +65,12 @@ begin
     perform pgfifo._end_run(p_run, 'failed', null, v_error, null, p_run.failures + 1, p_lost);
     return 'failed';
   end if;
-  if p_outcome = 'released' then
-    v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_returned => 1, p_waiting => 1, p_returned_from => p_run.ticket);
-    update pgfifo.runs r set state = 'returned', worker_id = null, call_no = null, joined_no = v_ledger.starts,
-      attempts = pgfifo._log_attempt(r.attempts, pgfifo._attempt_entry(p_run, case when p_lost then 'returned' else 'released' end, v_ledger.starts, pgfifo._now(), v_error))
+  if p_outcome in ('released', 'unstarted') then
+    v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_returned => 1, p_waiting => 1, p_returned_from => p_run.ticket,
+      p_riding => case when p_run.batch_no is null then 0 else -pgfifo._shares_slot(p_run) end);
+    update pgfifo.runs r set state = 'returned', worker_id = null, call_no = null, joined_no = v_ledger.starts, batch_no = null,
+      attempts = pgfifo._log_attempt(r.attempts, pgfifo._attempt_entry(p_run,
+        case when p_outcome = 'unstarted' then p_outcome when p_lost then 'returned' else 'released' end, v_ledger.starts, pgfifo._now(), v_error))
     where r.id = p_run.id;
     return 'returned';
   end if;
@@ -79,6 +83,11 @@ begin
   join pgfifo._action_policies p on p.action_id = n.action_id
   left join pgfifo._lane_policies l on l.lane_id = n.id
   where n.id = p_run.lane_id;
+  if p_run.batch_no is not null and (p_lost or case when not coalesce(p_retry, true) or (v_count and v_failures >= v_policy.max_attempts)
+    then v_policy.on_exhausted = 'pause' else v_policy.mode = 'hold' end)
+  then
+    perform pgfifo._put_off(p_run);
+  end if;
   if not coalesce(p_retry, true) or (v_count and v_failures >= v_policy.max_attempts) then
     perform pgfifo._end_run(p_run, 'failed', null, v_error, null, v_failures, p_lost);
     if v_policy.on_exhausted = 'pause' then
@@ -86,6 +95,7 @@ begin
     end if;
     return 'failed';
   end if;
+  v_shared := case when p_run.batch_no is null then 0 else pgfifo._shares_slot(p_run) end;
   -- An xid before the time is read: safe timers rely on that, see _scan_from.
   perform pg_current_xact_id();
   v_due := pgfifo._now() + make_interval(secs => case when p_after is not null then least(greatest(p_after, 0), 31536000)
@@ -100,15 +110,15 @@ begin
   end if;
   -- The slot is free with our commit, so the stay in it ends here.
   if v_policy.mode = 'yield' then
-    v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_yielded => 1, p_held_from => v_due);
+    v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_yielded => 1, p_held_from => v_due, p_riding => -v_shared);
   else
-    v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_delayed => 1);
+    v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_delayed => 1, p_riding => -v_shared);
     -- Wherever the clock has gone: never below the bound from which those that have yet to join are read.
     v_due := greatest(v_due, v_ledger.delayed_from);
   end if;
   v_log := pgfifo._log_attempt(p_run.attempts, pgfifo._attempt_entry(p_run, v_kind, v_ledger.starts, pgfifo._now(), v_error));
   if v_policy.mode = 'yield' then
-    update pgfifo.runs r set state = 'yielded', worker_id = null, call_no = null, failures = v_failures, due_at = v_due,
+    update pgfifo.runs r set state = 'yielded', worker_id = null, call_no = null, batch_no = null, failures = v_failures, due_at = v_due,
       last_error = coalesce(v_error, r.last_error), attempts = v_log
     where r.id = p_run.id;
   else

@@ -21,7 +21,8 @@ create or replace function pgfifo._append(
   p_delayed_from timestamptz default null,
   p_expired integer default 0,
   p_consumed bigint default null,
-  p_enqueued integer default 0
+  p_enqueued integer default 0,
+  p_riding integer default 0
 ) returns pgfifo.ledger
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -33,9 +34,9 @@ begin
     select g.* from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1),
   pruned as (
     delete from pgfifo.ledger g using newest o where g.lane_id = o.lane_id and g.version = o.version)
-  insert into pgfifo.ledger (lane_id, version, running, held, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
+  insert into pgfifo.ledger (lane_id, version, running, held, riding, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
     pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
-  select o.lane_id, o.version + 1, o.running + p_running, o.held + p_held, o.yielded + p_yielded, o.returned + p_returned, o.waiting + p_waiting,
+  select o.lane_id, o.version + 1, o.running + p_running, o.held + p_held, o.riding + p_riding, o.yielded + p_yielded, o.returned + p_returned, o.waiting + p_waiting,
     o.delayed + p_delayed, greatest(o.consumed, p_consumed), o.mark_floor, o.pending_mark, o.pending_xid,
     -- greatest and least pass over nulls: without one before, the bound is where the new one stands.
     case when o.held + o.yielded + p_held + p_yielded > 0

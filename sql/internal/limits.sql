@@ -245,7 +245,7 @@ begin
 
   if not p_paused then
     select g.* into strict v_state from pgfifo.ledger g where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1;
-    v_more := v_state.running + v_state.held < p_max
+    v_more := v_state.running + v_state.held - v_state.riding < p_max
         and (v_state.returned > 0 or exists (select from pgfifo._executions e where e.lane_id = p_lane_id and e.ticket > v_state.consumed))
       or v_state.held > 0 and exists (
         select from pgfifo.runs r where r.lane_id = p_lane_id and r.state = 'held' and r.due_at >= v_state.held_from and r.due_at <= p_now);
@@ -424,7 +424,8 @@ end $$;
 -- An attempt that drew from shared limits, or whose lane keeps a gap, has left its slot: give back, and leave a mark so
 -- that somebody counts it, whether its own lane has more waiting or not. Once: what was given back is drawn no more.
 -- The caller holds the lane's slot lock; nobody waits for a limit's lock here.
-create or replace function pgfifo._give_back(p_run pgfifo.runs) returns void
+-- Of a batch, whoever goes last gives back; until then another member keeps what was drawn. p_with: those that go together.
+create or replace function pgfifo._give_back(p_run pgfifo.runs, p_with bigint[] default '{}') returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -432,7 +433,7 @@ declare
   v_gap double precision;
 begin
   update pgfifo.runs r set draws = null where r.id = p_run.id and r.draws is not null;
-  if not found then
+  if not found or (p_run.batch_no is not null and pgfifo._pass_on(p_run, p_with)) then
     return;
   end if;
   perform pg_current_xact_id();

@@ -138,7 +138,7 @@ declare
   v_measured record;
   v_expected double precision;
 begin
-  select l.action_id, g.starts - p.base_started as started, extract(epoch from p_now - p.base_at)::double precision as since, g.running + g.held as active,
+  select l.action_id, g.starts - p.base_started as started, extract(epoch from p_now - p.base_at)::double precision as since, g.running + g.held - g.riding as active,
       coalesce(lp.max_concurrent, ap.max_concurrent) as slots, coalesce(lp.rate_n, ap.rate_n) / coalesce(lp.rate_period, ap.rate_period) as rate,
       coalesce(lp.spacing, ap.spacing) as spacing, coalesce(lp.gap, ap.gap) as gap
     into v_lane

@@ -6,10 +6,11 @@ as $$
 begin
   return query
   select 'start'::text, s.id, r.attempt, i.epoch || '-' || s.id || '-' || r.attempt, n.name, l.group_text, e.payload, e.headers, e.tags,
-    e.enqueued_at, greatest(0, extract(epoch from r.started_at - greatest(e.enqueued_at, e.run_at)))::double precision, r.lane_id, r.start_no, null::text, null::jsonb
+    e.enqueued_at, greatest(0, extract(epoch from r.started_at - greatest(e.enqueued_at, e.run_at)))::double precision, r.lane_id, r.start_no, null::text,
+    case when r.batch_no is not null then jsonb_build_object('batch', r.batch_no) end
   from pgfifo.installation i
   cross join unnest(p_ids) with ordinality s(id, place)
-  cross join lateral (select r.attempt, r.lane_id, r.start_no, r.started_at from pgfifo.runs r where r.id = s.id offset 0) r
+  cross join lateral (select r.attempt, r.lane_id, r.start_no, r.started_at, r.batch_no from pgfifo.runs r where r.id = s.id offset 0) r
   cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at, e.run_at from pgfifo._executions e where e.id = s.id offset 0) e
   cross join lateral (select l.group_text, l.action_id from pgfifo.lanes l where l.id = r.lane_id offset 0) l
   cross join lateral (select n.name from pgfifo.actions n where n.id = l.action_id offset 0) n

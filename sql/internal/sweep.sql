@@ -25,7 +25,7 @@ begin
     select l.id, l.action_id, d.late, p.paused_at is not null or lp.paused_at is not null as paused,
       -- What has arrived and is not counted yet waits too: a lane that lost the mark of its first enqueue has nothing else.
       (g.waiting > 0 or exists (select from pgfifo.arrivals a where a.lane_id = l.id and a.id > g.mark_floor and a.n > 0))
-        and g.running + g.held < coalesce(lp.max_concurrent, p.max_concurrent)
+        and g.running + g.held - g.riding < coalesce(lp.max_concurrent, p.max_concurrent)
         and g.changed_at not between v_now - interval '2 s' and v_now + interval '1 hour'
       or g.held + g.yielded > 0 and exists (
         select from pgfifo.runs r

@@ -20,11 +20,20 @@ begin
   loop
     exit when v_count >= p_limit;
     continue when not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane));
-    -- A statement of its own, after the lock. The youngest first is as good as any: each keeps its place.
+    -- A statement of its own, after the lock. In any order, each keeps its place; but of a batch that was lost only the first fails.
     for v_run in
       select r.* from pgfifo.runs r where r.lane_id = v_lane and r.worker_id = p_worker and r.state = 'running'
         and (p_only is null or r.id = any (p_only))
+      order by r.ticket
     loop
+      if v_run.batch_no is not null then
+        -- As it is now: another one of its batch has perhaps put it off, or has left it what it drew.
+        select r.* into v_run from pgfifo.runs r where r.id = v_run.id;
+        if v_run.state is distinct from 'running' then
+          v_count := v_count + 1;
+          continue;
+        end if;
+      end if;
       perform pgfifo._finish_one(v_run, p_outcome, null, p_error, true, null, true);
       v_count := v_count + 1;
     end loop;

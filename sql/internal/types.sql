@@ -1,6 +1,6 @@
--- One row of what pgfifo.work answers. kind 'start': run this now. 'limit': one of those that start may run for so long only
+-- One row of what pgfifo.work answers. kind 'start': run this now; detail {"batch": n}: together with the lane's start number n. 'limit': one of those that start may run for so long only
 -- (detail: {"timeout": …, "kill_after": …}, seconds; only to who numbers his calls). 'finish': an item handed in that was not accepted,
--- status 'lost' or 'retry'. 'more': when to call again, status 'now', 'soon' or 'later' (detail: {"seconds": …}).
+-- status 'lost', 'retry', or 'unstarted' (an older one of its batch has failed, and it went back). 'more': when to call again, status 'now', 'soon' or 'later' (detail: {"seconds": …}).
 do $$ begin
   if to_regtype('pgfifo.work_row') is null then
     create type pgfifo.work_row as (
@@ -22,8 +22,8 @@ comment on column pgfifo.work_row.enqueued_at is 'When it was enqueued.';
 comment on column pgfifo.work_row.wait_seconds is 'How long it has waited.';
 comment on column pgfifo.work_row.lane_id is 'Internal number of its lane.';
 comment on column pgfifo.work_row.start_no is 'The number of this start in its lane.';
-comment on column pgfifo.work_row.status is 'Of a finish: lost or retry; of more: now, soon or later.';
-comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer. Of limit: {"timeout": …, "kill_after": …}.';
+comment on column pgfifo.work_row.status is 'Of a finish: lost, retry or unstarted; of more: now, soon or later.';
+comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer. Of limit: {"timeout": …, "kill_after": …}. Of start: {"batch": …}, the start_no that leads it.';
 
 -- How things stand with a slot that a program waits for or holds.
 do $$ begin

@@ -13,6 +13,8 @@ create table if not exists pgfifo.history (
   start_no bigint,
   start_limit integer,
   is_strict boolean,
+  -- The number of the start that led its batch, in whose slot it was; null where it had one of its own.
+  batch_no bigint,
   -- The lane's count of starts when it left its slot: it overlapped with starts up to this number.
   end_no bigint not null,
   enqueued_at timestamptz not null,

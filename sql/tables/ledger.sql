@@ -7,6 +7,8 @@ create table if not exists pgfifo.ledger (
   version bigint not null,
   running integer not null default 0 check (running >= 0),
   held integer not null default 0 check (held >= 0),
+  -- How many of the running ones ride in the slot of another one of their batch: running + held - riding slots are taken.
+  riding integer not null default 0 check (riding >= 0),
   -- Delayed by a backoff that keeps the place and not the slot; in pgfifo.runs, below the consumed mark.
   yielded integer not null default 0 check (yielded >= 0),
   -- How many of the waiting are in pgfifo.runs, below the consumed mark.

@@ -5,6 +5,9 @@ select e.lane_id,
   count(*) filter (where r.state = 'returned' or (r.id is null and e.ticket is not null)) as waiting,
   count(*) filter (where r.state = 'running') as running,
   count(*) filter (where r.state = 'held') as held,
+  -- Each batch has one slot.
+  count(r.batch_no) filter (where r.state in ('running', 'held'))
+    - count(distinct r.batch_no) filter (where r.state in ('running', 'held')) as riding,
   count(*) filter (where r.state = 'returned') as returned,
   count(*) filter (where r.state = 'yielded') as yielded,
   count(*) filter (where r.id is null and e.ticket is null) as delayed,

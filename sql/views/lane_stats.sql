@@ -25,7 +25,8 @@ select a.name as action,
   lp.paused_at is not null or p.paused_at is not null as paused,
   coalesce(lp.paused_reason, p.paused_reason) as paused_reason,
   l.closed_at is not null or a.closed_at is not null as closed,
-  l.id as lane_id
+  l.id as lane_id,
+  (g.running + g.held - g.riding)::bigint as slots_taken
 from pgfifo.lanes l
 join pgfifo.actions a on a.id = l.action_id
 join pgfifo._action_policies p on p.action_id = l.action_id
@@ -54,7 +55,7 @@ comment on view pgfifo.lane_stats is 'State and totals of each lane, true at eve
 comment on column pgfifo.lane_stats.action is 'The action.';
 comment on column pgfifo.lane_stats.group_text is 'The group as canonical JSON; empty where the action has none.';
 comment on column pgfifo.lane_stats.queue_length is 'How many are waiting.';
-comment on column pgfifo.lane_stats.active_count is 'How many hold a slot: running and held.';
+comment on column pgfifo.lane_stats.active_count is 'How many are active: running and held. Each has a slot, but a batch has one (slots_taken).';
 comment on column pgfifo.lane_stats.max_concurrent is 'How many slots the lane has.';
 comment on column pgfifo.lane_stats.oldest_enqueued_at is 'When the one that has waited longest was enqueued; null when none waits.';
 comment on column pgfifo.lane_stats.total_enqueued is 'Enqueued since the beginning: completed, waiting, active and delayed ones.';
@@ -71,3 +72,4 @@ comment on column pgfifo.lane_stats.paused is 'Whether the lane or its action is
 comment on column pgfifo.lane_stats.paused_reason is 'Why, as whoever paused it said, or which execution failed for good (on_exhausted).';
 comment on column pgfifo.lane_stats.closed is 'Whether the lane or its action takes no enqueues.';
 comment on column pgfifo.lane_stats.lane_id is 'Internal number of the lane; a lane that was removed comes back under another one.';
+comment on column pgfifo.lane_stats.slots_taken is 'How many of its slots are taken: as active_count, but a batch has one.';

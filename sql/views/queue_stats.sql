@@ -20,20 +20,21 @@ select a.name as action,
   p.paused_at is not null as paused,
   p.paused_reason,
   coalesce(s.paused_lanes, 0)::bigint as paused_lanes,
-  a.closed_at is not null as closed
+  a.closed_at is not null as closed,
+  coalesce(s.slots_taken, 0)::bigint as slots_taken
 from pgfifo.actions a
 join pgfifo._action_policies p on p.action_id = a.id
 left join lateral (
   select sum(t.queue_length) as queue_length, sum(t.active_count) as active_count, min(t.oldest_enqueued_at) as oldest_enqueued_at,
     sum(t.total_enqueued) as total_enqueued, sum(t.total_completed) as total_completed, max(t.last_updated) as last_updated,
     sum(t.running_count) as running_count, sum(t.held_count) as held_count, sum(t.delayed_count) as delayed_count,
-    count(*) as lanes, count(*) filter (where t.paused) as paused_lanes, sum(t.max_concurrent) as slots_total, sum(t.total_succeeded) as total_succeeded,
+    count(*) as lanes, sum(t.slots_taken) as slots_taken, count(*) filter (where t.paused) as paused_lanes, sum(t.max_concurrent) as slots_total, sum(t.total_succeeded) as total_succeeded,
     sum(t.total_failed) as total_failed, sum(t.total_cancelled) as total_cancelled, sum(t.total_expired) as total_expired
   from pgfifo.lane_stats t where t.action = a.name) s on true;
 comment on view pgfifo.queue_stats is 'State and totals of each action, true at every instant.';
 comment on column pgfifo.queue_stats.action is 'The action.';
 comment on column pgfifo.queue_stats.queue_length is 'How many are waiting.';
-comment on column pgfifo.queue_stats.active_count is 'How many hold a slot: running and held.';
+comment on column pgfifo.queue_stats.active_count is 'How many are active: running and held. Each has a slot, but a batch has one (slots_taken).';
 comment on column pgfifo.queue_stats.max_concurrent is 'How many slots one lane of the action has, where no lane policy says otherwise.';
 comment on column pgfifo.queue_stats.oldest_enqueued_at is 'When the one that has waited longest was enqueued; null when none waits.';
 comment on column pgfifo.queue_stats.total_enqueued is 'Enqueued since the beginning: completed, waiting, active and delayed ones.';
@@ -52,3 +53,4 @@ comment on column pgfifo.queue_stats.paused is 'Whether the whole action is paus
 comment on column pgfifo.queue_stats.paused_reason is 'Why it is, as whoever paused it said.';
 comment on column pgfifo.queue_stats.paused_lanes is 'How many of its lanes are paused, all of them where the action is.';
 comment on column pgfifo.queue_stats.closed is 'Whether the whole action takes no enqueues.';
+comment on column pgfifo.queue_stats.slots_taken is 'How many slots of its lanes are taken: as active_count, but a batch has one.';

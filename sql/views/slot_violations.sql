@@ -1,11 +1,20 @@
 -- Starts after which more of the lane were active than the limit they were admitted under; counted from the recorded
 -- stays in slots, not from the ledger.
 create or replace view pgfifo.slot_violations as
-with events as (
-  select s.lane_id, s.start_no as at, 1 as step, 1 as kind, s.id, s.attempt, s.start_limit from pgfifo.starts s
+with stays as (
+  select s.lane_id, s.id, s.attempt, s.start_no, s.start_limit, s.end_no from pgfifo.starts s where s.batch_no is null
+  union all
+  -- A batch has one slot, from its first start until the last of it has left.
+  select b.lane_id, b.ids[1], b.attempts[1], b.start_no, b.start_limit, case when b.has_left then b.end_no end
+  from (
+    select s.lane_id, array_agg(s.id order by s.start_no) as ids, array_agg(s.attempt order by s.start_no) as attempts, min(s.start_no) as start_no,
+      min(s.start_limit) as start_limit, bool_and(s.end_no is not null) as has_left, max(s.end_no) as end_no
+    from pgfifo.starts s where s.batch_no is not null group by s.lane_id, s.batch_no) b),
+events as (
+  select s.lane_id, s.start_no as at, 1 as step, 1 as kind, s.id, s.attempt, s.start_limit from stays s
   union all
   -- It had left by the time of the next start.
-  select s.lane_id, s.end_no + 1, -1, 0, s.id, s.attempt, null from pgfifo.starts s where s.end_no is not null),
+  select s.lane_id, s.end_no + 1, -1, 0, s.id, s.attempt, null from stays s where s.end_no is not null),
 counted as (
   select e.*, sum(e.step) over (partition by e.lane_id order by e.at, e.kind rows unbounded preceding) as active from events e)
 select a.name as action, l.group_text, c.lane_id, c.id, c.attempt, c.at as start_no, c.active, c.start_limit as max_concurrent

@@ -1,13 +1,13 @@
 -- Who holds slots, workers and programs alike, and which programs wait for one. Waiting executions that workers are to run
 -- are in pgfifo.executions; of a long line they would be too many here.
 create or replace view pgfifo.slots as
-select a.name as action, l.group_text, s.id, s.state, s.attempt, s.is_slot, s.since, s.worker_id, w.name as holder, w.host, w.pid, w.last_seen, s.ticket, s.lane_id
+select a.name as action, l.group_text, s.id, s.state, s.attempt, s.is_slot, s.since, s.worker_id, w.name as holder, w.host, w.pid, w.last_seen, s.ticket, s.lane_id, s.batch_no
 from (
-  select r.id, r.state, r.attempt, e.owner is not null as is_slot, r.started_at as since, coalesce(r.worker_id, r.held_by) as worker_id, r.ticket, r.lane_id
+  select r.id, r.state, r.attempt, e.owner is not null as is_slot, r.started_at as since, coalesce(r.worker_id, r.held_by) as worker_id, r.ticket, r.lane_id, r.batch_no
   from pgfifo.runs r join pgfifo._executions e on e.id = r.id
   where r.state in ('running', 'held')
   union all
-  select e.id, 'waiting', 0, true, e.enqueued_at, e.owner, e.ticket, e.lane_id
+  select e.id, 'waiting', 0, true, e.enqueued_at, e.owner, e.ticket, e.lane_id, null
   from pgfifo._executions e
   where e.owner is not null and not exists (select from pgfifo.runs r where r.id = e.id and r.state = 'running')) s
 join pgfifo.lanes l on l.id = s.lane_id
@@ -28,3 +28,4 @@ comment on column pgfifo.slots.pid is 'Its process id there.';
 comment on column pgfifo.slots.last_seen is 'When it last sent a heartbeat.';
 comment on column pgfifo.slots.ticket is 'Its place in the line.';
 comment on column pgfifo.slots.lane_id is 'Internal number of its lane.';
+comment on column pgfifo.slots.batch_no is 'Those of a lane with the same number run as one batch and share a slot; null: it has one of its own.';

@@ -26,6 +26,8 @@ class Start(NamedTuple):
     group: str
     payload: Any
     start_no: int
+    batch: int | None = None
+    """The number of the start that leads its batch; None for that one, and for what runs alone."""
 
 
 class Answer(NamedTuple):
@@ -169,21 +171,24 @@ class Engine:
         finished: Iterable[dict[str, object]] | None = None,
         call: int | None = None,
         limits: Sequence[int | None] | None = None,
+        batches: Sequence[int | None] | None = None,
     ) -> Answer:
         rows = self.rows(
             "select kind, id, attempt, token, action, group_text, payload, start_no, status, detail"
-            " from pgfifo.work(%s, %s::text[], %s, %s, %s, %s::int[])",
+            " from pgfifo.work(%s, %s::text[], %s, %s, %s, %s::int[], p_batches => %s::int[])",
             worker,
             list(actions),
             limit,
             call,
             None if finished is None else Jsonb(list(finished)),
             None if limits is None else list(limits),
+            None if batches is None else list(batches),
         )
         answer = Answer([], {}, None, None)
         for kind, id_, attempt, token, action, group, payload, start_no, status, detail in rows:
             if kind == "start":
-                answer.starts.append(Start(id_, attempt, token, action, group, payload, start_no))
+                batch = (detail or {}).get("batch")
+                answer.starts.append(Start(id_, attempt, token, action, group, payload, start_no, batch))
             elif kind == "finish":
                 answer.refused[id_] = status
             else:
@@ -254,9 +259,10 @@ class Engine:
     def stays(self) -> list[Stay]:
         """Return recorded starts, and what still waits."""
         rows = self.rows(
-            "select lane_id, id, attempt, ticket, joined_no, start_no, start_limit, end_no from pgfifo.starts"
+            "select lane_id, id, attempt, ticket, joined_no, start_no, start_limit, end_no, batch_no"
+            " from pgfifo.starts"
             " union all select e.lane_id, e.id, e.attempt + 1, e.ticket, coalesce(r.joined_no, 0),"
-            " null, null, null from pgfifo.executions e left join pgfifo.runs r on r.id = e.id"
+            " null, null, null, null from pgfifo.executions e left join pgfifo.runs r on r.id = e.id"
             " where e.state = 'waiting'"
         )
         return [Stay(*row) for row in rows]
