@@ -138,8 +138,8 @@ begin
     left join pgfifo._counts e on e.lane_id = v_lane.id;
     if v_wrong.bounds or (v_wrong.waiting, v_wrong.running, v_wrong.held, v_wrong.riding, v_wrong.returned, v_wrong.yielded, v_wrong.delayed)
       is distinct from (0, 0, 0, 0, 0, 0, 0) then
-      perform pgfifo._append(v_lane.id, p_waiting => v_wrong.waiting::integer, p_running => v_wrong.running::integer, p_held => v_wrong.held::integer, p_riding => v_wrong.riding::integer,
-        p_returned => v_wrong.returned::integer, p_yielded => v_wrong.yielded::integer, p_delayed => v_wrong.delayed::integer,
+      perform pgfifo._append(v_lane.id, p_waiting => v_wrong.waiting::integer, p_running => v_wrong.running::integer, p_held => v_wrong.held::integer,
+        p_riding => v_wrong.riding::integer, p_returned => v_wrong.returned::integer, p_yielded => v_wrong.yielded::integer, p_delayed => v_wrong.delayed::integer,
         p_held_from => '-infinity', p_returned_from => 0, p_delayed_from => 'epoch');
       return query select 'repaired', 'ledger', null::text, format('lane %s was counted again', v_lane.id);
     end if;

@@ -115,12 +115,13 @@ begin
     select * into v_run from pgfifo.runs r where r.id = v_item.id;
     if v_run.batch_no is not null and not v_rode then
       -- What has succeeded of batches, together.
-      select f.o_done, o_lanes || f.o_freed, o_actions || f.o_freed_actions, o_versions || f.o_freed_versions
-        into v_done, o_lanes, o_actions, o_versions
+      select f.o_done, f.o_attempts, o_lanes || f.o_freed, o_actions || f.o_freed_actions, o_versions || f.o_freed_versions
+        into v_done, v_attempts, o_lanes, o_actions, o_versions
       from pgfifo._finish_riders(p_worker, p_items, v_locked, o_lanes) f;
       v_rode := true;
+      select * into v_run from pgfifo.runs r where r.id = v_item.id;
     end if;
-    continue when v_rode and v_item.id = any (v_done);
+    continue when v_rode and v_item.attempt = v_attempts[array_position(v_done, v_item.id)];
     if v_item.outcome is null or v_item.outcome not in ('succeeded', 'failed', 'released', 'cancelled') then
       raise exception using errcode = 'QF022',
         message = format('an execution ends as succeeded, failed, released or cancelled, not as %s', coalesce(quote_literal(v_item.outcome), 'null')),

@@ -126,7 +126,8 @@ begin
   end if;
 end $$;
 
--- Whether this attempt was put off so: then what its worker says of it later counts for nothing, and is no lost lease either.
+-- Whether this attempt was put off so, or ended by that: then what its worker says of it counts for nothing, and is no lost
+-- lease either.
 create or replace function pgfifo._was_put_off(p_id bigint, p_attempt integer, p_worker bigint) returns boolean
 language sql stable
 set search_path = pg_catalog, pg_temp
@@ -134,7 +135,8 @@ as $$
   with said as (
     select jsonb_build_array(jsonb_build_object('attempt', p_attempt, 'worker', p_worker, 'outcome', 'unstarted')) as entry)
   select exists (select from pgfifo.runs r, said s where r.id = p_id and r.attempts @> s.entry)
-    or exists (select from pgfifo.history h, said s where h.id = p_id and h.attempts @> s.entry)
+    or exists (select from pgfifo.history h, said s where h.id = p_id
+      and (h.attempts @> s.entry or h.attempt = p_attempt and h.worker_id = p_worker and h.batch_no is not null and not h.lost))
     or exists (select from pgfifo._executions e, said s where e.id = p_id and e.past -> 'attempts' @> s.entry)
 $$;
 
@@ -143,7 +145,7 @@ $$;
 -- done, and those lanes that have more waiting and are not among p_lanes. p_locked: the lanes whose slot locks the caller
 -- holds since an earlier statement.
 create or replace function pgfifo._finish_riders(p_worker bigint, p_items jsonb, p_locked bigint[], p_lanes bigint[],
-  out o_done bigint[], out o_freed bigint[], out o_freed_actions integer[], out o_freed_versions bigint[])
+  out o_done bigint[], out o_attempts integer[], out o_freed bigint[], out o_freed_actions integer[], out o_freed_versions bigint[])
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -152,17 +154,17 @@ declare
   v_lane record;
   v_kept bigint;
 begin
-  o_done := array(
-    select f.id from (
-      select r.id, i.n, bool_and(r.completed or coalesce(i.outcome, '') = 'succeeded') over (partition by r.lane_id, r.batch_no order by i.n) as counts
-      from (
-        select distinct on (i.id) i.id, i.attempt, i.outcome, i.n
-        from rows from (jsonb_to_recordset(p_items) as (id bigint, attempt integer, outcome text)) with ordinality i(id, attempt, outcome, n)
-        order by i.id, i.n) i
-      cross join lateral (
-        select r.id, r.lane_id, r.batch_no, r.attempt, r.worker_id, r.state, r.completed from pgfifo.runs r where r.id = i.id offset 0) r
-      where r.attempt = i.attempt and r.batch_no is not null and r.worker_id = p_worker and r.state = 'running' and r.lane_id = any (p_locked)) f
-    where f.counts order by f.n);
+  select coalesce(array_agg(f.id order by f.n), '{}'), array_agg(f.attempt order by f.n) into o_done, o_attempts
+  from (
+    select r.id, r.attempt, i.n, bool_and(r.completed or coalesce(i.outcome, '') = 'succeeded') over (partition by r.lane_id, r.batch_no order by i.n) as counts
+    from (
+      select distinct on (i.id) i.id, i.attempt, i.outcome, i.n
+      from rows from (jsonb_to_recordset(p_items) as (id bigint, attempt integer, outcome text)) with ordinality i(id, attempt, outcome, n)
+      order by i.id, i.n) i
+    cross join lateral (
+      select r.id, r.lane_id, r.batch_no, r.attempt, r.worker_id, r.state, r.completed from pgfifo.runs r where r.id = i.id offset 0) r
+    where r.attempt = i.attempt and r.batch_no is not null and r.worker_id = p_worker and r.state = 'running' and r.lane_id = any (p_locked)) f
+  where f.counts;
   o_freed := '{}';
   o_freed_actions := '{}';
   o_freed_versions := '{}';
@@ -199,7 +201,8 @@ begin
     select i.result, i.result_error, r.run, e.content, l.action_id, l.group_text, c.requested_at, c.reason, g.starts
     from (
       select distinct on (i.id) i.id, i.result, i.result_error
-      from jsonb_to_recordset(p_items) i(id bigint, result jsonb, result_error text) where i.id = any (o_done)) i
+      from jsonb_to_recordset(p_items) i(id bigint, attempt integer, result jsonb, result_error text)
+      where i.attempt = o_attempts[array_position(o_done, i.id)]) i
     cross join lateral (select r.ctid as run, r.lane_id from pgfifo.runs r where r.id = i.id offset 0) r
     cross join lateral (select e.ctid as content from pgfifo._executions e where e.id = i.id offset 0) e
     cross join lateral (select l.action_id, l.group_text from pgfifo.lanes l where l.id = r.lane_id offset 0) l

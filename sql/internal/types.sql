@@ -23,7 +23,7 @@ comment on column pgfifo.work_row.wait_seconds is 'How long it has waited.';
 comment on column pgfifo.work_row.lane_id is 'Internal number of its lane.';
 comment on column pgfifo.work_row.start_no is 'The number of this start in its lane.';
 comment on column pgfifo.work_row.status is 'Of a finish: lost, retry or unstarted; of more: now, soon or later.';
-comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer. Of limit: {"timeout": …, "kill_after": …}. Of start: {"batch": …}, the start_no that leads it.';
+comment on column pgfifo.work_row.detail is 'Of more later: {"seconds": …} until the next timer. Of limit: {"timeout": …, "kill_after": …}. Of start: {"batch": …}, its leader''s start_no.';
 
 -- How things stand with a slot that a program waits for or holds.
 do $$ begin
