@@ -247,7 +247,7 @@ class Stay:
         start_no: the number of this start in its lane.
         limit: how many slots the lane had at that start.
         end_no: the lane's count of starts when it left its slot; None while it has it.
-        batch_no: the number of the start that led its batch, all of which had one slot; None where it had its own.
+        batch_no: the number of the start that led its batch, which had one slot; None where it had its own.
     """
 
     lane: object
