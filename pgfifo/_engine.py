@@ -11,12 +11,13 @@ import contextlib
 import logging
 import math
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
 
 import psycopg
 
 from pgfifo._claims import Claims
+from pgfifo._connections import Pauses, is_passing
 from pgfifo._hooks import Hooks
 from pgfifo._listener import Listener
 from pgfifo._pace import LONGEST_SOON, SOON, Pace
@@ -42,6 +43,7 @@ KILL_AFTER = 10.0
 _NAMED = 20
 _BATCH = 1000
 _BATCH_BYTES = 4 * 1024 * 1024
+_PATIENCE_TO_BEGIN = 2.0
 _SIGN_OFF_TIMEOUT = 5.0
 # A mark that was committed late is found within a second: see the scans.
 _BELIEVED_AFTER = 1.5
@@ -148,10 +150,10 @@ class Engine:
             raise self._failure
         if self._stop.is_set():
             return
-        await self._claims.connect()
+        await _insist(self._claims.connect)
         if self._plan.direct is not None:
             self._listener = Listener(self._plan.direct, self._names, self._notified, self._called)
-            await self._listener.connect()
+            await _insist(self._listener.connect)
 
     async def _supervise(self, serving: asyncio.Task[None]) -> None:
         """Wait for the end of the work; once told to stop, for a limited time."""
@@ -541,3 +543,18 @@ def _log_lost(run: Run) -> None:
         return  # what the handler committed counts
     kind = run.outcome.kind if run.outcome is not None else "unknown"
     logger.warning("%s was lost; its outcome (%s) counts for nothing", run, kind, extra=run.ids())
+
+
+async def _insist(connect: Callable[[], Awaitable[object]]) -> None:
+    """Connect, if need be again for a while: the server was there a moment ago."""
+    pauses = Pauses()
+    until = asyncio.get_running_loop().time() + _PATIENCE_TO_BEGIN
+    while True:
+        try:
+            await connect()
+        except psycopg.Error as error:
+            if not is_passing(error) or asyncio.get_running_loop().time() > until:
+                raise
+            await asyncio.sleep(pauses.next())
+        else:
+            return

@@ -408,6 +408,24 @@ def test_policies_group_by_changes_only_while_nothing_waits_unless_forced(conn: 
     engine.assert_promises()
 
 
+def test_policies_group_by_that_does_not_hold_may_be_declared_while_something_waits(conn: Connection) -> None:
+    """What somebody has set wins over what the code declares: a worker starts all the same."""
+    engine = Engine(conn)
+    declare = "select from pgfifo.declare_action('deploy', %s)"
+    engine.policy(group_by=["env"])
+    engine.enqueue(payload={"env": "prod"})
+    engine.rows(declare, Jsonb({"group_by": ["env"]}))
+    engine.rows(declare, Jsonb({"group_by": ["app"]}))
+    assert engine.effective("deploy")["group_by"][0] == ["env"]
+    with pytest.raises(errors.Busy, match="1 execution waits"):
+        engine.policy(group_by=None)  # then the declared one would hold
+    engine.rows(declare, Jsonb({"group_by": ["env"]}))
+    engine.policy(group_by=None)
+    assert engine.effective("deploy")["group_by"] == (["env"], "declared")
+    with pytest.raises(errors.Busy, match="1 execution waits"):
+        engine.rows(declare, Jsonb({"group_by": ["app"]}))
+
+
 def test_policies_group_by_waits_for_enqueues_in_flight(conn: Connection, connect: Connect) -> None:
     engine = Engine(conn)
     engine.policy(group_by=["env"])

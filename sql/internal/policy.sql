@@ -223,6 +223,7 @@ declare
   v_action_id integer;
   v_locked boolean;
   v_waiting bigint;
+  v_other text[];
   v_targets text[];
   v_note text;
 begin
@@ -248,7 +249,12 @@ begin
     raise exception using errcode = 'QF023', message = 'ordering or group_by was changed by somebody else at the same moment',
       detail = json_build_object('pids', array[]::integer[])::text, hint = 'Try again.';
   end if;
-  if v_values ? 'group_by' and coalesce(v_new.group_by, '{}') <> coalesce(v_old.group_by, '{}') then
+  -- Only one of the two scopes is in force: what the code declares gives way to what somebody has set.
+  select p.group_by into v_other from pgfifo.policies p
+  where p.action_id = p_action_id and p.scope = case p_scope when 'declared' then 'action' else 'declared' end;
+  if v_values ? 'group_by' and (p_scope = 'action' or v_other is null)
+    and coalesce(v_new.group_by, v_other, '{}') <> coalesce(v_old.group_by, v_other, '{}')
+  then
     select coalesce(sum(s.queue_length), 0) into v_waiting from pgfifo.queue_stats s join pgfifo.actions a on a.name = s.action where a.id = p_action_id;
     if v_waiting > 0 and not p_force then
       raise exception using errcode = 'QF023',
