@@ -167,7 +167,7 @@ def test_line_that_only_the_server_refuses_is_named(
 ) -> None:
     cli.ok("policy", "set", "x", "--max-payload", 1000)
     path = write(100, {60: b'{"n":60,"a":"%s"}' % (b"x" * 1000)})
-    monkeypatch.setattr(importing, "examiner", lambda *_: None)  # as if the policy had changed since
+    monkeypatch.setattr(importing, "examiner", lambda *_, **__: None)  # as if the policy had changed since
     said = cli("enqueue", "x", "--file", path, "--commit-every", 50)
     assert said.code == 1
     assert "line 60: " in said.err
@@ -183,6 +183,200 @@ def test_group_that_does_not_fit_is_refused_at_once(
     cli.ok("policy", "set", "x", "--group-by", "a,b")
     assert cli("enqueue", "x", "--file", write(10), "--group", "a=1").code == 1
     assert numbers(conn) == []
+
+
+# Lines that say more than a payload
+
+
+def envelopes(path: Path, *found: dict[str, object]) -> Path:
+    path.write_text("".join(json.dumps(each) + "\n" for each in found), "utf-8")
+    return path
+
+
+def test_envelope_says_everything_that_an_enqueue_can(
+    cli: CommandLine, conn: Connection, tmp_path: Path
+) -> None:
+    cli.ok("policy", "set", "x", "--group-by", "env")
+    path = envelopes(
+        tmp_path / "f",
+        {"payload": {"n": 1, "env": "prod"}},
+        {"payload": [1.5], "group": {"env": "test"}, "headers": {"trace": "2"}, "tags": ["a", "b"]},
+        {"payload": {"n": 3}, "group": "prod", "request_id": "r3", "tags": None},
+        {"payload": None, "dedup_key": "d4"},
+        {"item_key": "i5", "tags": []},
+        {"payload": {"n": 6}, "run_at": "2999-01-31T12:00:00+01:00"},
+    )
+    said = cli.ok("enqueue", "x", "--file", path, "--envelope", "--tag", "t", "--header", "h=1", "--json")
+    found = json.loads(said.out)
+    assert (found["enqueued"], found["known"], found["upto"]) == (6, 0, 6)
+    rows = conn.execute(
+        "select v.payload, v.group_text, v.headers, v.tags, e.request_id, e.dedup_key, e.item_key,"
+        " e.run_at::text, v.state from pgfifo.executions v join pgfifo._executions e using (id) order by id"
+    ).fetchall()
+    h, env = {"h": 1}, '{"env":%s}'
+    due = conn.execute("select timestamptz '2999-01-31 11:00+00'::text").fetchone()
+    assert due is not None
+    assert rows == [
+        ({"n": 1, "env": "prod"}, env % '"prod"', h, ["t"], None, None, None, None, "waiting"),
+        ([1.5], env % '"test"', {"trace": "2"}, ["a", "b"], None, None, None, None, "waiting"),
+        ({"n": 3}, env % '"prod"', h, ["t"], "r3", None, None, None, "waiting"),
+        (None, env % "null", h, ["t"], None, "d4", None, None, "waiting"),
+        ({}, env % "null", h, [], None, None, "i5", None, "waiting"),
+        ({"n": 6}, env % "null", h, ["t"], None, None, None, due[0], "delayed"),
+    ]
+    (undo,) = said.undo
+    cli.ok(*undo)
+    assert conn.execute("select distinct state from pgfifo.executions").fetchall() == [("cancelled",)]
+
+
+def test_envelope_payload_is_what_stood_in_the_file(cli: CommandLine, conn: Connection) -> None:
+    text = '{"b" : [1.50, 1e400],  "a":"\\u00e9", "big":123456789012345678901234567890}'
+    line = f'{{"payload":{text},"group":"k","headers":{{"n":1.50}}}}'
+    cli.ok("enqueue", "x", "--file", "-", "--envelope", stdin=line)
+    query = "select payload = %s::jsonb, payload::text, headers::text from pgfifo.executions"
+    row = conn.execute(query, [text]).fetchone()
+    assert row is not None
+    assert (row[0], "1.50" in row[1], row[2]) == (True, True, '{"n": 1.50}')
+
+
+def test_envelope_lines_that_are_known_are_told_and_counted_once(
+    cli: CommandLine, conn: Connection, tmp_path: Path
+) -> None:
+    def line(n: int, **more: object) -> dict[str, object]:
+        return {"payload": {"n": n, f"k{n}": n}, **more}
+
+    first = envelopes(tmp_path / "first", *(line(n, request_id=f"r{n}") for n in lines(1, 5)))
+    cli.ok("enqueue", "x", "--file", first, "--envelope")
+    second = envelopes(
+        tmp_path / "second",
+        *(line(n, request_id=f"r{n}") for n in lines(4, 8)),
+        line(9, item_key="i"),
+        line(10, item_key="i"),
+    )
+    said = cli.ok(
+        "enqueue", "x", "--file", second, "--envelope", "--on-item", "merge_patch", "--commit-every", 3
+    )
+    assert "Enqueued 4 lines of" in said.err
+    assert "3 were there already" in said.err
+    assert numbers(conn) == [*lines(1, 8), 10]
+    query = "select payload from pgfifo._executions where item_key = 'i'"
+    assert conn.execute(query).fetchall() == [({"n": 10, "k9": 9, "k10": 10},)]
+    assert conn.execute("select enqueued, upto from pgfifo.imports order by id").fetchall() == [
+        (5, 5),
+        (4, 7),
+    ]
+    again = cli.ok("enqueue", "x", "--file", first, "--envelope")
+    assert "Enqueued 0 lines of" in again.err
+    assert "5 were there already" in again.err
+    assert "No one command" not in again.err
+
+
+BAD_ENVELOPES: dict[str, tuple[str, str]] = {
+    "no envelope": ('{"customer":1}', "'customer' is no key of an envelope; there are payload, group"),
+    "a group": ('{"group":[1]}', "group must be an object, such as"),
+    "headers": ('{"headers":"x"}', "headers must be an object"),
+    "tags": ('{"tags":["a",1]}', "tags must be an array of texts"),
+    "tag": ('{"tags":"a"}', "tags must be an array of texts"),
+    "a number as a key": ('{"request_id":7}', "request_id must be text of 1 to 1,024 bytes"),
+    "no key": ('{"dedup_key":""}', "dedup_key must be text of 1 to 1,024 bytes"),
+    "a long key": ('{"item_key":"' + "x" * 1025 + '"}', "item_key must be text of 1 to 1,024 bytes"),
+    "both keys": ('{"item_key":"a","dedup_key":"b"}', "dedup_key and item_key exclude each other"),
+    "a number as a time": ('{"run_at":1700000000}', "run_at must be a time as text"),
+    "no time": ('{"run_at":"soon"}', "run_at: 'soon' is no time"),
+    "a time of nowhere": ('{"run_at":"2026-01-31T12:00"}', "names no time zone"),
+    "another group": ('{"group":{"env":"a","zone":1}}', "group"),
+    "an array": ("[]", "an array, not an object"),
+}
+
+
+def test_envelope_file_with_bad_lines_is_refused_before_anything_is_enqueued(
+    cli: CommandLine, conn: Connection, tmp_path: Path
+) -> None:
+    cli.ok("policy", "set", "x", "--group-by", "env")
+    path = tmp_path / "bad"
+    good = ['{"payload":{"n":1}}', '{"group":{"env":"a"}}', '{"group":"a"}']
+    path.write_text("\n".join([*good, *(line for line, _ in BAD_ENVELOPES.values())]), "utf-8")
+    said = cli("enqueue", "x", "--file", path, "--envelope")
+    assert said.code == 1
+    for number, (_, reason) in enumerate(BAD_ENVELOPES.values(), len(good) + 1):
+        (told,) = [line for line in said.err.splitlines() if line.startswith(f"  line {number}: ")]
+        assert reason in told
+    assert f"{len(BAD_ENVELOPES)} bad lines of {len(good) + len(BAD_ENVELOPES)}" in said.err
+    assert conn.execute("select count(*) from pgfifo.imports").fetchone() == (0,)
+    cli.ok("enqueue", "x", "--file", path, "--envelope", "--skip-bad")
+    assert conn.execute("select count(*) from pgfifo.executions").fetchone() == (len(good),)
+
+
+def test_envelope_line_that_only_the_server_refuses_is_named(
+    cli: CommandLine, conn: Connection, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also where lines before it are in other calls of the same transaction."""
+    cli.ok("policy", "set", "x", "--group-by", "env")
+    path = envelopes(
+        tmp_path / "f",
+        *({"payload": {"n": n}, "tags": [f"t{n % 3}"]} for n in lines(1, 10)),
+        {"payload": {"n": 11}, "group": {"zone": 1}},
+        {"payload": {"n": 12}, "run_at": "9999-12-31T23:59:59-05:00"},
+        {"payload": {"n": 13}},
+    )
+    monkeypatch.setattr(importing, "examiner", lambda *_, **__: None)
+    said = cli("enqueue", "x", "--file", path, "--envelope", "--commit-every", 5)
+    assert said.code == 1
+    assert re.search(r"^  line 1[12]: ", said.err, re.MULTILINE)
+    assert "line 10 and all before it are in" in said.err
+    cli.ok(*resume_words(said.err), "--skip-bad")
+    assert numbers(conn) == [*lines(1, 10), 13]
+
+
+def test_envelope_lines_keep_their_order_whatever_they_say(
+    cli: CommandLine, conn: Connection, tmp_path: Path
+) -> None:
+    """Tags and times that change from line to line cut a transaction into several calls."""
+    path = envelopes(
+        tmp_path / "f",
+        *({"payload": {"n": n}, "tags": [f"t{n % 7}"], "group": f"g{n % 50}"} for n in lines(1, 1000)),
+    )
+    cli.ok("enqueue", "x", "--file", path, "--envelope")
+    assert numbers(conn) == lines(1, 1000)
+    query = "select bool_and(tags[1] = 't' || (payload ->> 'n')::int % 7) from pgfifo.executions"
+    assert conn.execute(query).fetchone() == (True,)
+    locked = conn.execute(
+        "select count(distinct xmin::text), pgfifo.max_batch_lanes() from pgfifo._executions"
+    )
+    transactions, most = locked.fetchone() or (0, 1)
+    assert transactions >= 1000 / most, "a transaction may have locked more lanes than it should"
+
+
+def test_envelope_times_win_over_the_delay_of_all(cli: CommandLine, conn: Connection, tmp_path: Path) -> None:
+    path = envelopes(
+        tmp_path / "f",
+        {"payload": {"n": 1}},
+        {"payload": {"n": 2}, "run_at": "2999-01-31T12:00:00Z"},
+        {"payload": {"n": 3}},
+    )
+    cli.ok("enqueue", "x", "--file", path, "--envelope", "--delay", "1h")
+    soon = "select (payload ->> 'n')::int from pgfifo.executions where due_at < '2990-01-01' order by id"
+    assert conn.execute(soon).fetchall() == [(1,), (3,)]
+    assert conn.execute("select count(*) from pgfifo.executions where state = 'delayed'").fetchone() == (3,)
+
+
+def test_envelope_import_goes_on_as_it_began(cli: CommandLine, conn: Connection, tmp_path: Path) -> None:
+    path = envelopes(tmp_path / "f", *({"payload": {"n": n}, "group": "g"} for n in lines(1, 1000)))
+    resume = stopped(cli, path, "--envelope", "--on-item", "replace", "--tag", "t")
+    without = [word for word in resume if word not in ("--envelope", "--on-item", "replace")]
+    said = cli(*without)
+    assert said.code == 2
+    assert "takes its lines as envelopes" in said.err
+    cli.ok(*resume)
+    assert numbers(conn) == lines(1, 1000)
+    assert conn.execute("select distinct tags from pgfifo.executions").fetchall() == [(["t"],)]
+
+
+def test_envelope_belongs_to_a_file(cli: CommandLine, write: Callable[..., Path]) -> None:
+    assert cli("enqueue", "x", "--envelope").code == 2
+    assert cli("enqueue", "x", "--file", write(1), "--on-item", "replace").code == 2
+    said = cli("enqueue", "x", "--file", write(1), "--request-id", "r")
+    assert (said.code, "--envelope" in said.err) == (2, True)
 
 
 # Stops, and going on

@@ -24,6 +24,10 @@ if TYPE_CHECKING:
     from pgfifo.models import ImportStatus
 
 
+_ENVELOPE = ":envelope"
+"""What the fingerprint of a file ends with whose lines are envelopes."""
+
+
 @dataclass(frozen=True, slots=True)
 class Options:
     """What the command line says.
@@ -36,6 +40,8 @@ class Options:
         tags: tags for each.
         run_at: when they join their lanes.
         delay: in how many seconds from its enqueue each does.
+        envelope: each line is an envelope.
+        on_item: what becomes of what waits under the same ``item_key``.
         commit_every: lines in a batch; None for the usual.
         skip_bad: leave bad lines out.
         resume: the import to go on with.
@@ -50,6 +56,8 @@ class Options:
     tags: Sequence[str] | None
     run_at: "datetime | None"
     delay: float | None
+    envelope: bool
+    on_item: str
     commit_every: int | None
     skip_bad: bool
     resume: int | None
@@ -96,7 +104,8 @@ class _File:
         """Check and enqueue it, and say what has become of it."""
         from pgfifo.importing import examiner
 
-        examine = examiner(self._fifo, self._options.action, self._options.group)
+        options = self._options
+        examine = examiner(self._fifo, options.action, options.group, envelope=options.envelope)
         begin = time.monotonic()
         with shown() as progress:
             found = self._whole(examine, progress) if self._stream.seekable() else self._piecewise()
@@ -118,12 +127,12 @@ class _File:
 
         size = self._stream.seek(0, 2)
         self._stream.seek(0)
-        end = size if self._known is None else int(self._known.fingerprint.partition(":")[0])
+        end = size if self._known is None else int(_content(self._known).partition(":")[0])
         progress.next("Checking", end)
         lines = Lines(self._stream, end=end)
         report = check(lines, examine=examine, progress=progress.step)
         fingerprint = lines.fingerprint()
-        if self._known is not None and fingerprint != self._known.fingerprint:
+        if self._known is not None and fingerprint != _content(self._known):
             raise _another(self._name, self._options, self._known)
         if report.bad and not self._options.skip_bad:
             _tell_bad(report.first_bad, report.bad)
@@ -144,9 +153,9 @@ class _File:
         from pgfifo.importing import Rewound
         from pgfifo.jsonlines import Lines
 
-        length = None if self._known is None else int(self._known.fingerprint.partition(":")[0])
+        length = None if self._known is None else int(_content(self._known).partition(":")[0])
         stream = Rewound(self._stream, length)
-        if self._known is not None and stream.fingerprint != self._known.fingerprint:
+        if self._known is not None and stream.fingerprint != _content(self._known):
             raise _another(self._name, self._options, self._known)
         if not stream.beginning:
             note(f"Nothing to do: there is nothing to enqueue in {self._name}.")
@@ -164,13 +173,22 @@ class _File:
         number = options.resume
         if number is None:
             source = self._source if self._source == "-" else str(Path(self._source).absolute())
-            number = self._fifo.import_start(options.action, source, fingerprint)
+            number = self._fifo.import_start(
+                options.action, source, fingerprint + _ENVELOPE * options.envelope
+            )
         note(
             f"Import {number}: {self._name}{f', after line {after:,}' if after else ''}, in {options.action}."
         )
         headers = dumps(options.headers, "header") if options.headers else None
         common = Common(
-            options.action, to_text(options.group), headers, options.tags, options.run_at, options.delay
+            options.action,
+            to_text(options.group),
+            headers,
+            options.tags,
+            options.run_at,
+            options.delay,
+            options.envelope,
+            options.on_item,
         )
         rows = options.commit_every or BATCH_ROWS
         return Importer(self._fifo, common, number, after=after, rows=rows, skip_bad=options.skip_bad)
@@ -189,7 +207,7 @@ class _File:
         elif isinstance(caught, Changed):
             reason = Refused(
                 f"{self._name} was changed while it was read, in lines {caught.first:,} to {caught.last:,}",
-                f"Go on when it is again what it was. {_as_new(self._name, job.done.upto, options.action)}",
+                f"Go on when it is again what it was. {_as_new(self._name, job.done.upto, options)}",
             )
         else:
             refused = explained(caught)
@@ -218,7 +236,7 @@ class _File:
             _tell_bad(done.first_bad, done.skipped)
             note(f"Left out {count(done.skipped, 'bad line')}.")
         if options.json:
-            keys = ("enqueued", "skipped", "upto", "first_id", "last_id")
+            keys = ("enqueued", "known", "skipped", "upto", "first_id", "last_id")
             fields = {key: getattr(done, key) for key in keys} | {"enqueued_in_all": whole.enqueued}
             print_json(
                 {"import": job.number, "action": options.action, **fields, "seconds": round(seconds, 3)}
@@ -226,21 +244,23 @@ class _File:
         else:
             out(str(job.number))
         rate = f" ({done.enqueued / seconds:,.0f} a second)" if seconds > 0.1 else ""
+        there = f"; {done.known:,} were there already" if done.known else ""
         in_all = f"; {whole.enqueued:,} with those of before" if whole.enqueued > done.enqueued else ""
-        did(
-            f"Enqueued {count(done.enqueued, 'line')} of {self._name} in {options.action}{rate}{in_all}.",
-            _undo(options.action, whole),
-        )
-        if not _undo(options.action, whole):
-            note("No one command undoes it: in between others have enqueued too.")
+        lines = f"{count(done.enqueued, 'line')} of {self._name}"
+        undo = _undo(options, whole)
+        did(f"Enqueued {lines} in {options.action}{rate}{there}{in_all}.", undo)
+        if whole.enqueued and not undo:
+            note("No one command undoes it: in between others have enqueued too, or keys left ids out.")
 
 
-def _undo(action: str, whole: "ImportStatus") -> str | None:
+def _undo(options: Options, whole: "ImportStatus") -> str | None:
     """Return the command that undoes an import; None where it would cancel others' executions too."""
     first, last = whole.first_id, whole.last_id
     if first is None or last is None or last - first + 1 != whole.enqueued:
         return None
-    return command("cancel", "--action", action, "--state", "waiting", "--ids", f"{first}..{last}")
+    later = options.envelope or options.run_at is not None or options.delay is not None
+    states = ["--state", "waiting", *["--state", "delayed"] * later]
+    return command("cancel", "--action", options.action, *states, "--ids", f"{first}..{last}")
 
 
 @contextmanager
@@ -269,7 +289,18 @@ def _known(fifo: "Client", options: Options) -> "ImportStatus | None":
         raise Refused(unknown.message, unknown.hint) from None
     if known.action != options.action:
         raise usage(f"import {options.resume} is one of {known.action}, not of {options.action}")
+    if known.fingerprint.endswith(_ENVELOPE) != options.envelope:
+        took = "envelopes" if known.fingerprint.endswith(_ENVELOPE) else "payloads"
+        raise usage(
+            f"import {options.resume} takes its lines as {took}",
+            "With --envelope, or without it, as it began.",
+        )
     return known
+
+
+def _content(known: "ImportStatus") -> str:
+    """Return the fingerprint of the file that an import began with."""
+    return known.fingerprint.removesuffix(_ENVELOPE)
 
 
 def _another(name: str, options: Options, known: "ImportStatus") -> Refused:
@@ -277,15 +308,15 @@ def _another(name: str, options: Options, known: "ImportStatus") -> Refused:
     how_far = f"; line {known.upto:,} of that and all before it are in" if known.upto else ""
     return Refused(
         f"{name} is not what import {options.resume} began with: it was changed, or is another file{how_far}",
-        f"Go on when it is again what it was. {_as_new(name, known.upto, options.action)}",
+        f"Go on when it is again what it was. {_as_new(name, known.upto, options)}",
     )
 
 
-def _as_new(name: str, upto: int, action: str) -> str:
+def _as_new(name: str, upto: int, options: Options) -> str:
     """Say how to enqueue what is not in yet as a new import."""
     if not upto:
         return "To enqueue it as a new import, leave --resume out."
-    rest = f"{command('enqueue', action, '--file', '-')}"
+    rest = command("enqueue", options.action, "--file", "-", *options.words)
     if name == "stdin":
         return f"To enqueue the rest as a new import, leave --resume and the first {upto:,} lines out."
     return f"To enqueue the rest as a new import: {shlex.join(['tail', '-n', f'+{upto + 1}', name])} | {rest}"

@@ -98,6 +98,15 @@ OnItem = Annotated[
         show_default=False,
     ),
 ]
+Envelope = Annotated[
+    bool,
+    typer.Option(
+        "--envelope",
+        help="With --file: each line says more than its payload, as "
+        '{"payload": {"n": 1}, "group": {"env": "prod"}, "run_at": "2026-01-31T12:00Z"}; also headers, '
+        "tags, request_id, dedup_key and item_key. What it leaves out is as the other options say.",
+    ),
+]
 CommitEvery = Annotated[
     int | None,
     typer.Option(
@@ -139,6 +148,7 @@ def enqueue(
     on_item: OnItem = None,
     run_at: RunAt = None,
     delay: Delay = None,
+    envelope: Envelope = False,
     commit_every: CommitEvery = None,
     skip_bad: SkipBad = False,
     resume: Resume = None,
@@ -157,11 +167,11 @@ def enqueue(
     headers = pairs_of("--header", header, json_or_text) if header else None
     one_time(run_at, delay)
     keys = {"--request-id": request_id, "--dedup-key": dedup_key, "--item-key": item_key}
-    if on_item is not None and item_key is None:
-        raise usage("--on-item belongs to --item-key")
+    if on_item is not None and item_key is None and not envelope:
+        raise usage("--on-item belongs to --item-key, or to --envelope")
     if file is None and resume is None:
-        if commit_every is not None or skip_bad:
-            raise usage("--commit-every and --skip-bad belong to --file")
+        if commit_every is not None or skip_bad or envelope:
+            raise usage("--envelope, --commit-every and --skip-bad belong to --file")
         if timeout is not None and not wait:
             raise usage("--timeout belongs to --wait")
         with connected(dsn) as fifo:
@@ -203,7 +213,9 @@ def enqueue(
         raise usage("a payload and --file exclude each other")
     for name, key in keys.items():
         if key is not None:
-            raise usage(f"{name} belongs to one execution, and a file holds many")
+            raise usage(
+                f"{name} belongs to one execution, and a file holds many", "Say it in each line: --envelope."
+            )
     from pgfifo.cli.filing import Options, enqueue_file
 
     repeated = {
@@ -212,9 +224,11 @@ def enqueue(
         "--header": header,
         "--run-at": None if run_at is None else [run_at.isoformat()],
         "--delay": None if delay is None else [f"{delay:g}s"],
+        "--on-item": None if on_item is None else [on_item],
     }
     words = [word for name, values in repeated.items() for value in values or [] for word in (name, value)]
-    given = (action, file, group_of(group), headers, tag, run_at, delay)
+    words += ["--envelope"] * envelope
+    given = (action, file, group_of(group), headers, tag, run_at, delay, envelope, on_item or "immutable")
     enqueue_file(Options(*given, commit_every, skip_bad, resume, json, words), dsn)
 
 
