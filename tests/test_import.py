@@ -8,7 +8,7 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -188,7 +188,7 @@ def test_group_that_does_not_fit_is_refused_at_once(
 # Lines that say more than a payload
 
 
-def envelopes(path: Path, *found: dict[str, object]) -> Path:
+def envelopes(path: Path, *found: Mapping[str, object]) -> Path:
     path.write_text("".join(json.dumps(each) + "\n" for each in found), "utf-8")
     return path
 
