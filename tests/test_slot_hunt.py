@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(sys.platform == "win32", reason="SIGKILL is POSI
 
 UNFINISHED = "select count(*) from pgfifo.executions where finished_at is null"
 SLOTS = 3
-TURNS = 6
+TURNS = 4
 PROGRAM = """
     import os, sys, time
     import pgfifo
@@ -36,7 +36,7 @@ PROGRAM = """
         while True:
             with fifo.slot("deploy", timeout=60) as slot:
                 os.write(journal, f"begin {os.getpid()} {slot.id}\\n".encode())
-                time.sleep(0.02)
+                time.sleep(0.1)
                 os.write(journal, f"end {os.getpid()} {slot.id}\\n".encode())
 """
 
@@ -95,7 +95,7 @@ def in_threads(fifo: pgfifo.Client, journal: Journal, number: int) -> int:
             with slot:
                 journal.write("begin", f"t{number}", slot.id)
                 had += 1
-                threading.Event().wait(chance.random() * 0.02)
+                threading.Event().wait(chance.random() * 0.2)
                 journal.write("end", f"t{number}", slot.id)
         except pgfifo.SlotTimeout:
             pass
@@ -111,7 +111,7 @@ async def in_tasks(dsn: str, journal: Journal, count: int) -> None:
             async with fifo.slot("deploy", timeout=60) as slot:
                 journal.write("begin", f"a{number}", slot.id)
                 try:
-                    await asyncio.sleep(chance.random() * 0.02)
+                    await asyncio.sleep(chance.random() * 0.2)
                 finally:
                     journal.write("end", f"a{number}", slot.id)
 
