@@ -57,6 +57,7 @@ for each row execute function pgfifo._forget_in_force();
 MARK_ON_ENQUEUE = "insert into pgfifo.marks (action_id, id, lane_id) values (v_action_id, v_mark, v_lane_id);"
 STILL_ALIVE = "  if v_state is distinct from 'alive' then\n"
 FROM_THE_SAFE_POINT = "  if v_full then\n"
+OWNED = "  if exists (select from pgfifo._executions e where e.id = p_run.id and e.owner is not null) then\n"
 READ_COMMITTED = (
     "  if current_setting('transaction_isolation') not in ('read committed', 'read uncommitted') then\n"
 )
@@ -268,6 +269,18 @@ MUTATIONS = (
         "durability",
         ((NEVER_STARTED, "\n  order by e.lane_id desc"),),
         ("tests/test_keys.py::test_a_replacement_that_meets_a_claim_in_flight_does_not_report_success",),
+    ),
+    Mutation(
+        "end of what programs move on",
+        "order",
+        (("o where o.owner is null), a.max + 1)", "o where false), a.max + 1)"),),
+        ("tests/test_slot_sql.py::test_slots_who_waits_does_not_pass_an_execution_that_needs_a_worker",),
+    ),
+    Mutation(
+        "slots that are not taken up again",
+        "fencing",
+        ((OWNED, "  if false then\n"),),
+        ("tests/test_slot_sql.py::test_a_slot_is_never_given_back_to_the_line",),
     ),
     Mutation(
         "durable commits",

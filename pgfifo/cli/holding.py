@@ -61,7 +61,8 @@ def run(
     It waits in the lane's line among workers' executions and others who run this, and needs no worker. The
     command has this process's standard streams and environment, and PGFIFO_ID, PGFIFO_ATTEMPT, PGFIFO_TOKEN,
     PGFIFO_ACTION and PGFIFO_GROUP. Signals are passed on to it. When this process is killed it is killed,
-    too, and the slot goes to the next one; when the slot is lost, or somebody cancels it, it is stopped.
+    too, and the slot goes to the next one; when the slot is lost, or somebody cancels it, it is stopped. It
+    may say how far it is: echo 40% uploading >&$PGFIFO_PROGRESS_FD
 
     The command's exit status is the exit status here, unchanged; 128 and the signal's number, as in a shell,
     when a signal ended it. If it was never run, or its slot was lost, an error on stderr says so, and the
