@@ -1666,6 +1666,24 @@ class AsyncClient(AsyncHolding):
 
     # Schedules
 
+    async def remove_action(self, action: str, *, connection: object = None) -> None:
+        """Remove an action that is not used any more, with its policies, schedules, statistics and history.
+
+        Only the audit remembers it. A later enqueue makes a new action of that name, with inherited defaults.
+
+        Args:
+            action: The action.
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            Busy: Something of it has no outcome yet, a living worker serves it, or somebody's transaction that
+                has enqueued stayed open for a second.
+        """
+        await self._row(
+            "select pgfifo.remove_action(%s::text)", (action,), _nothing, connection=connection, once=True
+        )
+
     async def set_schedule(
         self,
         name: str,

@@ -228,6 +228,7 @@ end $$;
 \ir functions/finish_execution.sql
 \ir functions/close.sql
 \ir functions/open.sql
+\ir functions/remove_action.sql
 \ir functions/maintain.sql
 \ir functions/grant_role.sql
 \ir functions/revoke_role.sql
