@@ -1677,8 +1677,8 @@ class AsyncClient(AsyncHolding):
 
         Raises:
             UnknownAction: There is no such action; the hint names the nearest.
-            Busy: Something of it has no outcome yet, a living worker serves it, or somebody's transaction that
-                has enqueued stayed open for a second.
+            Busy: Something of it has no outcome yet, a living worker serves it, or somebody's transaction
+                that has enqueued stayed open for a second.
         """
         await self._row(
             "select pgfifo.remove_action(%s::text)", (action,), _nothing, connection=connection, once=True

@@ -96,6 +96,7 @@ def load() -> None:
         roles,
         schedule,
         schema,
+        verify,
         working,
     )
 

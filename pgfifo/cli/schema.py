@@ -68,7 +68,7 @@ def uninstall(
             return
         lost = _lost(fifo)
         if not yes:
-            _confirm(f"Remove pgfifo {lost}?")
+            confirm(f"Remove pgfifo {lost}?")
         fifo.uninstall()
     did(f"Removed pgfifo {lost}.", "restore a backup; there is no way back")
 
@@ -106,7 +106,7 @@ def _lost(fifo: "Client") -> str:
     return f"from database {name}, with {count(unfinished, 'unfinished execution')} and {finished:,} finished"
 
 
-def _confirm(question: str) -> None:
+def confirm(question: str) -> None:
     """Ask; refuse to go on without a yes."""
     if not sys.stdin.isatty():
         raise usage(f"{question} There is nobody to ask", "Add --yes if that is meant.")

@@ -77,6 +77,7 @@ def _contradictions(index: Index, outcome: Outcome) -> Iterable[str]:
             yield f"execution {id_}: attempt {each.attempt} was started; the record has {outcome.attempt}"
         if (
             said is not None
+            and not (said.outcome == "failed" and state == "cancelled")  # somebody had cancelled it
             and said.outcome in FINAL
             and said.final
             and (state, outcome.attempt)
