@@ -11,7 +11,7 @@ import pytest
 
 from pgfifo.demo import sabotage
 from pgfifo.demo.events import CUSTOMERS, DELIVER, INDEX, events
-from tests.support.cli import program
+from tests.support.cli import processes_of, program
 
 FOREVER = 110
 
@@ -23,18 +23,6 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield folder
     assert not processes_of(folder), "processes of the demo are left"
     assert not list(folder.iterdir()), "files of the demo are left"
-
-
-def processes_of(folder: Path) -> list[str]:
-    """Return the command lines of processes that were started for a folder, where the system tells."""
-    found = []
-    for process in Path("/proc").glob("[0-9]*"):
-        try:
-            if str(folder).encode() in (process / "environ").read_bytes():
-                found.append((process / "cmdline").read_text().replace("\0", " "))
-        except OSError:
-            continue
-    return found
 
 
 def demo(place: Path, *words: str) -> "subprocess.Popen[str]":

@@ -1,4 +1,4 @@
--- Named kinds of work. Rows are created by the first enqueue, declaration or policy, and never deleted.
+-- Named kinds of work. Rows are created by the first enqueue, declaration or policy, and deleted by remove_action only.
 -- The oid of this table is the class of the action locks: shared by every enqueue until its commit, exclusive for a
 -- change of ordering or group_by, which so knows that no enqueue is in flight.
 create table if not exists pgfifo.actions (

@@ -99,3 +99,15 @@ def run_program(*words: object, env: Mapping[str, str] | None = None, **options:
     )
     assert "Traceback" not in done.stderr, done.stderr
     return Said(done.returncode, done.stdout, done.stderr)
+
+
+def processes_of(folder: Path) -> list[str]:
+    """Return the command lines of processes that were started for a folder, where the system tells."""
+    found = []
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if str(folder).encode() in (process / "environ").read_bytes():
+                found.append((process / "cmdline").read_text().replace("\0", " "))
+        except OSError:
+            continue
+    return found
