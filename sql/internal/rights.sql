@@ -102,6 +102,7 @@ as $$
   ('resume', 'admin'),
   ('finish_execution', 'admin'),
   ('close', 'admin'),
+  ('remove_action', 'admin'),
   ('open', 'admin'),
   ('raise_epoch', 'owner'),
   ('advance', 'owner'),
