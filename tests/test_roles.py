@@ -12,7 +12,7 @@ from psycopg.conninfo import make_conninfo
 import pgfifo
 from pgfifo import schema
 from tests.support.cli import CommandLine
-from tests.support.database import in_background, wait_until_blocked
+from tests.support.database import in_background, wait_for, wait_until_blocked
 from tests.support.engine import Engine
 
 Connection = psycopg.Connection[Any]
@@ -321,6 +321,29 @@ def test_roles_workers_do_not_speak_for_those_of_another_role(
     [row] = mine.claim(worker)
     admin = login(role("admin"))
     assert admin.execute("select pgfifo.release(%s, %s)", [row.id, row.attempt]).fetchone() == ("returned",)
+
+
+def test_roles_workers_of_two_roles_hold_slots_of_one_lane(
+    fresh_dsn: str, owner: Connection, role: Callable[..., str]
+) -> None:
+    """Who leaves moves the other's on; who may only look can do neither."""
+    with (
+        pgfifo.Client(make_conninfo(fresh_dsn, user=role("worker"))) as mine,
+        pgfifo.Client(make_conninfo(fresh_dsn, user=role("worker"))) as theirs,
+        pgfifo.Client(make_conninfo(fresh_dsn, user=role("observer"))) as looking,
+    ):
+
+        def take() -> bool:
+            with theirs.slot("deploy", timeout=30) as slot:
+                return slot.held
+
+        with mine.slot("deploy"):
+            waiting = in_background(take)
+            wait_for(lambda: len(looking.slots()) == 2, message="the other to wait")
+            with pytest.raises(psycopg.errors.InsufficientPrivilege), looking.slot("deploy"):
+                pass
+        assert waiting.result()
+    Engine(owner).assert_promises()
 
 
 def test_roles_come_with_nobody_being_asked_for_createrole(
