@@ -12,6 +12,7 @@ import psycopg
 from pgfifo._connections import AsyncLink, Pauses, brief, is_passing
 from pgfifo._plan import Plan
 from pgfifo._run import Run
+from pgfifo._together import Together
 from pgfifo._words import count
 from pgfifo.errors import LeaseLost, translated
 from pgfifo.execution import Execution
@@ -22,13 +23,13 @@ logger = logging.getLogger("pgfifo")
 _WORK = """
     select kind, id, attempt, token, action, group_text, payload::text, headers::text, tags, enqueued_at,
       wait_seconds, status, (detail ->> 'seconds')::float8, (detail ->> 'timeout')::float8,
-      (detail ->> 'kill_after')::float8
-    from pgfifo.work(%s, %s, %s, %s, %s::jsonb, %s)
+      (detail ->> 'kill_after')::float8, lane_id, start_no, (detail ->> 'batch')::int8
+    from pgfifo.work(%s, %s, %s, %s, %s::jsonb, %s, p_batches => %s)
 """
 _REMAINING = "select waiting + coming, active, startable from pgfifo.remaining(%s)"
 _FREE = """
     select exists (select from pgfifo.lane_stats where action = any (%s) and queue_length > 0 and not paused
-      and active_count < max_concurrent)
+      and slots_taken < max_concurrent)
 """
 _STATES = """
     select asked.id, asked.attempt, case when e.attempt = asked.attempt then e.state else 'started again' end
@@ -47,9 +48,10 @@ class Answer:
     """What a call brought.
 
     Attributes:
-        starts: What to start, in this order.
+        starts: What was started, in this order. Those that run as a batch say so (`Run.together`).
         limits: How long some of those may run, and how long after that they are to be killed; by id.
-        refused: What was handed in and not taken: ``lost``, or ``retry`` because its lane was locked.
+        refused: What was handed in and not taken: ``lost``, ``retry`` because its lane was locked, or
+            ``unstarted`` because one before it in its batch has failed.
         status: When to call again: ``now``, ``soon``, ``later``, or empty for when there is a reason.
         seconds: In how many seconds, for ``later``.
     """
@@ -67,6 +69,8 @@ class Claims:
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
         self._names = list(plan.actions)
+        batches = [action.batch for action in plan.actions.values()]
+        self._batches = batches if any(batches) else None
         self._link: AsyncLink | None = None
 
     async def connect(self) -> AsyncLink:
@@ -116,7 +120,7 @@ class Claims:
                     if not cleaned:
                         raise refusal
                 items = f"[{','.join(map(_as_json, batch))}]" if batch else None
-                rows = await link.rows(_WORK, (*call, items, limits if caps else None))
+                rows = await link.rows(_WORK, (*call, items, limits if caps else None, self._batches))
                 if complained:
                     logger.info("worker %s reaches the queue again", self._plan.name)
                 break
@@ -137,6 +141,8 @@ class Claims:
                 await asyncio.sleep(pauses.next())
         answer = Answer()
         actions = self._plan.actions
+        # Of each batch, by its lane and the number of its first start: the numbers of all starts.
+        batches: dict[tuple[int, int], list[tuple[int, Run]]] = {}
         for (
             kind,
             id_,
@@ -153,10 +159,17 @@ class Claims:
             seconds,
             timeout,
             kill_after,
+            lane_id,
+            start_no,
+            leader,
         ) in rows:
             if kind == "start":
                 execution = Execution(id_, attempt, token, action, group, payload, headers, tags, at, waited)
-                answer.starts.append(Run(execution, actions[action], registration))
+                run = Run(execution, actions[action], registration)
+                answer.starts.append(run)
+                if run.action.batch is not None:
+                    execution.in_batch = True
+                    batches.setdefault((lane_id, leader or start_no), []).append((start_no, run))
             elif kind == "limit":
                 answer.limits[id_] = (timeout, kill_after)
             elif kind == "finish":
@@ -166,6 +179,8 @@ class Claims:
         if answer.limits:
             for execution in (run.execution for run in answer.starts):
                 execution.timeout, execution.kill_after = answer.limits.get(execution.id, (None, None))
+        for started in batches.values():
+            Together([run for _, run in sorted(started, key=lambda each: each[0])])
         return answer
 
     async def is_startable(self) -> bool:

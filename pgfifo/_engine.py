@@ -24,6 +24,7 @@ from pgfifo._pace import LONGEST_SOON, SOON, Pace
 from pgfifo._plan import Plan
 from pgfifo._run import ROLLED_BACK, Run
 from pgfifo._threads import Threads
+from pgfifo._together import Together
 from pgfifo._words import count
 from pgfifo.command import Command, kept
 from pgfifo.errors import LeaseLost
@@ -60,7 +61,7 @@ class Engine:
         plan: Plan,
         *,
         ready: Callable[[int], None],
-        overdue: Callable[[list[Run]], None],
+        overdue: Callable[[list[Run | Together]], None],
         deadly: bool,
     ) -> None:
         """Prepare it.
@@ -90,9 +91,9 @@ class Engine:
         self._registration: Registration | None = None
         self._failure: Exception | None = None
 
-        self._runs: set[Run] = set()  # whose handlers run, also those that are no longer ours
+        self._runs: set[Run | Together] = set()  # whose handlers run, also those that are no longer ours
         self._running: Counter[str] = Counter()  # by action
-        self._done: deque[Run] = deque()  # appended to by handlers' threads
+        self._done: deque[Run | Together] = deque()  # appended to by handlers' threads
         self._finished: deque[Run] = deque()  # to hand in
         self._refused: list[Run] = []  # to hand in again, then:
         self._refused_until = 0.0
@@ -102,7 +103,7 @@ class Engine:
         self._stop = asyncio.Event()
         self._signed_off = asyncio.Event()
         self._closed = False
-        self._doomed: set[Run] = set()  # that only the end of the process can end
+        self._doomed: set[Run | Together] = set()  # that only the end of the process can end
         self._only_doomed = asyncio.Event()
 
         self._check_at = 0.0  # when to look whether all is done
@@ -139,7 +140,7 @@ class Engine:
     @property
     def running(self) -> list[Execution]:
         """What runs now."""
-        return [run.execution for run in list(self._runs)]
+        return [run.execution for runs in list(self._runs) for run in runs.members]
 
     async def _begin(self) -> None:
         self._heartbeat.start()
@@ -327,7 +328,9 @@ class Engine:
         except BaseException:
             self._finished.extendleft(reversed(batch))
             raise
-        self._pace.end(free, len(answer.starts), answer.status, answer.seconds)
+        # A batch is one of those that run at once.
+        starting = list(dict.fromkeys(run.together or run for run in answer.starts))
+        self._pace.end(free, len(starting), answer.status, answer.seconds)
         self._quiet = not answer.starts and (not answer.status or answer.seconds > SOON)
         if not self._quiet or answer.status:
             self._quiet_until = math.inf if not self._quiet else self._loop.time()
@@ -348,10 +351,14 @@ class Engine:
         if answer.refused:
             self._put_aside([run for run in batch if answer.refused.get(run.key) == "retry"])
             for run in batch:
-                if answer.refused.get(run.key) == "lost":
+                refused = answer.refused.get(run.key)
+                if refused == "lost":
                     _log_lost(run)
-        for run in answer.starts:
-            self._start(run)
+                elif refused == "unstarted":
+                    said = "%s goes back to its place: one before it in its batch has failed"
+                    logger.info(said, run, extra=run.ids())
+        for each in starting:
+            self._start(each)
         if answer.starts and self._listener is not None:
             await self._listener.wake_up()
         failed = [
@@ -409,11 +416,11 @@ class Engine:
 
     # Handlers
 
-    def _start(self, run: Run) -> None:
+    def _start(self, run: Run | Together) -> None:
         self._runs.add(run)
         self._running[run.execution.action] += 1
         if self._stop.is_set():
-            run.outcome = RELEASED  # claimed while we were told to stop
+            run.end(RELEASED)  # claimed while we were told to stop
             self._done.append(run)
             self._woken.set()
             return
@@ -424,7 +431,7 @@ class Engine:
         else:
             self._threads.submit(partial(self._run_sync, run))
 
-    def _overrun(self, run: Run) -> None:
+    def _overrun(self, run: Run | Together) -> None:
         """Tell a run whose time is up to stop; it keeps its slot until it has."""
         if run.outcome is not None:
             return
@@ -436,7 +443,7 @@ class Engine:
         if patience < math.inf and not isinstance(run.action.handler, Command):  # which kills by itself
             run.timer = self._loop.call_later(patience, self._doom, run, patience)
 
-    def _doom(self, run: Run, patience: float) -> None:
+    def _doom(self, run: Run | Together, patience: float) -> None:
         """Have the process end, where we may, because a run does not."""
         if run.outcome is not None:
             return
@@ -446,16 +453,17 @@ class Engine:
             self._doomed.add(run)
             self.stop()
 
-    async def _run_async(self, run: Run) -> None:
+    async def _run_async(self, run: Run | Together) -> None:
         run.outcome = await run.call_async()
         self._done.append(run)
         self._woken.set()
 
-    def _run_sync(self, run: Run) -> None:
+    def _run_sync(self, run: Run | Together) -> None:
         run.outcome = run.call()
         self._done.append(run)
         if self._closed:
-            self._let_go(run)
+            for each in run.members:
+                self._let_go(each)
         elif not self._poked:
             self._poked = True
             with contextlib.suppress(RuntimeError):  # the loop is closed
@@ -474,18 +482,19 @@ class Engine:
             self._running[run.execution.action] -= 1
             if run.timer is not None:
                 run.timer.cancel()
-            if run.registration.dead or run.execution.cancel_reason == "lost":
-                _log_lost(run)
-                self._let_go(run)
-            else:
-                self._finished.append(run)
+            for each in run.members:
+                if each.registration.dead or each.execution.cancel_reason == "lost":
+                    _log_lost(each)
+                    self._let_go(each)
+                else:
+                    self._finished.append(each)
 
     def _let_go(self, run: Run) -> None:
         """Forget an execution whose outcome is not handed in."""
         with run.registration.lock:
             run.registration.forget(run.execution.id, run)
 
-    def _interrupt(self, runs: Iterable[Run]) -> None:
+    def _interrupt(self, runs: Iterable[Run | Together]) -> None:
         """Ask handlers to stop because the worker ends; tasks are told again if they were told before."""
         for run in list(runs):
             run.stop("shutdown")
@@ -532,9 +541,9 @@ def _cancel_tasks(runs: Iterable[Held]) -> None:
         run.cancel_task()
 
 
-def _named(runs: Iterable[Run]) -> str:
+def _named(runs: Iterable[Run | Together]) -> str:
     """Name executions; many of them by the first."""
-    ids = sorted(run.execution.id for run in runs)
+    ids = sorted(run.execution.id for each in runs for run in each.members)
     return ", ".join(map(str, ids[:_NAMED])) + (", …" if len(ids) > _NAMED else "")
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from pgfifo._around import run_around, run_around_async
 from pgfifo.errors import ExecutionFailed, InvalidPayload
 from pgfifo.groups import lane
-from pgfifo.outcome import CANCELLED, RELEASED, Outcome, asked, failed, raised, succeeded
+from pgfifo.outcome import CANCELLED, RELEASED, Outcome, asked, failed, succeeded
+from pgfifo.outcome import raised as _raised
 from pgfifo.retrying import Abort, Retry
 
 if TYPE_CHECKING:
     from types import TracebackType
 
+    from pgfifo._together import Together
     from pgfifo.actions import Action
     from pgfifo.execution import Execution, Progress, Reason
     from pgfifo.heartbeat import Registration
@@ -44,6 +46,7 @@ class Run:
         error: What the handler raised, where a hook asks for it.
         refused: How often its outcome could not be taken yet.
         told: The progress that was passed on last.
+        together: The batch that it is a member of, if it is one.
     """
 
     __slots__ = (
@@ -57,6 +60,7 @@ class Run:
         "started",
         "task",
         "timer",
+        "together",
         "told",
     )
 
@@ -72,6 +76,16 @@ class Run:
         self.error: BaseException | None = None
         self.refused = 0
         self.told: Progress | None = None
+        self.together: Together | None = None
+
+    @property
+    def members(self) -> list[Run]:
+        """What is handed in of it when it has ended."""
+        return [self]
+
+    def end(self, outcome: Outcome) -> None:
+        """Give it an outcome without a call."""
+        self.outcome = outcome
 
     @property
     def key(self) -> tuple[int, int]:
@@ -90,7 +104,9 @@ class Run:
 
     def cancel_task(self) -> None:
         """Raise CancelledError in an async handler; one that has not begun sees for itself."""
-        if self.task is not None and self.started and self.outcome is None:
+        if self.together is not None:
+            self.together.cancel_task()
+        elif self.task is not None and self.started and self.outcome is None:
             self.task.cancel()
 
     def progress(self) -> tuple[int, float | None, str | None] | None:
@@ -115,9 +131,9 @@ class Run:
                 return self._told(_never_awaited(result))
             return self._ended(result)
         except asyncio.CancelledError as error:
-            return self._cancelled(error)
+            return self.cancelled(error)
         except BaseException as error:  # noqa: BLE001 - SystemExit in a handler is its failure, not our end
-            return self._raised(error)
+            return self.raised(error)
 
     async def call_async(self) -> Outcome:
         """Run an async handler; raises nothing."""
@@ -130,9 +146,9 @@ class Run:
                 return self._ended(await run_around_async(middleware, handler, self.execution))
             return self._ended(await handler(self.execution))
         except asyncio.CancelledError as error:
-            return self._cancelled(error)
+            return self.cancelled(error)
         except BaseException as error:  # noqa: BLE001 - as above
-            return self._raised(error)
+            return self.raised(error)
 
     def _ended(self, result: object) -> Outcome:
         if self.execution.completed:
@@ -140,12 +156,17 @@ class Run:
             return ROLLED_BACK
         if self.overran:
             return self._timed_out()
-        outcome = succeeded(result)
-        return self._told(outcome) if outcome.kind == "failed" else outcome
+        return self.succeeded(result)
 
-    def _cancelled(self, error: asyncio.CancelledError) -> Outcome:
+    def succeeded(self, result: object) -> Outcome:
+        """Return the outcome of one whose handler returned this for it: a result, or an outcome."""
+        outcome = succeeded(result)
+        return self._told(outcome) if outcome.kind == "failed" and outcome is not ROLLED_BACK else outcome
+
+    def cancelled(self, error: asyncio.CancelledError) -> Outcome:
+        """Return the outcome of one whose handler was cancelled."""
         if self.execution.cancel_reason is None:
-            return self._raised(error)  # nobody asked for it: something that the handler waited for
+            return self.raised(error)  # nobody asked for it: something that the handler waited for
         return self._stopped()
 
     def _stopped(self) -> Outcome:
@@ -158,7 +179,8 @@ class Run:
         self.error = TimeoutError(said)
         return failed(f"TimeoutError: {said}")
 
-    def _raised(self, error: BaseException) -> Outcome:
+    def raised(self, error: BaseException) -> Outcome:
+        """Return the outcome of one whose handler raised this, and log it."""
         if isinstance(error, InvalidPayload) and error.id == self.execution.id:
             self.error = error
             return self._told(failed(f"InvalidPayload: {error.message}", retry=False))
@@ -167,7 +189,7 @@ class Run:
         error.__traceback__ = _without_ours(error.__traceback__)
         said = "%s raised after it had called complete" if self.execution.completed else "%s failed"
         logger.error(said, self, exc_info=error, extra=self.ids())
-        outcome = raised(error)
+        outcome = _raised(error)
         if self.action.on_failed or self.action.on_exhausted:
             self.error = error
         else:
@@ -193,9 +215,11 @@ class Run:
 
     def failure(self) -> BaseException:
         """Return the error of an attempt that failed, for the hooks."""
-        if self.error is not None:
-            return self.error
-        said = self.outcome.error if self.outcome is not None else None
+        return self.error or self.failure_of(self.outcome)
+
+    def failure_of(self, outcome: Outcome | None) -> BaseException:
+        """Return an error for a failure that is told in words."""
+        said = outcome.error if outcome is not None else None
         id_ = self.execution.id
         return ExecutionFailed(
             f"{self} failed: {said}", detail={"id": id_, "outcome": "failed", "error": said}

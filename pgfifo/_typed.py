@@ -6,9 +6,11 @@ fit is `InvalidPayload`.
 
 from __future__ import annotations
 
+import collections.abc
 import dataclasses
 import importlib
 import inspect
+import re
 import sys
 import types
 import typing
@@ -70,6 +72,96 @@ def caller(name: str, handler: Callable[..., Any]) -> Callable[[Execution], Any]
     return lambda execution: handler(_built(build, built[0], execution), execution)
 
 
+class Many:
+    """A handler of batches: how it is called with executions, with their payloads built, or with both."""
+
+    def __init__(self, name: str, handler: Callable[..., Any]) -> None:
+        """Read what its parameters ask for.
+
+        Args:
+            name: The action, for errors.
+            handler: The handler.
+
+        Raises:
+            InvalidValue: It cannot be called with a list of executions, of payloads, or both.
+        """
+        if not callable(handler):
+            raise InvalidValue(
+                f"the handler of {name!r} cannot be called: {handler!r}", detail={"name": "handler"}
+            )
+        self._handler = handler
+        self._build: Build | None = None
+        self._order = "executions"
+        signature = _signature(handler)
+        if signature is None:
+            return
+        given = _given(signature)
+        if given is None or len(given) > 2:
+            raise _odd(name, handler, f"{signature}, cannot be called with one argument", _HINT_MANY)
+        models = [_element(name, handler, parameter) for parameter in given]
+        built = [model for model in models if model is not None]
+        if not built and len(given) == 1:
+            return
+        if len(built) != 1:
+            said = f"{signature}, cannot be told which of its parameters is the list of payloads"
+            raise _odd(name, handler, said, _HINT_MANY)
+        self._model = built[0]
+        try:
+            self._build = _builder(self._model)
+        except (TypeError, NameError) as error:
+            said = f" takes a list of {_named(self._model)}, which cannot be built: {error}"
+            raise _odd(name, handler, said) from None
+        if len(given) == 1:
+            self._order = "payloads"
+        else:
+            self._order = "executions, payloads" if models[0] is None else "payloads, executions"
+
+    def payload(self, execution: Execution) -> Any:  # noqa: ANN401 - the model's own
+        """Return the payload of one execution, built; None where the handler does not ask for that.
+
+        Raises:
+            InvalidPayload: It does not fit.
+        """
+        return None if self._build is None else _built(self._build, self._model, execution)
+
+    def __call__(self, executions: list[Execution], payloads: list[Any]) -> Any:  # noqa: ANN401
+        """Call the handler."""
+        match self._order:
+            case "payloads":
+                return self._handler(payloads)
+            case "executions, payloads":
+                return self._handler(executions, payloads)
+            case "payloads, executions":
+                return self._handler(payloads, executions)
+        return self._handler(executions)
+
+
+def _element(name: str, handler: object, parameter: inspect.Parameter) -> Any:  # noqa: ANN401 - a type, or None
+    """Return the type that each element of a parameter's list is to be built as; None for executions."""
+    annotation = parameter.annotation
+    if isinstance(annotation, str):
+        if _EXECUTIONS.fullmatch(annotation):
+            return None  # perhaps imported for the type checker only
+        annotation = _resolved(name, handler, parameter.name, annotation)
+    while typing.get_origin(annotation) is typing.Annotated:
+        annotation = typing.get_args(annotation)[0]
+    if annotation in (None, inspect.Parameter.empty, typing.Any, object) or annotation in _LISTS:
+        return None
+    elements = typing.get_args(annotation)
+    if typing.get_origin(annotation) in _LISTS and elements:
+        if _is_model(elements[0]):
+            return elements[0]
+        if elements[0] in (typing.Any, object) or getattr(elements[0], "__name__", "") == "Execution":
+            return None
+    raise _odd(
+        name,
+        handler,
+        f" takes {parameter.name} as {inspect.formatannotation(annotation)}, "
+        "which is neither a list of executions nor one of a dataclass or model",
+        _HINT_MANY,
+    )
+
+
 def _signature(handler: Callable[..., Any]) -> inspect.Signature | None:
     """Return a handler's signature; None for built-in functions that do not tell."""
     try:
@@ -114,6 +206,12 @@ def _model(name: str, handler: object, parameter: inspect.Parameter) -> Any:  # 
     return None
 
 
+_HINT_MANY = (
+    "A handler of batches takes the executions: def handler(executions: list[Execution]): …; or their "
+    "payloads: def handler(orders: list[Order]): …, where Order is a dataclass or a pydantic model; or both."
+)
+_LISTS = (list, collections.abc.Sequence, collections.abc.Collection, collections.abc.Iterable)
+_EXECUTIONS = re.compile(r"[\w.]+\[([\w.]+\.)?(Execution|Any|object)\]")
 _UNNAMED = inspect.Parameter("execution", inspect.Parameter.POSITIONAL_ONLY)
 _VALUES = (dict, list, tuple, set, str, int, float, bool, bytes)
 

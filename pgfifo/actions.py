@@ -23,7 +23,7 @@ from pgfifo._around import (
     is_middleware,
 )
 from pgfifo._payloads import check_schema
-from pgfifo._typed import caller
+from pgfifo._typed import Many, caller
 from pgfifo.errors import InvalidValue, UnknownAction
 from pgfifo.policies import Policy, checked
 from pgfifo.scheduling import Missed, Schedule, schedule
@@ -39,6 +39,7 @@ H = TypeVar("H", bound=Callable[..., Any])
 M = TypeVar("M", bound=Middleware)
 K = TypeVar("K", bound=Hook)
 
+_LARGEST_BATCH = 1000
 _NAME = re.compile(r"[^\s\x00-\x1f\x7f-\x9f]{1,200}")
 
 
@@ -55,6 +56,9 @@ class Action:
         call: The handler as a function of the execution, which builds the payload where it asks for that.
         schema: The JSON Schema that clients check payloads against.
         schedules: When it is enqueued by itself.
+        batch: How many consecutive executions of a lane one call of the handler gets at most; None where it
+            gets one execution.
+        many: How the handler is called with a batch.
     """
 
     name: str
@@ -65,6 +69,8 @@ class Action:
     call: Callable[[Execution], Any] | None = None
     schema: Mapping[str, Any] | None = None
     schedules: tuple[Schedule, ...] = ()
+    batch: int | None = None
+    many: Many | None = None
 
     @property
     def middleware(self) -> list[Middleware]:
@@ -99,7 +105,12 @@ class Actions:
         self._layer = Layer()
 
     def action(
-        self, name: str, *, schema: Mapping[str, Any] | None = None, **values: Unpack[Policy]
+        self,
+        name: str,
+        *,
+        batch: int | None = None,
+        schema: Mapping[str, Any] | None = None,
+        **values: Unpack[Policy],
     ) -> Callable[[H], H]:
         """Register the decorated function as an action's handler, and hand it back unchanged.
 
@@ -110,6 +121,12 @@ class Actions:
         Args:
             name: The action's name: 1 to 200 characters without white space. What stands before the last dot
                 is its pack.
+            batch: For a handler that takes a list: up to so many consecutive executions of one lane, in their
+                order, are one run of it, in one slot; 1 to 1,000. It returns a list of results, one for each
+                (an exception for one that failed), or says for each with `Execution.succeed` and
+                `Execution.fail`, or returns None: all have succeeded. What it raises is the failure of the
+                first that has no outcome; those behind that one go back to their places. Defaults to one
+                execution for each call, and no list.
             schema: A JSON Schema that clients who know these actions check payloads against, before they
                 enqueue; needs jsonschema (``pip install 'pgfifo[schema]'``). Defaults to none.
             **values: Policy attributes; see `Policy`. Durations are seconds, a timedelta or text (``1h30m``).
@@ -127,7 +144,7 @@ class Actions:
         declared = checked(values)
 
         def register(handler: H) -> H:
-            self._add(name, handler, declared, schema)
+            self._add(name, handler, declared, schema, batch)
             return handler
 
         return register
@@ -137,6 +154,7 @@ class Actions:
         name: str,
         handler: Handler,
         *,
+        batch: int | None = None,
         schema: Mapping[str, Any] | None = None,
         **values: Unpack[Policy],
     ) -> Action:
@@ -145,7 +163,7 @@ class Actions:
         Returns:
             The new action.
         """
-        return self._add(name, handler, checked(values), schema)
+        return self._add(name, handler, checked(values), schema, batch)
 
     def schedule(
         self,
@@ -298,7 +316,12 @@ class Actions:
         return some
 
     def _add(
-        self, name: str, handler: Handler, values: Mapping[str, object], schema: Mapping[str, Any] | None
+        self,
+        name: str,
+        handler: Handler,
+        values: Mapping[str, object],
+        schema: Mapping[str, Any] | None,
+        batch: int | None,
     ) -> Action:
         if not _NAME.fullmatch(name):
             raise InvalidValue(
@@ -307,10 +330,18 @@ class Actions:
                 hint="Use 1 to 200 characters without white space, such as deploy or billing.invoice.",
             )
         self._refuse_taken(name)
-        call = caller(name, handler)
+        if batch is not None and (type(batch) is not int or not 1 <= batch <= _LARGEST_BATCH):
+            raise InvalidValue(
+                f"batch must be a whole number from 1 to {_LARGEST_BATCH:,}, not {batch!r}",
+                detail={"name": "batch", "value": repr(batch)},
+            )
+        call = caller(name, handler) if batch is None else None
+        many = None if batch is None else Many(name, handler)
         if schema is not None:
             check_schema(name, schema)
-        added = Action(name, handler, values, _is_async(handler), (self._layer,), call, schema)
+        added = Action(
+            name, handler, values, _is_async(handler), (self._layer,), call, schema, (), batch, many
+        )
         _refuse_async_around_sync(added, self._layer.middleware)
         self._actions[name] = added
         return added

@@ -12,7 +12,7 @@ from pgfifo._unwrap import unwrap, unwrap_async
 from pgfifo.errors import InvalidValue, PayloadTooLarge, translated
 from pgfifo.groups import lane, parse
 from pgfifo.jsontext import dumps
-from pgfifo.outcome import RESULT_LIMIT
+from pgfifo.outcome import NO_RESULT, RESULT_LIMIT, failed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -54,6 +54,8 @@ class Execution:
         cancel_reason: None, or why it should stop: ``cancel``, ``lost``, ``shutdown`` or ``timeout``.
         completed: Whether `complete` was called; not whether its transaction was committed.
         last_progress: What `progress` was told last: the fraction and the message.
+        in_batch: Whether a handler of batches has it, together with others or alone.
+        said: What `succeed` or `fail` was told last, in a tuple of one.
     """
 
     __slots__ = (
@@ -68,9 +70,11 @@ class Execution:
         "enqueued_at",
         "group_text",
         "id",
+        "in_batch",
         "kill_after",
         "last_progress",
         "payload_text",
+        "said",
         "tags",
         "timeout",
         "token",
@@ -107,6 +111,8 @@ class Execution:
         self.cancel_reason: Reason | None = None
         self.completed = False
         self.last_progress: Progress | None = None
+        self.in_batch = False
+        self.said: tuple[object] | None = None
 
     @property
     def payload(self) -> Any:  # noqa: ANN401 - any JSON value
@@ -157,6 +163,40 @@ class Execution:
             InvalidValue: The fraction is not a number from 0 to 1, or there is neither.
         """
         self.last_progress = progressed(self.last_progress, fraction, message)
+
+    def succeed(self, result: object = None) -> None:
+        """Say, in a handler of batches, that this one has succeeded; it is handed in when the handler ends.
+
+        Args:
+            result: The result, any JSON value. Defaults to none.
+
+        Raises:
+            InvalidValue: The handler is none of batches: it returns its result.
+        """
+        self._say("succeed", NO_RESULT if result is None else result)
+
+    def fail(self, error: BaseException | str) -> None:
+        """Say, in a handler of batches, that this one has failed; it is handed in when the handler ends.
+
+        Where failures are held (``failure_mode = 'hold'``), nothing that is said of those behind it counts:
+        they go back to their places.
+
+        Args:
+            error: What it failed of; a `Retry` or `Abort` as if it were raised.
+
+        Raises:
+            InvalidValue: The handler is none of batches: it raises its error.
+        """
+        self._say("fail", failed(error) if isinstance(error, str) else error)
+
+    def _say(self, what: str, said: object) -> None:
+        if not self.in_batch:
+            raise InvalidValue(
+                f"{what} is for handlers of batches; {self.action!r} has none",
+                detail={"name": what, "action": self.action},
+                hint="Return the result, or raise the error.",
+            )
+        self.said = (said,)
 
     @overload
     def complete(self, conn: psycopg.Connection[Any], result: object = None) -> None: ...

@@ -26,6 +26,7 @@ from pgfifo.errors import InvalidValue
 if TYPE_CHECKING:
     from pgfifo._around import Layer
     from pgfifo._run import Run
+    from pgfifo._together import Together
     from pgfifo.actions import Actions
     from pgfifo.execution import Execution
 
@@ -306,7 +307,7 @@ class Worker:
         }
         await self._run(_nothing, replace(self._plan, actions=actions, until_idle=True))
 
-    async def _run(self, overdue: Callable[[list[Run]], None], plan: Plan | None = None) -> None:
+    async def _run(self, overdue: Callable[[list[Run | Together]], None], plan: Plan | None = None) -> None:
         with self._lock:
             if self._engine is not None:
                 raise RuntimeError("this worker works already")
@@ -390,11 +391,11 @@ def _stopped_by_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[int], N
             signal.signal(number, before[number] or signal.SIG_DFL)
 
 
-def _nothing(runs: list[Run]) -> None:
+def _nothing(runs: list[Run | Together]) -> None:
     """Wait on for the handlers that do not return; the worker stays registered."""
 
 
-def _end_process(runs: list[Run]) -> None:
+def _end_process(runs: list[Run | Together]) -> None:
     """End the process before its executions are given back: only then is it sure that they do not run."""
     logger.error("ending the process: %s did not return", count(len(runs), "handler"))
     _end_process_now(1)

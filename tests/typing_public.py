@@ -45,6 +45,14 @@ async def index(execution: pgfifo.Execution) -> None:
     raise pgfifo.Abort("no such index")
 
 
+@actions.action("search", batch=100)
+def search(executions: list[pgfifo.Execution]) -> list[object]:
+    executions[0].succeed({"n": 1})
+    executions[1].fail(ValueError())
+    executions[2].fail("odd")
+    return [None for _ in executions]
+
+
 @actions.middleware
 def around(execution: pgfifo.Execution) -> Iterator[None]:
     yield
