@@ -63,7 +63,7 @@ def test_drain_runs_what_waits_and_what_that_enqueues(fifo: Fifo, actions: Actio
 def test_drain_raises_what_a_handler_raised_and_goes_on_to_the_end(fifo: Fifo, actions: Actions) -> None:
     error = KeyError("no such customer")
 
-    @actions.action("work", group_by=["n"])
+    @actions.action("work", group_by=["n"], backoff_initial=60)
     def work(execution: Execution) -> None:
         if execution.payload["n"] % 2:
             raise error if execution.payload["n"] == 1 else ValueError(execution.payload["n"])
