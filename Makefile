@@ -21,11 +21,12 @@ ARGS ?=
 JOBS ?= auto
 SABOTAGE ?=
 VERSIONS ?= 14 15 16 17 18
+EXAMPLES ?= 1000
 CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-versions lint format mutations bench-quick bench docs build clean
+.PHONY: help demo test test-versions lint format mutations model bench-quick bench docs build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,6 +55,10 @@ format: $(VENV)/.dev ## Put the code into the common format
 
 mutations: $(VENV)/.dev ## Take safeguards out of the SQL, one at a time: a test must notice
 	$(BIN)/python -m tests.mutations $(ARGS)
+
+model: $(VENV)/.dev ## Compare the engine with a model, and try all limits at once, for long (EXAMPLES=1000)
+	PGFIFO_TEST_EXAMPLES=$(EXAMPLES) PGFIFO_TEST_SECONDS=60 \
+	  $(BIN)/python -m pytest --timeout 0 tests/test_model.py tests/test_everything_at_once.py $(ARGS)
 
 bench-quick: $(VENV)/.dev ## Measure, in under two minutes
 	$(BIN)/python -m bench quick $(ARGS)

@@ -906,5 +906,6 @@ def test_the_engine_does_what_the_model_does(dsn: str) -> None:
                 suppress_health_check=list(HealthCheck),
                 phases=[Phase.generate, Phase.shrink],
                 print_blob=bool(EXAMPLES),
+                report_multiple_bugs=False,
             ),
         )
