@@ -43,7 +43,8 @@ LANES = [(action, group) for action in ACTIONS for group in GROUPS]
 
 LOOK = (
     "select id, action, group_text, state, attempt, failures, ticket, payload,"
-    " cancel_requested_at is not null, retry_of, worker_id, start_no, request_id, dedup_key, item_key from pgfifo.executions order by id"
+    " cancel_requested_at is not null, retry_of, worker_id, start_no, request_id, dedup_key, item_key"
+    " from pgfifo.executions order by id"
 )
 LIVING = ("delayed", "waiting", "running", "held")
 
@@ -503,10 +504,10 @@ class Machine(RuleBasedStateMachine):
         answers = self.engine.retry_many([e.id for e in chosen], head)
         self._follow_joins(self._rows())
         for execution, (answer, new) in zip(chosen, answers, strict=True):
-            expected = self.queue.retry_answer(execution, head=head)
-            if execution.state == "expired" and answer == "busy":
-                continue  # its outcome has yet to be written
-            assert answer == expected, f"{execution.id}: {answer}, and not {expected}"
+            may = self.queue.retry_answers(execution, head=head)
+            if execution.state == "expired":
+                may.add("busy")  # its outcome has yet to be written
+            assert answer in may, f"{execution.id}: {answer}, and not {may}"
             if answer == "retried":
                 assert new is not None
                 self.queue.retry(execution, new, head=head)

@@ -399,25 +399,60 @@ class Queue:
 
     def retry(self, old: Execution, new_id: int, *, head: bool) -> None:
         """Put a finished execution back: at the end of its line, or with its old ticket."""
+        lane = old.lane
+        self.count_quotas(lane)
         ticket = old.ticket if head and old.ticket is not None else new_id
-        self.add(Execution(new_id, old.lane, old.payload, "waiting", ticket, self.now, retry_of=old.id))
+        self.add(Execution(new_id, lane, old.payload, "waiting", ticket, self.now, retry_of=old.id))
 
-    def retry_answer(self, old: Execution, *, head: bool) -> str:
-        """Say what comes of putting an execution back."""
+    def retry_answers(self, old: Execution, *, head: bool) -> set[str]:
+        """Say what may come of putting an execution back: mostly that is one thing."""
         lane = old.lane
         living = [e for e in self.executions.values() if not e.is_finished]
         if not old.is_finished:
-            return old.state
+            return {old.state}
         if old.owner is not None:
-            return "slot"
+            return {"slot"}
         if lane.closed or lane.action in self.closed:
-            return "closed"
+            return {"closed"}
         if any(e.retry_of == old.id for e in living):
-            return "again"
+            return {"again"}
+        may = {"retried"}
         if head and old.ticket is not None:
-            return "taken" if any(e.lane is lane and e.ticket == old.ticket for e in living) else "retried"
-        length = len(self.waiting(lane)) + len(self.joining(lane))
-        return "full" if length >= self.of(lane, "max_queue_length") else "retried"
+            if any(e.lane is lane and e.ticket == old.ticket for e in living):
+                return {"taken"}
+        else:
+            length = len(self.waiting(lane)) + len(self.joining(lane))
+            if length >= self.of(lane, "max_queue_length"):
+                return {"full"}
+            if self.of(lane, "on_limit") == "cancel":
+                if self.could_start(lane) <= length:
+                    return {"limit"}
+                if self.draws(lane.action):
+                    may.add("limit")  # others may wait for it, or will in a moment
+            others = sum(len(self.waiting(x)) for x in self.lanes.values() if x.action == lane.action)
+            if others + len(self.joining(lane)) >= self.value("max_action_queue_length", lane.action):
+                return (may | {"full"}) - {"retried"}
+        if any(self.used(scope) + 1 > self.quota(scope) for scope in self.scopes(lane.action, lane)):
+            return (may | {"quota"}) - {"retried"}
+        return may
+
+    def could_start(self, lane: Lane) -> float:
+        """Say how many of those that wait, with those that come now, could start at once."""
+        if self.is_paused(lane):
+            return 0
+        free = self.of(lane, "max_concurrent") - self.active(lane)
+        return float(min([free, *(most for _, most in self.in_the_way(lane))]))
+
+    def used(self, scope: str) -> int:
+        """Say how much of a scope's quota is used."""
+        day, used = self.tallies.get(scope, (-1, 0))
+        return used if day == self.day else 0
+
+    def count_quotas(self, lane: Lane) -> None:
+        """Count one that is accepted, in each scope that has a quota."""
+        for scope in self.scopes(lane.action, lane):
+            if self.quota(scope) < INFINITE:
+                self.tallies[scope] = (self.day, self.used(scope) + 1)
 
     def joining(self, lane: Lane) -> list[Execution]:
         """Return those that join the end of a line before whatever is enqueued now."""
@@ -767,11 +802,7 @@ class Enqueue:
         for lane, asked in now.items():
             if not asked or queue.of(lane, "on_limit") != "cancel":
                 continue
-            limits = [
-                queue.of(lane, "max_concurrent") - queue.active(lane),
-                *(most for _, most in queue.in_the_way(lane)),
-            ]
-            if queue.is_paused(lane) or asked > min(limits) - lengths[lane]:
+            if asked > queue.could_start(lane) - lengths[lane]:
                 return {errors.ConcurrencyLimit, errors.RateLimit}, True
             if queue.draws(lane.action):
                 may |= {
@@ -785,7 +816,7 @@ class Enqueue:
         if asked and others + asked > most:
             return may | {errors.QueueFull}, True
         for scope, count in self._counts().items():
-            if count and self._used(scope) + count > queue.quota(scope):
+            if count and queue.used(scope) + count > queue.quota(scope):
                 return may | {errors.QuotaExceeded}, True
         return may, False
 
@@ -797,10 +828,6 @@ class Enqueue:
                 counts[scope] = counts.get(scope, 0) + 1
         return counts
 
-    def _used(self, scope: str) -> int:
-        day, used = self.queue.tallies.get(scope, (-1, 0))
-        return used if day == self.queue.day else 0
-
     def accept(self, answers: list[tuple[int, bool]]) -> None:
         """Record what has come of it: the id that each item got, and whether it is new."""
         queue = self.queue
@@ -808,9 +835,8 @@ class Enqueue:
             assert [id_ for id_, _ in answers] == self.found
             assert not any(created for _, created in answers)
             return
-        for scope, count in self._counts().items():
-            if queue.quota(scope) < INFINITE:
-                queue.tallies[scope] = (queue.day, self._used(scope) + count)
+        for n in self.new:
+            queue.count_quotas(self.lanes[n])
         for lane in self.lanes:
             if not lane.exists:
                 lane.exists = True
