@@ -517,14 +517,34 @@ def test_a_shared_limit_that_is_exhausted_is_named(engine: Engine) -> None:
     assert start.id == one
     data = explain(engine, two)
     assert data["reasons"] == ["shared_slots"]
-    assert data["limits"][0]["detail"] == {"name": "api", "limit": 1, "current": 1}
-    assert "The shared limit api has no slot free: 1 of 1 are taken." in data["why"]
+    detail = data["limits"][0]["detail"]
+    [holder] = detail.pop("holders")
+    assert detail == {"name": "api", "limit": 1, "current": 1}
+    assert (holder["id"], holder["action"], holder["worker"]) == (
+        one,
+        "a",
+        f"worker {worker} (test, pid 1 on here)",
+    )
+    said = rf"limit api has no slot free: 1 of 1 are taken, by execution {one} \(a\) since \d\d:.* on worker"
+    assert re.search(said, data["why"])
     assert reasons(engine, other) == ["shared_slots"]
     engine.one('select pgfifo.set_shared_limit(\'api\', \'{"max_concurrent": null, "rate": "1/m"}\')')
     engine.hand_in(worker, start)
     engine.claim(worker, 5, ["a", "b"])
     left = two if engine.state(two) == "waiting" else other
     assert reasons(engine, left) in (["shared_rate"], ["shared_turn"])
+
+
+def test_many_who_exhaust_a_shared_limit_are_counted(engine: Engine) -> None:
+    engine.policy("a", max_concurrent=12)
+    engine.one('select pgfifo.set_shared_limit(\'api\', \'{"max_concurrent": 12, "actions": ["a"]}\')')
+    ids = engine.fill(13, "a", "g")
+    engine.claim(engine.worker("a", concurrency=20), 20, ["a"])
+    data = explain(engine, ids[-1])
+    assert "slots" in data["reasons"]
+    assert [each["id"] for each in data["limits"][0]["detail"]["holders"]] == ids[:10]
+    assert "12 of 12 are taken, by execution" in data["why"]
+    assert "; and 9 more." in data["why"]
 
 
 # Somebody's open transaction

@@ -93,9 +93,11 @@ returns table (kind text, until timestamptz, detail jsonb, said text)
 language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select w.kind, w.until, case when p.source is null then w.detail else jsonb_build_object('value', p.value, 'source', p.source, 'origin', p.origin) end,
+  select w.kind, w.until, case when p.source is null then w.detail || coalesce(h.o_detail, '{}')
+      else jsonb_build_object('value', p.value, 'source', p.source, 'origin', p.origin) end,
     case w.kind
-      when 'shared_slots' then format('The shared limit %s has no slot free: %s of %s are taken.', w.detail ->> 'name', w.detail ->> 'current', w.detail ->> 'limit')
+      when 'shared_slots' then format('The shared limit %s has no slot free: %s of %s are taken%s.', w.detail ->> 'name', w.detail ->> 'current', w.detail ->> 'limit',
+        coalesce(', by ' || h.o_said, ''))
       when 'shared_rate' then format('The rate of the shared limit %s allows the next start at %s.', w.detail ->> 'name', pgfifo._moment(w.until, p_now))
       when 'shared_turn' then format('Other lanes come before it at the shared limit %s.', w.detail ->> 'name')
       else format('Its lane''s %s (%s) allows the next start at %s; it %s.', w.kind,
@@ -106,7 +108,28 @@ as $$
     from jsonb_array_elements((select w.o_why from pgfifo._weigh(p_lane_id, p_now) w)) with ordinality w(why, n)) w
   left join lateral (
     select e.* from pgfifo._effective(p_action_id, p_lane_id) e where e.attribute = w.kind offset 0) p on w.kind in ('rate', 'spacing', 'gap')
+  left join lateral pgfifo._explain_shared(w.detail ->> 'name', p_now) h on w.kind = 'shared_slots'
   order by w.n
+$$;
+
+-- Who has the slots of a shared limit: those that have had them for longest first, ten as data and three in words.
+create or replace function pgfifo._explain_shared(p_name text, p_now timestamptz, out o_detail jsonb, out o_said text)
+language sql stable
+set search_path = pg_catalog, pg_temp
+as $$
+  select jsonb_build_object('holders', coalesce(jsonb_agg(jsonb_build_object('id', h.id, 'action', h.action, 'group_text', h.group_text, 'since', h.started_at,
+      'worker', h.worker) order by h.nth) filter (where h.nth <= 10), '[]')),
+    string_agg(format('execution %s (%s) since %s', h.id, rtrim(h.action || ' ' || pgfifo.format_group(h.group_text)), pgfifo._moment(h.started_at, p_now))
+        || coalesce(' on ' || h.worker, ''), '; ' order by h.nth) filter (where h.nth <= 3)
+      || case when count(*) > 3 then format('; and %s more', count(*) - 3) else '' end
+  from (
+    select r.id, a.name as action, l.group_text, r.started_at, case when w.id is not null then pgfifo._who(w) end as worker,
+      row_number() over (order by r.started_at, r.id) as nth
+    from pgfifo.runs r
+    cross join lateral (select l.action_id, l.group_text from pgfifo.lanes l where l.id = r.lane_id offset 0) l
+    cross join lateral (select a.name from pgfifo.actions a where a.id = l.action_id offset 0) a
+    left join lateral (select w.* from pgfifo._workers w where w.id = r.worker_id offset 0) w on true
+    where r.draws @> array(select s.id from pgfifo._shared_limits s where s.name = p_name) and r.draws <> '{}') h
 $$;
 
 -- Who has the slots of a lane: those that have had them for longest first, at most ten, and how many there are.

@@ -258,7 +258,7 @@ begin
     select coalesce(sum(s.queue_length), 0) into v_waiting from pgfifo.queue_stats s join pgfifo.actions a on a.name = s.action where a.id = p_action_id;
     if v_waiting > 0 and not p_force then
       raise exception using errcode = 'QF023',
-        message = format('group_by cannot change while %s: what waits would stay in its old lane',
+        message = format('group_by of %s cannot change while %s: what waits would stay in its old lane', (select a.name from pgfifo.actions a where a.id = p_action_id),
           pgfifo._counted(v_waiting, 'execution waits', 'executions wait')),
         detail = json_build_object('waiting', v_waiting)::text,
         hint = 'Let the action drain, or force the change: what waits keeps its lane and its order.';
