@@ -34,7 +34,9 @@ B = TypeVar("B", Bell, AsyncBell)
 
 LINGER = 10.0
 """How long the worker is kept when no slot is wanted any more, in seconds: mostly there is a next one."""
-_INTERVAL, _LEASE = 5.0, 30.0
+LEASE = 30.0
+"""How long nobody may hear of this process until what it holds is given on, in seconds."""
+_INTERVAL = 5.0
 _PATIENCE = 2.0
 
 
@@ -337,7 +339,7 @@ class _Heart(Heartbeat):
             actions=[],
             concurrency=1,
             interval=_INTERVAL,
-            lease=_LEASE,
+            lease=LEASE,
             kind="slot",
         )
         self._holding = holding

@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import weakref
 from collections.abc import Mapping, Sequence
@@ -19,7 +20,8 @@ import psycopg
 
 from pgfifo import groups
 from pgfifo._bell import AsyncBell, apart_async, is_cancel, result_async
-from pgfifo._holder import Place, conninfo_of
+from pgfifo._connections import brief, is_passing
+from pgfifo._holder import LEASE, Place, conninfo_of
 from pgfifo.durations import Duration, seconds
 from pgfifo.errors import ExecutionFailed, LeaseLost, SlotLost, SlotTimeout
 from pgfifo.execution import progressed
@@ -29,6 +31,8 @@ from pgfifo.jsontext import dumps
 from pgfifo.models import Explanation
 from pgfifo.outcome import CANCELLED, NO_RESULT, Outcome, failed, raised
 from pgfifo.waiting_async import EXPLAIN, AsyncWaiting
+
+logger = logging.getLogger("pgfifo")
 
 _SEEN = "select id, state, attempt, token, group_text, look_after, error, started from pgfifo."
 _ENTER = f"""
@@ -244,7 +248,7 @@ class AsyncSlot:
             if left <= 0:
                 raise await self._timed_out(place, given)
             await place.bell.wait(min(left, seen.look_after or _POLL, _POLL))
-            seen = await self._look(place, given)
+            seen = await self._look(place, given, self._wish.timeout - (monotonic() - begun))
         if seen.id is not None and seen.state != "running":
             place.left = True
             raise self._ended(seen)
@@ -284,9 +288,11 @@ class AsyncSlot:
         self.group_text = seen.group_text or ""
         return seen
 
-    async def _look(self, place: Place[AsyncBell], given: psycopg.AsyncConnection[Any] | None) -> _Seen:
+    async def _look(
+        self, place: Place[AsyncBell], given: psycopg.AsyncConnection[Any] | None, left: float
+    ) -> _Seen:
         try:
-            return await self._say(_LOOK, (place.worker, place.id), given)
+            return await self._insist(place, _LOOK, (place.worker, place.id), given, left)
         except LeaseLost as error:
             place.left = place.lost = self._lost = True
             self._client._holder.refused(place)
@@ -299,7 +305,7 @@ class AsyncSlot:
         arguments = (place.worker, place.id, outcome.kind, outcome.error)
         try:
             given = await self._client._outside_of_transactions(self._wish.connection)
-            state = (await self._say(_LEAVE, arguments, given)).state
+            state = (await self._insist(place, _LEAVE, arguments, given)).state
             place.left = True
         except LeaseLost:
             place.left = True
@@ -324,6 +330,29 @@ class AsyncSlot:
             pass  # the server hears of it with the next heartbeat, or when that stays away
         finally:
             self._client._holder.drop(place)
+
+    async def _insist(
+        self,
+        place: Place[AsyncBell],
+        query: str,
+        arguments: tuple[object, ...],
+        given: psycopg.AsyncConnection[Any] | None,
+        patience: float = LEASE,
+    ) -> _Seen:
+        """Make a call that may be made twice; again and again while the server cannot be reached.
+
+        Not for longer than the lease: what we have or wait for may be somebody else's after that.
+        """
+        begun = monotonic()
+        while True:
+            try:
+                return await self._say(query, arguments, given)
+            except psycopg.OperationalError as error:
+                left = min(patience, LEASE) - (monotonic() - begun)
+                if given is not None or left <= 0 or not is_passing(error):
+                    raise
+                logger.info("%s: trying again: %s", self._name(), brief(error))
+            await place.bell.wait(min(left, _POLL))
 
     async def _say(
         self, query: str, arguments: tuple[object, ...], given: psycopg.AsyncConnection[Any] | None

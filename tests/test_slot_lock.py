@@ -17,9 +17,11 @@ import psycopg_pool
 import pytest
 
 import pgfifo
+import pgfifo.schema
 from pgfifo import _holder
 from tests.support.database import Background, in_background, wait_for
 from tests.support.engine import Engine
+from tests.support.server import make_server
 from tests.test_unwrap import SqlalchemyConnection
 from tests.test_worker import working
 
@@ -367,6 +369,42 @@ def test_a_broken_connection_does_not_cost_the_slot(fifo: pgfifo.Client, engine:
         wait_for(lambda: engine.one(held, worker) == 1, message="the lock on a new session")
         assert slot.held
     assert outcome(engine, slot.id)[0] == "succeeded"
+
+
+def test_progress_an_outage_costs_nobody_a_slot_or_a_place(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One holds and leaves while the server is away, and one waits all the time."""
+    monkeypatch.setattr("pgfifo.calls._PAUSES", ())
+    caplog.set_level("INFO", "pgfifo")
+    go = threading.Event()
+
+    def hold(slot: pgfifo.Slot) -> None:
+        with slot:
+            go.wait(30)
+
+    def insists(slot: pgfifo.Slot) -> bool:
+        return f"execution {slot.id} (deploy): trying again" in caplog.text
+
+    with make_server() as server:
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            pgfifo.schema.install(conn)
+        with pgfifo.Client(server.dsn()) as mine, pgfifo.Client(server.dsn()) as theirs:
+            holding, waiting = mine.slot("deploy"), theirs.slot("deploy", timeout=60)
+            callers = [in_background(lambda: hold(holding))]
+            wait_for(lambda: holding.held, message="the slot")
+            callers.append(in_background(lambda: hold(waiting)))
+            wait_for(lambda: waiting.id is not None, message="the place")
+            server.stop("fast")
+            go.set()
+            wait_for(lambda: insists(holding) and insists(waiting), message="both to go on trying")
+            server.start()
+            for caller in callers:
+                caller.result()
+        with psycopg.connect(server.dsn(), autocommit=True) as conn:
+            engine = Engine(conn)
+            assert engine.states([id_of(holding), id_of(waiting)]) == ["succeeded", "succeeded"]
+            engine.assert_promises()
 
 
 def test_a_cancel_of_a_place_in_the_line_is_raised(fifo: pgfifo.Client, engine: Engine) -> None:

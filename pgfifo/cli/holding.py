@@ -166,6 +166,7 @@ class _Runner:
         cancelled, status = await run_in_place(
             self._argv, _environment(slot), slot, kill_after=self._kill_after, started=self._started
         )
+        self._send = None  # a signal now is for us: the server may be away, and we wait for it to tell it
         if cancelled and status != 0:
             raise asyncio.CancelledError  # it was stopped because the slot was lost, or somebody asked for it
         if status == 0:
