@@ -34,6 +34,7 @@ PAGES = [
     "docs/guarantees.md",
     "docs/architecture.md",
     "docs/python.md",
+    "docs/drivers.md",
     "docs/handlers.md",
     "docs/testing.md",
     "docs/explain.md",
