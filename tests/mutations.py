@@ -55,6 +55,7 @@ create or replace trigger forget_in_force after insert or update or delete on pg
 for each row execute function pgfifo._forget_in_force();
 """
 MARK_ON_ENQUEUE = "insert into pgfifo.marks (action_id, id, lane_id) values (v_action_id, v_mark, v_lane_id);"
+NOT_COUNTED_NOW = "                 when c.announces is not true then g.mark_floor\n"
 STILL_ALIVE = "  if v_state is distinct from 'alive' then\n"
 FROM_THE_SAFE_POINT = "  if v_full then\n"
 OWNED = "  if exists (select from pgfifo._executions e where e.id = p_run.id and e.owner is not null) then\n"
@@ -141,6 +142,15 @@ MUTATIONS = (
         "slots",
         ((FORGET_KEPT_POLICIES, ""),),
         ("tests/test_in_force.py::test_in_force_a_change_at_any_scope_applies_to_the_very_next_claim",),
+    ),
+    Mutation(
+        "what has arrived is counted or left above the floor",
+        "progress",
+        ((NOT_COUNTED_NOW, ""),),
+        (
+            "tests/test_progress.py"
+            "::test_progress_relaxed_what_commits_late_is_counted_though_only_finishes_lead_to_the_lane",
+        ),
     ),
     Mutation(
         "mark on enqueue",

@@ -14,7 +14,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 from tests.support.database import in_background, wait_for, wait_until_blocked
-from tests.support.engine import Call, Engine, Hand, Start, race
+from tests.support.engine import Call, Engine, Hand, Start, item, race
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
@@ -439,6 +439,41 @@ def test_progress_the_sweep_finds_a_lane_without_a_mark_and_counts_it(conn: Conn
     assert engine.sweep_found() == 1, "the sweep did not find the lane, or found it twice"
     assert engine.drain(worker) == ids
     assert engine.check() == []
+
+
+def test_progress_relaxed_what_commits_late_is_counted_though_only_finishes_lead_to_the_lane(
+    conn: Connection, connect: Connect
+) -> None:
+    """Claims have gone past its mark, and what leads them to the lane counts nothing."""
+    engine = Engine(conn)
+    engine.policy(ordering="relaxed")
+    worker = engine.worker()
+    ids = [engine.enqueue()]
+    (running,) = engine.claim(worker)
+    slow = Engine(connect(autocommit=False))
+    ids.append(slow.enqueue())
+    late_mark = slow.one("select max(id) from pgfifo.marks")
+    for _ in range(4):
+        ids.append(engine.enqueue())
+        engine.advance("150 ms")
+        assert engine.claim(worker) == [], "the lane is full"
+    hot, safe = engine.rows("select hot_mark, safe_mark from pgfifo.scans")[0]
+    assert safe < late_mark < hot, "the scan must have gone past the late mark for this to show anything"
+    slow.conn.commit()
+    started = [running.id]
+    for _ in range(3):
+        (running,) = engine.work(worker, finished=[item(running)]).starts
+        started.append(running.id)
+    for _ in range(10):
+        engine.advance("150 ms")
+        for running in engine.work(worker, finished=[item(running)]).starts:
+            started.append(running.id)
+    assert started == ids
+    more = engine.fill(2)
+    assert engine.drain(worker) == more, (
+        "it was started and never counted, so the lane believes that nothing waits"
+    )
+    engine.assert_promises(strict=False)
 
 
 def test_progress_the_sweep_finds_a_held_one_whose_timer_is_gone(conn: Connection) -> None:

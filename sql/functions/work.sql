@@ -395,7 +395,7 @@ begin
         with state as materialized (
           select t.n as turn, t.lane_id, l.nth, l.group_text, a.max, a.is_strict, lp.paused_at is null as goes_on,
             g.row, g.version, g.starts, g.held + g.yielded as off, g.held_from, g.returned, g.consumed, f.n as folded, f.delayed as folded_delayed,
-            t.joined_from, t.allowed, f.top, f.rows, f.gone, p.is_pinned, p.is_special, p.governs,
+            t.announces, t.joined_from, t.allowed, f.top, f.rows, f.gone, p.is_pinned, p.is_special, p.governs,
             case when lp.paused_at is not null then 0 else greatest(0, a.max - g.running - g.held + g.riding) end as free,
             -- For who moves his lane on: as many as stand before the first that nobody owns; if there is none, all.
             case when p_lane_id is not null then coalesce(
@@ -438,7 +438,7 @@ begin
         -- What has returned comes before the line; if some is still there, this call's limit is used up.
         picked as materialized (
           select s.turn, s.lane_id, s.nth, s.group_text, s.max, s.is_strict, s.row, s.version, s.starts, s.folded, s.folded_delayed,
-            s.joined_from, s.top, s.rows, e.id, e.ticket, e.content, e.owner, row_number() over w as place, count(*) over w as n,
+            s.announces, s.joined_from, s.top, s.rows, e.id, e.ticket, e.content, e.owner, row_number() over w as place, count(*) over w as n,
             bool_or(e.past is not null) over w as has_past
           from state s
           cross join lateral (
@@ -450,9 +450,9 @@ begin
           select p.id, p.lane_id, p.ticket, 'running', 1, coalesce(p.owner, p_worker), case when p.owner is null then p_call end,
             p.starts + p.place, p.max, p.is_strict, p.version + 1, v_now from picked p),
         changed as materialized (
-          select p.row, p.n::integer, p.ticket, p.folded, p.folded_delayed, p.joined_from, p.top, p.rows, p.is_strict from picked p where p.place = p.n
+          select p.row, p.n::integer, p.ticket, p.folded, p.folded_delayed, p.joined_from, p.top, p.rows, p.is_strict, p.announces from picked p where p.place = p.n
           union all
-          select s.row, 0, s.consumed, s.folded, s.folded_delayed, s.joined_from, s.top, s.rows, s.is_strict from state s
+          select s.row, 0, s.consumed, s.folded, s.folded_delayed, s.joined_from, s.top, s.rows, s.is_strict, s.announces from state s
           where not s.is_special and (s.rows > 0 or s.lane_id = any (v_quiet)) and s.turn <> all (array(select p.turn from picked p))),
         pruned as (
           delete from pgfifo.ledger g where g.ctid = any (array(select c.row from changed c))),
@@ -461,12 +461,14 @@ begin
             pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
           select g.lane_id, g.version + 1, g.running + c.n, g.held, g.riding, g.yielded, g.returned, g.waiting + c.folded - c.n, g.delayed + c.folded_delayed, c.ticket,
             case when c.is_strict then greatest(g.mark_floor, c.top)
+                 -- Nor past what has arrived when this claim has not looked for that: it would never be counted.
+                 when c.announces is not true then g.mark_floor
                  -- Not past what this round had to leave for the next one.
                  when g.lane_id = any (v_quiet) then greatest(g.mark_floor, least(v_last, case when c.rows >= 1000 then c.top end))
                  when g.pending_xid <= v_xmin then greatest(g.mark_floor, least(g.pending_mark, case when c.rows >= 1000 then c.top end))
                  else g.mark_floor end,
-            case when c.is_strict then null when g.pending_xid is null or g.pending_xid <= v_xmin then v_drawn else g.pending_mark end,
-            case when c.is_strict then null when g.pending_xid is null or g.pending_xid <= v_xmin
+            case when c.is_strict then null when c.announces and (g.pending_xid is null or g.pending_xid <= v_xmin) then v_drawn else g.pending_mark end,
+            case when c.is_strict then null when c.announces and (g.pending_xid is null or g.pending_xid <= v_xmin)
                  then case when v_drawn is not null then pg_current_xact_id() end else g.pending_xid end,
             g.held_from, g.returned_from, greatest(g.delayed_from, c.joined_from), g.starts + c.n, g.enqueued + c.folded + c.folded_delayed,
             g.joined + c.folded, g.succeeded, g.failed, g.cancelled, g.expired, v_now
