@@ -565,8 +565,11 @@ LINES = [
     enqueued(4, 5.5, 4),  # and then the producer was killed
     line("serving", 0, registration=7, room=5),
     line("claimed", 6, called=5.9, registration=7, starts=[[1, 1, ONE, LANE], [3, 1, ONE, LANE]]),
-    line("begin", 6.1, id=1, attempt=1),
-    line("end", 6.2, id=1, attempt=1),
+    line("begin", 6.1, id=1, attempt=1, action=ONE, lane=LANE),
+    line("end", 6.2, id=1, attempt=1, returned=True),
+    line("begin", 6.1, "plain", id=9, attempt=1, action=ONE, lane=LANE),  # a worker that nobody listens to
+    line("end", 6.2, "plain", id=9, attempt=1, returned=True),
+    line("begin", 6.3, "plain", id=9, attempt=2, action=ONE, lane=LANE),
     line("handing in", 6.3, call="7.2", items=[[1, 1, "succeeded", True]]),
     line("handed in", 6.4, call="7.2", refused=[]),
     line("handing in", 6.5, call="7.3", items=[[3, 1, "succeeded", True]]),
@@ -597,6 +600,10 @@ def test_lines_of_recorders_become_facts() -> None:
         Attempt(
             3, 1, ONE, LANE, "w1", Span(5.9, 6), None, None, (HandIn("succeeded", Span(6.5, 6.6), "lost"),), 7
         ),
+        Attempt(
+            9, 1, ONE, LANE, "plain", Span(-inf, 6.1), 6.1, 6.2, (HandIn("succeeded", Span(6.2), "none"),)
+        ),
+        Attempt(9, 2, ONE, LANE, "plain", Span(-inf, 6.3), 6.3),
     ]
     assert history.cancels == [Cancel(3, Span(8, 8.1), "requested"), Cancel(3, Span(8.2), None)]
     assert history.limits == [LimitChange(ONE, 2, Span(9, 9.2))]

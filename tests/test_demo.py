@@ -48,7 +48,7 @@ def run_demo(place: Path, *words: str) -> tuple[int, str]:
 def test_demo_holds_and_says_what_was_seen(place: Path) -> None:
     code, out = run_demo(place, "--events", "800")
     assert code == 0, out
-    assert "800 of 800 succeeded" in out
+    assert "800 committed: 800 succeeded" in out
     assert "0 order violations in" in out
     assert "0 slot violations (at most deliver 1 of 1, index 3 of 3 at once)" in out
     assert "was killed with SIGKILL" in out

@@ -28,11 +28,12 @@ def demo(
 ) -> None:
     """See it work, on a PostgreSQL of its own: producers, workers, a kill in the middle, a verdict.
 
-    The verdict compares what the handlers wrote down, by the server's clock, with pgfifo's history. Exit code
-    1 if anything does not hold.
+    The verdict compares what producers and handlers wrote down, by one clock, with pgfifo's history. Exit
+    code 1 if anything does not hold.
     """
     from pgfifo.demo.screen import Screen
-    from pgfifo.demo.story import BrokenError, Scale, run
+    from pgfifo.demo.story import Scale, run
+    from pgfifo.verify.children import BrokenError
 
     begin = time.monotonic()
     screen = Screen()

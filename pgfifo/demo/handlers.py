@@ -1,4 +1,4 @@
-"""The handlers of the demo: they write their journal, and take their time.
+"""The handlers of the demo: they write down when they begin and end, and take their time.
 
 A worker runs them as it would run anybody's: ``pgfifo worker pgfifo.demo.handlers:actions``.
 """
@@ -11,23 +11,21 @@ from pathlib import Path
 
 import pgfifo
 from pgfifo.demo.events import DELIVER, INDEX, LIMITS
-from pgfifo.demo.journal import HandlerJournal
+from pgfifo.verify.recorder import Recorder
 
 actions = pgfifo.Actions()
 
 
 @cache
-def _journal() -> HandlerJournal:
-    """Return this worker's journal."""
-    name = os.environ["PGFIFO_DEMO_WORKER"]
-    path = Path(os.environ["PGFIFO_DEMO_FOLDER"]) / f"worker-{name}.jsonl"
-    return HandlerJournal(path, os.environ["PGFIFO_DSN"], name)
+def _recorder() -> Recorder:
+    """Return this worker's recorder."""
+    return Recorder(Path(os.environ["PGFIFO_DEMO_FOLDER"]), os.environ["PGFIFO_DEMO_WORKER"])
 
 
 @actions.action(DELIVER, group_by=["customer"], max_concurrent=LIMITS[DELIVER])
 def deliver(execution: pgfifo.Execution) -> dict[str, object]:
     """Send an event to its customer: one at a time, or they would arrive in any order."""
-    with _journal().kept(execution):
+    with _recorder().running(execution):
         _take_time()
     return {"status": 200, "url": execution.payload["url"]}
 
@@ -35,7 +33,7 @@ def deliver(execution: pgfifo.Execution) -> dict[str, object]:
 @actions.action(INDEX, group_by=["customer"], max_concurrent=LIMITS[INDEX])
 def index(execution: pgfifo.Execution) -> None:
     """Put an event into the customer's search index, which bears three at a time."""
-    with _journal().kept(execution):
+    with _recorder().running(execution):
         _take_time()
 
 

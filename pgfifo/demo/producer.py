@@ -11,7 +11,7 @@ from psycopg.types.json import Jsonb
 
 from pgfifo import Client
 from pgfifo.demo.events import events
-from pgfifo.demo.journal import Journal
+from pgfifo.verify.recorder import Producer, Recorder
 
 STORE = """
     create schema shop;
@@ -24,30 +24,28 @@ _LONG = 0.1
 
 
 def produce(dsn: str, number: int, count: int, folder: Path) -> None:
-    """Store and enqueue events; write down what has been committed.
+    """Store and enqueue events; write down what is seen of it.
 
     Args:
         dsn: the database.
         number: which producer this is.
         count: how many events.
-        folder: where the journal goes.
+        folder: where that goes.
     """
     chance = random.Random(number)  # noqa: S311 - nobody's secret
-    journal = Journal(folder / f"producer-{number}.jsonl")
     with psycopg.connect(dsn, autocommit=True) as conn:
-        fifo = Client(conn)
+        producer = Producer(Recorder(folder, f"producer-{number}"), conn, Client(conn))
         for action, event in events(number, count):
             committed = False
             while not committed:
                 committed = chance.random() >= _ROLLED_BACK
-                with conn.transaction(force_rollback=not committed):
+                with producer.transaction(roll_back=not committed) as tx:
                     conn.execute(
                         "insert into shop.events values (%s, %s, %s)",
                         [event["id"], event["customer"], Jsonb(event)],
                     )
-                    job = fifo.enqueue(action, event)
+                    producer.enqueue(tx, action, event)
                     time.sleep(_rest_of_the_work(chance))
-            journal.write({"id": job.id, "action": action})
 
 
 def _rest_of_the_work(chance: random.Random) -> float:

@@ -13,7 +13,7 @@ from rich.table import Table
 from rich.text import Text
 
 if TYPE_CHECKING:
-    from pgfifo.demo.verdict import Check
+    from pgfifo.verify.history import Check
 
 _EVERY = 1.0
 _SHOWN = 5

@@ -1,16 +1,11 @@
 """What happens in the demo, one after the other."""
 
 import os
-import signal
-import subprocess
-import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import psycopg
@@ -20,19 +15,22 @@ from pgfifo.client import Client
 from pgfifo.demo import sabotage
 from pgfifo.demo.events import DELIVER, INDEX, LIMITS
 from pgfifo.demo.handlers import actions
-from pgfifo.demo.journal import clock, read_lines, read_marks
 from pgfifo.demo.producer import STORE
 from pgfifo.demo.screen import Lane, Screen, Snapshot, Worker
-from pgfifo.demo.verdict import Check, Evidence, Outcome, judge, runs_of
+from pgfifo.demo.verdict import verdict
 from pgfifo.embedded import PrivateServer, remove_abandoned
-from pgfifo.processes import SUPERVISED
+from pgfifo.verify.assemble import assemble
+from pgfifo.verify.children import BrokenError, Children, Interrupts
+from pgfifo.verify.history import Check, Rules
+from pgfifo.verify.record import record, swept
+from pgfifo.verify.recorder import Recorder, read
 
 KILLED = "slow"
 """The worker that is killed."""
 
 _TICK = 0.15
 _WORTH_IT = 3
-_OUTCOMES = "select id, action, group_text as lane, state, attempt from pgfifo.executions"
+_RULES = {action: Rules(slots=slots) for action, slots in LIMITS.items()}
 _BUSIEST = """
     select action, pgfifo.format_group(group_text), active_count, max_concurrent, queue_length
     from pgfifo.lane_stats where queue_length + active_count > 0
@@ -64,61 +62,6 @@ class Scale:
     stalled: float = 10.0
 
 
-class BrokenError(Exception):
-    """The demo itself does not work here; the message says what."""
-
-
-@dataclass(slots=True)
-class _Kill:
-    """What is known of the kill.
-
-    Attributes:
-        gone: when the worker's process had ended, by the server's clock.
-        held: the executions that were its own then.
-    """
-
-    gone: float
-    held: list[int]
-
-
-class _Interrupts:
-    """SIGINT and SIGTERM as KeyboardInterrupt, but not while something is begun and not noted down yet."""
-
-    def __init__(self) -> None:
-        self._waiting = False
-        self._pending = False
-
-    def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
-        if self._waiting:
-            self._pending = True
-        else:
-            raise KeyboardInterrupt
-
-    @contextmanager
-    def heard(self) -> Iterator[None]:
-        """Hear them, for the length of a block."""
-        before = {
-            number: signal.signal(number, self._interrupt) for number in (signal.SIGINT, signal.SIGTERM)
-        }
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    @contextmanager
-    def waiting(self) -> Iterator[None]:
-        """Let them wait until the end of a block: something begins in it, and is noted down for its end."""
-        self._waiting = True
-        try:
-            yield
-        finally:
-            self._waiting = False
-            if self._pending:
-                self._pending = False
-                raise KeyboardInterrupt
-
-
 def run(screen: Screen, scale: Scale | None = None, sabotaged: str | None = None) -> list[Check]:
     """Run the demo on a server of its own, and judge it. Nothing is left behind, however it ends.
 
@@ -137,7 +80,7 @@ def run(screen: Screen, scale: Scale | None = None, sabotaged: str | None = None
     """
     remove_abandoned()
     with ExitStack() as stack:
-        interrupts = _Interrupts()
+        interrupts = Interrupts()
         stack.enter_context(interrupts.heard())
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="pgfifo-demo-")))
         screen.say("Starting a PostgreSQL of its own, with its data in a temporary folder …")
@@ -153,7 +96,12 @@ def run(screen: Screen, scale: Scale | None = None, sabotaged: str | None = None
         )
         if sabotaged:
             screen.say(f"SABOTAGE: {sabotage.apply(conn, sabotaged)}.")
-        return _Story(screen, scale or Scale(), server.dsn(), folder, conn, stack, interrupts).tell()
+        ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
+        environment = {**ours, "PGFIFO_DSN": server.dsn(), "PGFIFO_DEMO_FOLDER": str(folder)}
+        children = Children(folder, environment, interrupts)
+        stack.callback(children.end)
+        fifo = stack.enter_context(Client(server.dsn()))
+        return _Story(screen, scale or Scale(), fifo, folder, conn, children).tell()
 
 
 class _Story:
@@ -163,34 +111,27 @@ class _Story:
         self,
         screen: Screen,
         scale: Scale,
-        dsn: str,
+        fifo: Client,
         folder: Path,
         conn: psycopg.Connection[Any],
-        stack: ExitStack,
-        interrupts: _Interrupts,
+        children: Children,
     ) -> None:
         self._screen = screen
         self._scale = scale
+        self._fifo = fifo
         self._folder = folder
         self._conn = conn
-        self._stack = stack
-        self._interrupts = interrupts
-        self._fifo = stack.enter_context(Client(dsn))
-        ours = {name: value for name, value in os.environ.items() if not name.startswith("PG")}
-        self._environment = ours | {
-            "PGFIFO_DSN": dsn,
-            "PGFIFO_DEMO_FOLDER": str(folder),
-            SUPERVISED: "1",  # whoever is started here ends when this process does
-        }
-        self._producers: dict[str, subprocess.Popen[bytes]] = {}
-        self._workers: dict[str, subprocess.Popen[bytes]] = {}
+        self._children = children
+        self._recorder = Recorder(folder, "story")
+        self._producers: list[str] = []
         self._ids: dict[str, int] = {}
-        self._kill: _Kill | None = None
+        self._was_held: list[int] | None = None  # by the worker that was killed, then
         self._begin = 0.0
 
     def tell(self) -> list[Check]:
         """Let it happen, and judge it."""
         scale, screen = self._scale, self._screen
+        before = swept(self._conn)
         for name, pace in scale.paces.items():
             self._start_worker(name, pace)
         self._await_workers()
@@ -205,12 +146,10 @@ class _Story:
             self._start_producer(number + 1, share)
         with screen.live():
             self._watch()
-        screen.say("The workers stop; the journals are compared with pgfifo's history.")
-        for process in self._workers.values():
-            process.terminate()
-        for process in self._workers.values():
-            process.wait(timeout=40)
-        return judge(self._evidence())
+        screen.say("The workers stop; what everybody wrote down is compared with pgfifo's history.")
+        self._children.stop(*scale.paces)
+        history = assemble(read(self._folder), _RULES, record(self._conn, _RULES, before))
+        return verdict(history, KILLED, self._was_held or [])
 
     def _watch(self) -> None:
         """Follow it until everything is done, or nothing moves any more."""
@@ -218,7 +157,7 @@ class _Story:
         moved, before, last = time.monotonic(), (-1, -1), (time.monotonic(), 0)
         rate = 0.0
         while True:
-            self._refuse_dead()
+            self._children.refuse_dead()
             stats = self._fifo.stats()
             enqueued = sum(each.total_enqueued for each in stats)
             finished = sum(each.total_completed for each in stats)
@@ -228,9 +167,9 @@ class _Story:
                 rate = (finished - last[1]) / (now - last[0])
                 last = (now, finished)
             self._screen.show(self._snapshot(enqueued, finished, rate))
-            if self._kill is None and finished >= scale.kill_at * scale.events:
+            if self._was_held is None and finished >= scale.kill_at * scale.events:
                 self._kill_worker()
-            produced = all(process.poll() is not None for process in self._producers.values())
+            produced = all(self._children.all[name].poll() is not None for name in self._producers)
             if produced and not unfinished:
                 return
             if (enqueued, finished) != before:
@@ -249,7 +188,7 @@ class _Story:
         found = {each.id: each for each in self._fifo.workers()}
         workers = []
         for name, id_ in self._ids.items():
-            killed = self._kill is not None and name == KILLED
+            killed = self._was_held is not None and name == KILLED
             running = 0 if killed else found[id_].executions
             workers.append(Worker(name, "killed" if killed else "runs", running, done.get(id_, 0)))
         seconds = time.monotonic() - self._begin
@@ -257,19 +196,20 @@ class _Story:
 
     def _kill_worker(self) -> None:
         """Kill a worker in the middle of its work, and note what it held."""
-        process, id_ = self._workers[KILLED], self._ids[KILLED]
+        process, id_ = self._children.all[KILLED], self._ids[KILLED]
         if len(self._held(id_)) < _WORTH_IT:
             return  # in a moment
+        self._children.expected.add(KILLED)
+        self._recorder.note("fault", worker=KILLED, fault="kill")
         process.kill()
         process.wait()
-        gone = clock(self._conn)
+        self._recorder.note("fault over", worker=KILLED, fault="kill")
         # What it had sent may still be carried out; then its sessions end.
         deadline = time.monotonic() + 5
         while self._value(_LEFT, f"pgfifo worker {KILLED}") and time.monotonic() < deadline:
             time.sleep(0.01)
-        self._kill = _Kill(gone, self._held(id_))
-        held = len(self._kill.held)
-        self._screen.say(f"Worker {KILLED} was killed with SIGKILL; it held {count(held, 'execution')}.")
+        held = self._was_held = self._held(id_)
+        self._screen.say(f"Worker {KILLED} was killed with SIGKILL; it held {count(len(held), 'execution')}.")
 
     def _held(self, worker: int) -> list[int]:
         """Return what a worker runs now."""
@@ -280,80 +220,25 @@ class _Story:
         row = self._conn.execute(query, arguments).fetchone()
         return row[0] if row else None
 
-    def _evidence(self) -> Evidence:
-        """Collect what the verdict rests on."""
-        enqueued: dict[str, list[int]] = {DELIVER: [], INDEX: []}
-        for line in read_lines(self._folder, "producer-*.jsonl"):
-            enqueued[line["action"]].append(line["id"])
-        kill = self._kill or _Kill(0.0, [])
-        findings = [
-            f"{found.severity}: {found.kind}{f' in {found.lane}' if found.lane else ''}: {found.detail}"
-            for found in self._fifo.check()
-        ]
-        findings += [
-            f"order_violations: {each.action} {each.group_text}: {each.id} started before {each.overtaken}"
-            for each in self._fifo.order_violations(limit=1000)
-        ]
-        return Evidence(
-            enqueued=enqueued,
-            limits=LIMITS,
-            runs=runs_of(read_marks(self._folder), {KILLED: kill.gone} if self._kill else {}),
-            outcomes=[Outcome(*row) for row in self._conn.execute(_OUTCOMES).fetchall()],
-            killed=KILLED,
-            held=kill.held,
-            findings=findings,
-        )
-
-    def _start_producer(self, number: int, count: int) -> None:
+    def _start_producer(self, number: int, events: int) -> None:
         """Start a process that enqueues."""
-        arguments = ["-m", "pgfifo.demo.producer", str(number), str(count)]
-        self._producers[f"producer {number}"] = self._start(f"producer-{number}", arguments, {})
+        name = f"producer-{number}"
+        self._children.start(name, "-m", "pgfifo.demo.producer", str(number), str(events))
+        self._producers.append(name)
 
     def _start_worker(self, name: str, pace: float) -> None:
         """Start a worker, by the command that anybody would use."""
         arguments = ["-m", "pgfifo", "worker", "pgfifo.demo.handlers:actions", "--name", name]
         arguments += ["--concurrency", str(self._scale.concurrency)]
-        own = {"PGFIFO_DEMO_WORKER": name, "PGFIFO_DEMO_PACE": str(pace)}
-        self._workers[name] = self._start(f"worker-{name}", arguments, own)
-
-    def _start(self, name: str, arguments: list[str], own: dict[str, str]) -> "subprocess.Popen[bytes]":
-        """Start a Python process of the demo, which will not outlive it."""
-        with self._interrupts.waiting(), (self._folder / f"{name}.log").open("wb") as log:
-            process = subprocess.Popen(
-                [sys.executable, *arguments],
-                env=self._environment | own,
-                stdin=subprocess.PIPE,
-                stdout=log,
-                stderr=log,
-                start_new_session=True,  # a Ctrl-C at the terminal is ours
-            )
-            self._stack.callback(_end, process)
-        return process
+        self._children.start(name, *arguments, PGFIFO_DEMO_WORKER=name, PGFIFO_DEMO_PACE=str(pace))
 
     def _await_workers(self) -> None:
         """Wait until all workers are registered."""
+        names = self._scale.paces
         deadline = time.monotonic() + 30
-        while len(self._ids) < len(self._workers):
-            self._refuse_dead()
-            self._ids = {each.name: each.id for each in self._fifo.workers() if each.name in self._workers}
+        while len(self._ids) < len(names):
+            self._children.refuse_dead()
+            self._ids = {each.name: each.id for each in self._fifo.workers() if each.name in names}
             if time.monotonic() > deadline:
                 raise BrokenError("the workers do not come up")
             time.sleep(0.05)
-
-    def _refuse_dead(self) -> None:
-        """Notice a process that has ended by itself."""
-        for name, process in (self._producers | self._workers).items():
-            if process.poll() and not (name == KILLED and self._kill):
-                log = (
-                    self._folder / f"{'worker-' if name in self._workers else ''}{name.replace(' ', '-')}.log"
-                )
-                said = log.read_text(errors="replace").strip().splitlines()[-5:]
-                raise BrokenError("\n".join([f"{name} has ended with {process.returncode}:", *said]))
-
-
-def _end(process: "subprocess.Popen[bytes]") -> None:
-    """End a process, now."""
-    process.kill()
-    process.wait()
-    if process.stdin:
-        process.stdin.close()

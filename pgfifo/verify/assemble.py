@@ -131,6 +131,8 @@ def _enqueues(kinds: Mapping[str, list[Line]]) -> Iterable[Enqueue]:
 def _attempts(kinds: Mapping[str, list[Line]]) -> Iterable[Attempt]:
     begins = {(line["who"], line["id"], line["attempt"]): line["at"] for line in kinds["begin"]}
     ends = {(line["who"], line["id"], line["attempt"]): line["at"] for line in kinds["end"]}
+    well = {(line["who"], line["id"], line["attempt"]) for line in kinds["end"] if line["returned"]}
+    told: set[tuple[str, int, int]] = set()
     handed: dict[tuple[str, Key], list[HandIn]] = defaultdict(list)
     answers = {(line["who"], line["call"]): line for line in kinds["handed in"]}
     for line in kinds["handing in"]:
@@ -155,6 +157,25 @@ def _attempts(kinds: Mapping[str, list[Line]]) -> Iterable[Attempt]:
                 tuple(handed[who, (id_, attempt)]),
                 line["registration"],
             )
+            told.add((who, id_, attempt))
+    # Of a worker whose calls nobody has listened to, only its handlers tell.
+    for line in kinds["begin"]:
+        who, id_, attempt = line["who"], line["id"], line["attempt"]
+        if (who, id_, attempt) in told:
+            continue
+        begin, end = line["at"], ends.get((who, id_, attempt))
+        returned = end is not None and (who, id_, attempt) in well
+        yield Attempt(
+            id_,
+            attempt,
+            line["action"],
+            line["lane"],
+            who,
+            Span(-inf, begin),
+            begin,
+            end,
+            (HandIn("succeeded", Span(end), "none"),) if end is not None and returned else (),
+        )
 
 
 def _faults(kinds: Mapping[str, list[Line]]) -> Iterable[Fault]:

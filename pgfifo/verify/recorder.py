@@ -47,11 +47,14 @@ class Recorder:
     @contextmanager
     def running(self, execution: "Execution") -> Iterator[None]:
         """Write down when a handler begins, and when it has ended, however it does."""
-        self.note("begin", id=execution.id, attempt=execution.attempt)
+        which = {"id": execution.id, "attempt": execution.attempt}
+        self.note("begin", **which, action=execution.action, lane=execution.group_text)
+        returned = False
         try:
             yield
+            returned = True
         finally:
-            self.note("end", id=execution.id, attempt=execution.attempt)
+            self.note("end", **which, returned=returned)
 
     def close(self) -> None:
         """Close the file."""

@@ -22,8 +22,9 @@ from pgfifo.errors import Busy, UnknownAction
 from pgfifo.verify.assemble import assemble
 from pgfifo.verify.checker import judge
 from pgfifo.verify.children import BrokenError, Children, Interrupts
-from pgfifo.verify.history import Check, History, Outcome, Record, Stay
-from pgfifo.verify.load import PACK, RULES, SEVERAL, policy
+from pgfifo.verify.history import Check, History
+from pgfifo.verify.load import RULES, SEVERAL, policy
+from pgfifo.verify.record import record, swept
 from pgfifo.verify.recorder import Recorder, now, read
 
 Harm = Literal["kill", "pause"]
@@ -36,24 +37,6 @@ _SAY_EVERY = 5.0
 _UP = 30.0
 _CLEAN = 60.0
 _LIMITS = (1, 2, 3, 4)
-_ACTIONS = list(RULES)
-
-_OUTCOMES = """
-    select e.id, e.action, e.group_text, e.state, e.attempt, e.failures from pgfifo.executions e
-    where e.action = any (%s)
-"""
-_STAYS = """
-    with ours as (
-      select distinct e.lane_id, e.action, e.group_text from pgfifo.executions e where e.action = any (%s))
-    select o.action, o.group_text, s.id, s.attempt, s.ticket, s.joined_no, s.start_no, s.start_limit, s.end_no
-    from pgfifo.starts s join ours o on o.lane_id = s.lane_id
-    union all
-    -- What has come back to the line is left out: since when it waits, no view tells.
-    select e.action, e.group_text, e.id, 1, e.ticket, 0, null, null, null from pgfifo.executions e
-    where e.action = any (%s) and e.state = 'waiting' and e.attempt = 0
-"""
-_CHECK = "select severity, kind, lane, detail from pgfifo.check() where lane like %s"
-_SWEPT = "select sweep_found from pgfifo.ticks order by tick desc limit 1"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +173,8 @@ class _Run:
     def tell(self) -> Report:
         """Let it happen, and judge it."""
         settings = self._settings
-        swept = self._swept()
+        before = swept(self._conn)
+        self._blind = before is None
         for _ in range(settings.workers):
             self._start_worker()
         self._await_workers()
@@ -219,11 +203,10 @@ class _Run:
             self._recorder.note("stopping", worker=name)
         self._children.expected.update(self._workers)
         self._children.stop(*self._workers)
-        record = self._record(swept)
         history = assemble(
             read(self._folder),
             RULES,
-            record,
+            record(self._conn, RULES, before),
             lease=settings.lease,
             patience=10.0 + settings.lease,
             until=last_look,
@@ -375,36 +358,6 @@ class _Run:
                 moved, before = now(), finished
             time.sleep(_TICK)
         self._say(f"Nothing has moved for {patience:g} s. That is all.")
-
-    def _swept(self) -> int | None:
-        """Return how many lanes only the sweep has set going; None where this role may not ask."""
-        try:
-            row = self._conn.execute(_SWEPT).fetchone()
-        except psycopg.errors.InsufficientPrivilege:
-            self._blind = True
-            return None
-        return int(row[0]) if row else 0
-
-    def _record(self, swept: int | None) -> Record:
-        """Ask pgfifo what it knows of all this."""
-        conn = self._conn
-        # Compiling these would take longer than running them.
-        conn.execute("set jit = off")
-        found = [
-            f"{severity}: {kind} in {lane}: {detail}"
-            for severity, kind, lane, detail in conn.execute(_CHECK, [f"{PACK}.%"]).fetchall()
-            if severity == "violation"
-        ]
-        after = self._swept()
-        return Record(
-            outcomes=[Outcome(*row) for row in conn.execute(_OUTCOMES, [_ACTIONS]).fetchall()],
-            stays=[
-                Stay((action, lane), *rest)
-                for action, lane, *rest in conn.execute(_STAYS, [_ACTIONS, _ACTIONS]).fetchall()
-            ],
-            wakeups_lost=0 if swept is None or after is None else after - swept,
-            findings=found,
-        )
 
     def _report(self, history: History, producing: float, whole: float) -> Report:
         fates = Counter(each.fate for each in history.enqueues)
