@@ -147,10 +147,7 @@ MUTATIONS = (
         "what has arrived is counted or left above the floor",
         "progress",
         ((NOT_COUNTED_NOW, ""),),
-        (
-            "tests/test_progress.py"
-            "::test_progress_relaxed_what_commits_late_is_counted_though_only_finishes_lead_to_the_lane",
-        ),
+        ("tests/test_progress.py",),
     ),
     Mutation(
         "mark on enqueue",
