@@ -1011,6 +1011,21 @@ def test_policy_override_wins_for_a_time_and_the_undo_works(cli: CommandLine, co
     assert "No overrides." in cli.ok("policy", "overrides").err
 
 
+def test_policy_override_that_replaces_one_is_undone_by_that_one(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("enqueue", "x")
+    cli.ok("policy", "override", "x", "--max-concurrent", 5, "--for", "1h")
+    conn.execute("select pgfifo.advance('30 min')")
+    said = cli.ok("policy", "override", "x", "--max-concurrent", 7, "--max-attempts", 2, "--for", "2h")
+    end, again = said.undo
+    assert end == ["policy", "override", "x", "--end", "max_attempts"]
+    assert again[:5] == ["policy", "override", "x", "--max-concurrent", "5"]
+    cli.ok(*end)
+    cli.ok(*again)
+    [row] = json.loads(cli.ok("policy", "overrides", "--json").out)
+    assert (row["attribute"], row["value"]) == ("max_concurrent", 5)
+    assert 1700 < row["remaining"] <= 1800
+
+
 def test_policy_override_has_scopes_and_all_of_one_can_be_ended(cli: CommandLine) -> None:
     cli.ok("enqueue", "core.x", "--group", "k")
     lane, pack = ["core.x", "--group", "k"], ["--pack", "core"]

@@ -306,13 +306,16 @@ def override(
             "for how long?", "Say it with --for, as --for 1h. To change it for good: pgfifo policy set"
         )
     with connected(dsn) as fifo:
+        before = scope.overridden(fifo)
         changes = scope.override(fifo, lasting, reason, wanted)
     for change in changes:
         old = _shown(change.attribute, change.old, none="as set")
         out(f"{scope}: {change.attribute} {old} → {_shown(change.attribute, change.new)}, {change.note}")
     for text in _below(scope, changes):
         note(text)
-    note(f"Undo: {command('policy', 'override', *scope.words, '--end', *(c.attribute for c in changes))}")
+    if new := [change.attribute for change in changes if change.old is None]:
+        note(f"Undo: {command('policy', 'override', *scope.words, '--end', *new)}")
+    _tell_undos(scope, changes, before)
 
 
 @policy.command()
@@ -558,8 +561,6 @@ class _Scope:
 
 def _end_overrides(scope: _Scope, names: list[str], dsn: str | None) -> None:
     """End overrides of a scope, and say how to set them again for the time that was left."""
-    from pgfifo import durations
-
     with connected(dsn) as fifo:
         before = scope.overridden(fifo)
         values: Policy = dict.fromkeys(names or before)  # type: ignore[assignment]
@@ -568,10 +569,18 @@ def _end_overrides(scope: _Scope, names: list[str], dsn: str | None) -> None:
         note(f"Nothing to do: nothing of {scope} is overridden{'' if not names else ' there'}.")
     for change in changes:
         out(f"{scope}: the override of {change.attribute}, {_shown(change.attribute, change.old)}, has ended")
+    _tell_undos(scope, changes, before)
+
+
+def _tell_undos(scope: _Scope, changes: "Sequence[PolicyChange]", before: dict[str, float]) -> None:
+    """Say how overrides that were there before are set again, for the time that was left."""
+    from pgfifo import durations
+
     for change in changes:
-        left = max(1, round(before.get(change.attribute, 1)))
-        words = [*_option(change.attribute, change.old), "--for", durations.text(left)]
-        note(f"Undo: {command('policy', 'override', *scope.words, *words)}")
+        if change.old is not None:
+            left = max(1, round(before.get(change.attribute, 1)))
+            words = [*_option(change.attribute, change.old), "--for", durations.text(left)]
+            note(f"Undo: {command('policy', 'override', *scope.words, *words)}")
 
 
 def _of(value: "PolicyValue") -> str | None:
