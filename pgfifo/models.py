@@ -208,6 +208,7 @@ class _Stats:
     paused: bool
     paused_reason: str | None
     closed: bool
+    slots_taken: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -217,7 +218,7 @@ class ActionStats(_Stats):
     Attributes:
         action: The action.
         queue_length: How many wait.
-        active_count: How many hold a slot: running and held.
+        active_count: How many are active: running and held.
         max_concurrent: The slots of one lane.
         oldest_enqueued_at: When the oldest that waits was enqueued.
         total_enqueued: total_completed + queue_length + active_count + delayed_count, at every instant.
@@ -233,6 +234,7 @@ class ActionStats(_Stats):
         paused: Whether the action is paused.
         paused_reason: Why, as whoever paused it said; of a lane also which execution has failed for good.
         closed: Whether the action takes no enqueues.
+        slots_taken: How many slots are taken: as active_count, but a batch has one.
         lanes: How many lanes there are.
         slots_total: How many slots they have together.
         paused_lanes: How many of them are paused; all, if the action is.

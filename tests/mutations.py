@@ -98,6 +98,9 @@ COMPLETION_LOCK = "  v_run := pgfifo._lock_run(p_id, p_attempt, 'complete');\n"
 TICK_IS_DUE = " and s.next_at is not distinct from p_due"
 COMPLETED = "  if p_run.completed then\n"
 
+SLOT_OF_A_BATCH = "  return (select count(*) from pgfifo._mates(p_run, 1));\n"
+REST_GOES_BACK = "    perform pgfifo._put_off(p_run);\n"
+
 HOLES = "tests/test_holes_"
 
 MUTATIONS = (
@@ -118,6 +121,18 @@ MUTATIONS = (
         "fencing",
         ((IS_ITS_OWN, IS_ITS_OWN.replace("r.attempt = i.attempt and ", "")),),
         ("tests/test_fencing.py",),
+    ),
+    Mutation(
+        "slot of a batch",
+        "slots",
+        ((SLOT_OF_A_BATCH, "  return 0;\n"),),
+        ("tests/test_batches.py::test_batches_a_member_that_leaves_leaves_the_slot_to_the_others",),
+    ),
+    Mutation(
+        "rest of a batch goes back",
+        "order",
+        ((REST_GOES_BACK, "    null;\n"),),
+        ("tests/test_batches.py::test_batches_under_hold_no_success_behind_a_failure_counts",),
     ),
     Mutation(
         "mark on completion",

@@ -5,8 +5,8 @@
 
 -- Start what comes right after these leaders in their lines, as one batch with each: up to p_sizes of its action, leader
 -- included, and as long as nothing special comes: one with a past at the end of the line, one that a program owns, one that has
--- expired. Where something has returned to its place before the line, everything starts alone: also, one by one, what was in a
--- batch that was lost, so that the one that kills its worker is found.
+-- expired. What has returned to its place comes before the line and is no leader: so it starts alone, and of a batch that was
+-- lost the one that kills its worker is found.
 -- The caller holds the lanes' slot locks since an earlier statement, and has started the leaders in this transaction: what is
 -- read here is the line behind them, and nobody else moves it. Dies before the commit: nothing was started.
 -- One batch has at most 16 MiB of payload, as stored: it has to fit into a worker and into one answer.
@@ -32,7 +32,6 @@ begin
     where s.size > 1 order by i.n
   loop
     select g.* into strict v_state from pgfifo.ledger g where g.lane_id = v_leader.lane_id order by g.lane_id desc, g.version desc limit 1;
-    continue when v_state.returned > 0;
     v_wait := pgfifo._max_wait(v_leader.lane_id);
     with line as (
       select e.id, e.ticket, row_number() over w as place, sum(pg_column_size(e.payload)) over w as bytes,
