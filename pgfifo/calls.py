@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg.types.json import JsonbLoader
 
 from pgfifo import compatibility
 from pgfifo._gate import Gate
@@ -23,6 +22,7 @@ from pgfifo._payloads import Payloads
 from pgfifo._unwrap import unwrap
 from pgfifo.dsn import Dsn, describe, resolve, with_defaults
 from pgfifo.errors import CommitUnknown, InvalidValue, IsolationLevel, PgfifoError, translated
+from pgfifo.jsontext import StoredLoader
 from pgfifo.pool import Pool
 
 if TYPE_CHECKING:
@@ -279,7 +279,7 @@ def fetch(
     """
     cursor = psycopg.Cursor(conn, row_factory=tuple_row)
     if foreign:
-        cursor.adapters.register_loader("jsonb", JsonbLoader)
+        cursor.adapters.register_loader("jsonb", StoredLoader)
     if not explicit:
         cursor.execute(query, arguments)
         return cursor.fetchall()

@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 import psycopg
 from psycopg.pq import TransactionStatus
 from psycopg.rows import tuple_row
-from psycopg.types.json import JsonbLoader
 
 from pgfifo import compatibility
 from pgfifo._gate import AsyncGate
@@ -23,6 +22,7 @@ from pgfifo._payloads import Payloads
 from pgfifo._unwrap import unwrap_async
 from pgfifo.dsn import Dsn, describe, resolve, with_defaults
 from pgfifo.errors import CommitUnknown, InvalidValue, IsolationLevel, PgfifoError, translated
+from pgfifo.jsontext import StoredLoader
 from pgfifo.pool_async import AsyncPool
 
 if TYPE_CHECKING:
@@ -285,7 +285,7 @@ async def fetch(
     """
     cursor = psycopg.AsyncCursor(conn, row_factory=tuple_row)
     if foreign:
-        cursor.adapters.register_loader("jsonb", JsonbLoader)
+        cursor.adapters.register_loader("jsonb", StoredLoader)
     if not explicit:
         await cursor.execute(query, arguments)
         return await cursor.fetchall()

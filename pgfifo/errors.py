@@ -99,7 +99,7 @@ def _parsed(detail: str | None) -> dict[str, Any]:
         return {}
     try:
         value = json.loads(detail)
-    except ValueError:
+    except (ValueError, RecursionError):  # the latter: a value is named that is too deep for Python
         return {"text": detail}
     return value if isinstance(value, dict) else {"text": detail}
 

@@ -8,10 +8,14 @@ from collections.abc import Callable
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, NoReturn, Self
 
+from psycopg.types.json import JsonbLoader
+
 from pgfifo.errors import InvalidValue
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
+
+    from psycopg.abc import Buffer
 
 
 def _plain(value: object) -> object:
@@ -30,6 +34,7 @@ _MODELS = ("__dataclass_fields__", "__struct_fields__", "__attrs_attrs__")
 _encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, separators=(",", ":"), default=_plain).encode
 _MAX_DEPTH = 500
 """The deepest nesting that is let through; the server's own limit depends on its settings, some thousands."""
+_LONGEST_FLOAT = 308
 _MAX_EXPONENT = 131_071
 _MAX_FRACTION = 16_383
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
@@ -152,6 +157,36 @@ def read(text: str) -> Any:  # noqa: ANN401 - that is what JSON is
     if "\\u" in text:
         _check_escapes(text, value)
     return value
+
+
+def stored(text: str) -> Any:  # noqa: ANN401 - that is what JSON is
+    """Return what jsonb holds; its text as a `JsonText` where Python has no value for it.
+
+    That is where it is nested more than 500 deep, or a number in it is longer than Python reads: nobody who has
+    put such a value into a list shall keep others from reading it.
+    """
+    if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(text) > _MAX_DEPTH:
+        return str.__new__(JsonText, text)
+    try:
+        return json.loads(text, parse_float=_finite if len(text) > _LONGEST_FLOAT else None)
+    except (ValueError, RecursionError):
+        return str.__new__(JsonText, text)
+
+
+class StoredLoader(JsonbLoader):
+    """Reads jsonb as `stored` does."""
+
+    def load(self, data: Buffer) -> Any:  # noqa: ANN401 - that is what JSON is
+        """Return the value."""
+        return stored(bytes(data).decode())
+
+
+def _finite(text: str) -> float:
+    """Refuse a number that would become an infinity."""
+    number = float(text)
+    if number in (float("inf"), float("-inf")):
+        raise ValueError("a number beyond Python's")
+    return number
 
 
 def _refuse_constant(name: str) -> NoReturn:

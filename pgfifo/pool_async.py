@@ -22,6 +22,7 @@ from psycopg.pq import TransactionStatus
 
 from pgfifo._gate import AsyncGate
 from pgfifo._sockets import has_news
+from pgfifo.jsontext import StoredLoader
 
 _IDLE_SECONDS = 300.0
 _READ_COMMITTED = """
@@ -99,6 +100,7 @@ class AsyncPool:
         conn = await psycopg.AsyncConnection.connect(
             self._conninfo, autocommit=True, prepare_threshold=self._prepare_threshold
         )
+        conn.adapters.register_loader("jsonb", StoredLoader)
         try:
             await conn.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
             if self._prepare_threshold is not None:  # else a pooler is in between: leave its session alone

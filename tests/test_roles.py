@@ -26,7 +26,7 @@ RELATIONS = """
     select c.relname::text, c.relkind::text from pg_class c
     where c.relnamespace = 'pgfifo'::regnamespace and c.relkind in ('v', 'r', 'p', 'S')
 """
-CALLED_BY_VIEWS = {"_time", "_shown", "_rate_at", "_rate_allows"}
+CALLED_BY_VIEWS = {"_try_json", "_time", "_shown", "_rate_at", "_rate_allows"}
 NOT_TO_BE_CALLED = {"_any_action"}  # the right to execute it says something, and that is all
 
 _numbers = itertools.count(1)

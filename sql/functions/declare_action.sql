@@ -9,6 +9,9 @@ declare
   v_action_id integer;
   v_wanted jsonb;
 begin
+  if jsonb_typeof(p_values) <> 'object' then
+    perform pgfifo._policy_values('declared', p_values);  -- says so
+  end if;
   v_action_id := pgfifo._action(p_action);
   v_wanted := (select jsonb_object_agg(a.o_attribute, coalesce(p_values -> a.o_attribute, 'null')) from pgfifo._policy_attributes() a) || coalesce(p_values, '{}');
   -- Every process declares when it starts; where nothing changes nothing is locked.

@@ -12,12 +12,17 @@ declare
   v_one pgfifo._schedules;
   v_other text;
 begin
-  v_wanted := array(
-    select row(0, s.name, pgfifo._action(a.key), s.cron, coalesce(s.time_zone, 'UTC'), coalesce(s.payload, '{}'), s."group", s.headers, s.tags,
-      coalesce(s.missed, 'one'), true, 1, null, null, null, null, null, null, null, null, null)::pgfifo._schedules
-    from jsonb_each(p_schedules) a
-    cross join lateral jsonb_to_recordset(a.value)
-      s(name text, cron text, time_zone text, payload jsonb, "group" text, headers jsonb, tags text[], missed text));
+  begin
+    v_wanted := array(
+      select row(0, s.name, pgfifo._action(a.key), s.cron, coalesce(s.time_zone, 'UTC'), coalesce(s.payload, '{}'), s."group", s.headers, s.tags,
+        coalesce(s.missed, 'one'), true, 1, null, null, null, null, null, null, null, null, null)::pgfifo._schedules
+      from jsonb_each(p_schedules) a
+      cross join lateral jsonb_to_recordset(a.value)
+        s(name text, cron text, time_zone text, payload jsonb, "group" text, headers jsonb, tags text[], missed text));
+  exception when data_exception then
+    raise exception using errcode = 'QF022', message = 'p_schedules does not say what schedules actions have: ' || sqlerrm,
+      detail = json_build_object('name', 'p_schedules')::text, hint = 'Give {"action": [{"name": "nightly", "cron": "0 3 * * *"}]}.';
+  end;
   for v_look in 1 .. 2 loop
     if not exists (
         select from pgfifo._schedules s join pgfifo.actions a on a.id = s.action_id

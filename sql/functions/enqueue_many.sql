@@ -25,6 +25,12 @@ begin
   if not has_function_privilege(pgfifo._caller(), 'pgfifo._any_action()'::regprocedure, 'execute') then
     perform pgfifo._require_enqueue(p_action);
   end if;
+  if greatest(array_ndims(p_payloads), array_ndims(p_groups), array_ndims(p_headers), array_ndims(p_request_ids), array_ndims(p_dedup_keys),
+    array_ndims(p_item_keys), array_ndims(p_run_ats)) > 1
+  then
+    raise exception using errcode = 'QF022', message = 'enqueue_many takes arrays of one dimension',
+      detail = json_build_object('name', 'p_payloads', 'value', array_dims(p_payloads))::text, hint = 'One element for each execution.';
+  end if;
   return query select * from pgfifo._enqueue_batch(p_action, p_payloads, p_groups, p_headers, p_tags, p_request_ids, p_dedup_keys, p_item_keys,
     pgfifo._run_ats(p_run_ats, p_delay, cardinality(p_payloads)), p_on_item, false);
 end $$;

@@ -79,7 +79,7 @@ begin
   select string_agg(format('(select x.id, %s as finished_at from %s and x.id between $5 and $6 order by x.id %s limit $7)',
     case when s like 'pgfifo.history%' then 'x.finished_at' else 'null::timestamptz' end, s, v_order), ' union ') into v_rows from unnest(v_sources) s;
 
-  v_piece := least(p_limit + 10, 10000);
+  v_piece := least(p_limit, 9990) + 10;
   while v_left > 0 and v_from <= v_to and v_sources <> '{}' loop
     execute format('select array_agg(c.id), array_agg(c.finished_at) from (select u.id, u.finished_at from (%s) u order by u.id %s limit $7) c', v_rows, v_order)
       into v_ids, v_times

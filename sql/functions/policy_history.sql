@@ -12,7 +12,10 @@ declare
   v_action_id integer := case when p_action is not null then pgfifo._known_action(p_action) end;
   v_group text;
 begin
-  if p_group is not null and p_action is null then
+  if p_limit is null or p_limit < 0 then
+    raise exception using errcode = 'QF022', message = format('p_limit is a number of rows, not %s', coalesce(p_limit::text, 'null')),
+      detail = json_build_object('name', 'p_limit', 'value', p_limit)::text;
+  elsif p_group is not null and p_action is null then
     raise exception using errcode = 'QF022', message = 'a group says which lane only together with its action',
       detail = json_build_object('name', 'p_group', 'value', p_group)::text, hint = 'Name the action too.';
   elsif p_group is not null then

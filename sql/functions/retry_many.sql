@@ -18,7 +18,7 @@ declare
   v_retries bigint[];
 begin
   perform pgfifo._require_read_committed('retry');
-  if coalesce(cardinality(p_ids), 0) > c_most or array_position(p_ids, null) is not null then
+  if coalesce(cardinality(p_ids), 0) > c_most or array_ndims(p_ids) > 1 or array_position(p_ids, null) is not null then
     raise exception using errcode = 'QF022',
       message = case when cardinality(p_ids) > c_most
         then format('%s ids at once; at most %s are allowed', pgfifo._number(cardinality(p_ids)), pgfifo._number(c_most))

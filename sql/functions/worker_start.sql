@@ -26,9 +26,10 @@ begin
     raise exception using errcode = 'QF022', message = format('p_kind is worker or slot, not %s', coalesce(quote_literal(p_kind), 'null')),
       detail = json_build_object('name', 'p_kind', 'value', p_kind)::text;
   end if;
-  if (coalesce(cardinality(p_actions), 0) = 0) <> (p_kind = 'slot') or p_concurrency is null or p_concurrency < 1 or p_lease is null or p_lease < interval '1 s' then
+  if (coalesce(cardinality(p_actions), 0) = 0) <> (p_kind = 'slot') or p_concurrency is null or p_concurrency < 1 or p_lease is null
+    or p_lease < interval '1 s' or p_lease > interval '1 day' then
     raise exception using errcode = 'QF022',
-      message = 'a worker needs at least one action (one of kind slot none), a concurrency of 1 or more and a lease of 1 s or more',
+      message = 'a worker needs at least one action (one of kind slot none), a concurrency of 1 or more and a lease from 1 s to 1 day',
       detail = json_build_object('actions', p_actions, 'concurrency', p_concurrency, 'lease', p_lease)::text;
   end if;
   insert into pgfifo._workers (kind, name, role, host, pid, actions, concurrency, lease, locked, locked_on, started_at, last_seen, seen_tick)

@@ -30,7 +30,7 @@ begin
       detail = json_build_object('name', 'max_wait', 'value', p_values -> 'max_wait')::text,
       hint = 'What has expired stays so, and the end of an override touches nothing. Set it, and set it back.';
   end if;
-  if jsonb_strip_nulls(v_values) <> '{}' and (p_lasting is null or p_lasting <= interval '0' or p_lasting > interval '366 days') then
+  if p_lasting > interval '366 days' or jsonb_strip_nulls(v_values) <> '{}' and (p_lasting is null or p_lasting <= interval '0') then
     raise exception using errcode = 'QF022', message = format('an override lasts for a time of up to a year (given: %s)', coalesce(p_lasting::text, 'null')),
       detail = json_build_object('name', 'p_lasting', 'value', p_lasting)::text, hint = 'Say for how long, as ''1 hour''; or set the policy itself.';
   end if;

@@ -58,6 +58,7 @@ $$;
 create or replace function pgfifo._policy_values(p_scope text, p_values jsonb) returns jsonb
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+set extra_float_digits = 1
 as $$
 declare
   v_key text;
@@ -166,6 +167,7 @@ $$;
 create or replace function pgfifo._shown(p_attribute text, p_value jsonb) returns jsonb
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
+set extra_float_digits = 1
 as $$
   select case
     when p_value = '"Infinity"' or (p_attribute in ('rate', 'quota') and p_value -> 0 in ('"Infinity"', '"infinity"')) then '"unlimited"'

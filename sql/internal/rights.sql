@@ -113,7 +113,8 @@ as $$
   ('create_roles', 'owner'),
   -- not to be called: who may is not bound to certain actions
   ('_any_action', 'producer'),
-  -- what views call
+  -- what views call, and functions that run with their caller's rights
+  ('_try_json', 'enqueue producer worker observer'),
   ('_time', 'worker observer'),
   ('_shown', 'observer'),
   ('_rate_at', 'observer'),
