@@ -20,13 +20,14 @@ ARGS ?=
 # How many processes share the tests, each with a server of its own: one a core, at most four.
 JOBS ?= auto
 SABOTAGE ?=
+FUZZ ?= 5000
 VERSIONS ?= 14 15 16 17 18
 EXAMPLES ?= 1000
 CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-versions lint format mutations model bench-quick bench docs build clean
+.PHONY: help demo test test-versions lint format mutations model fuzz bench-quick bench docs build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -59,6 +60,9 @@ mutations: $(VENV)/.dev ## Take safeguards out of the SQL, one at a time: a test
 model: $(VENV)/.dev ## Compare the engine with a model, and try all limits at once, for long (EXAMPLES=1000)
 	PGFIFO_TEST_EXAMPLES=$(EXAMPLES) PGFIFO_TEST_SECONDS=60 \
 	  $(BIN)/python -m pytest --timeout 0 tests/test_model.py tests/test_everything_at_once.py $(ARGS)
+
+fuzz: $(VENV)/.dev ## Call everything with arguments of all kinds, other ones each time (FUZZ=5000 examples a test)
+	PGFIFO_TEST_FUZZ=$(FUZZ) $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py $(ARGS)
 
 bench-quick: $(VENV)/.dev ## Measure, in under two minutes
 	$(BIN)/python -m bench quick $(ARGS)

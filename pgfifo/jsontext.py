@@ -162,8 +162,8 @@ def read(text: str) -> Any:  # noqa: ANN401 - that is what JSON is
 def stored(text: str) -> Any:  # noqa: ANN401 - that is what JSON is
     """Return what jsonb holds; its text as a `JsonText` where Python has no value for it.
 
-    That is where it is nested more than 500 deep, or a number in it is longer than Python reads: nobody who has
-    put such a value into a list shall keep others from reading it.
+    That is where it is nested more than 500 deep, or a number in it is longer than Python reads. Nobody shall
+    keep others from reading a list by putting such a value into it.
     """
     if text.count("[") + text.count("{") > _MAX_DEPTH and _depth(text) > _MAX_DEPTH:
         return str.__new__(JsonText, text)
