@@ -4,7 +4,7 @@ Server and schema are made once; each test begins with a clean database. All DSN
 """
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,19 @@ from tests.support.server import make_server  # noqa: E402
 pytest_plugins = ["tests.support.skips"]
 
 Connection = psycopg.Connection[Any]
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport() -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    """Let what a test printed or logged get from a process of pytest-xdist to the one that reports.
+
+    Some tests log half a surrogate pair, which no encoding of text takes.
+    """
+    report = yield
+    report.sections = [
+        (name, text.encode(errors="backslashreplace").decode()) for name, text in report.sections
+    ]
+    return report
 
 
 @pytest.fixture(scope="session", autouse=True)
