@@ -69,6 +69,7 @@ def test_trap_7_producers_of_other_lanes_and_claims_never_wait_for_an_open_enque
     assert worker.refused == []
     assert value(conn, "select total_completed from pgfifo.queue_stats") == 3
     slow.commit()
+    advance(conn, 2)  # once a second claims look at what has committed late, as this has on a busy machine
     assert len(worker.drain()) == 1
 
 
