@@ -55,6 +55,7 @@ create or replace trigger forget_in_force after insert or update or delete on pg
 for each row execute function pgfifo._forget_in_force();
 """
 MARK_ON_ENQUEUE = "insert into pgfifo.marks (action_id, id, lane_id) values (v_action_id, v_mark, v_lane_id);"
+CLOCK_AFTER_MARKS = "is due by a clock that is read after the mark was seen.\n    v_now := pgfifo._now();\n"
 NOT_COUNTED_NOW = "                 when c.announces is not true then g.mark_floor\n"
 STILL_ALIVE = "  if v_state is distinct from 'alive' then\n"
 FROM_THE_SAFE_POINT = "  if v_full then\n"
@@ -162,6 +163,12 @@ MUTATIONS = (
         "what has arrived is counted or left above the floor",
         "progress",
         ((NOT_COUNTED_NOW, ""),),
+        ("tests/test_progress.py",),
+    ),
+    Mutation(
+        "clock read after the marks",
+        "progress",
+        ((CLOCK_AFTER_MARKS, "\n"),),
         ("tests/test_progress.py",),
     ),
     Mutation(

@@ -460,21 +460,42 @@ def test_progress_relaxed_what_commits_late_is_counted_though_only_finishes_lead
     hot, safe = engine.rows("select hot_mark, safe_mark from pgfifo.scans")[0]
     assert safe < late_mark < hot, "the scan must have gone past the late mark for this to show anything"
     slow.conn.commit()
-    started = [running.id]
-    for _ in range(3):
-        (running,) = engine.work(worker, finished=[item(running)]).starts
-        started.append(running.id)
-    for _ in range(10):
-        engine.advance("150 ms")
-        found = engine.work(worker, finished=[item(running)]).starts
-        running = found[-1] if found else running
-        started += [each.id for each in found]
+    started, starts = [running.id], [running]
+    for n in range(13):
+        if n >= 3:  # before, so long as nothing leads to the lane but finishes
+            engine.advance("150 ms")
+        starts = engine.work(worker, finished=[item(each) for each in starts]).starts
+        started += [each.id for each in starts]
     assert started == ids
     more = engine.fill(2)
     assert engine.drain(worker) == more, (
         "it was started and never counted, so the lane believes that nothing waits"
     )
     engine.assert_promises(strict=False)
+
+
+def test_progress_a_timer_that_fired_while_a_claim_was_on_its_way_is_not_lost(
+    conn: Connection, connect: Connect
+) -> None:
+    """The claim that comes by its mark had read the clock before the timer was due."""
+    engine = Engine(conn)
+    engine.policy(backoff="constant", backoff_initial=60)
+    slow, quick = engine.worker(), engine.worker()
+    held = engine.enqueue(group="held")
+    engine.finish(engine.claim(slow)[0], "failed")
+    other = engine.enqueue(group="other")
+    late, early = Engine(connect()), Engine(connect(autocommit=False))
+    early.conn.execute("lock table pgfifo.marks in access exclusive mode")
+    claim = in_background(lambda: late.claim(slow, 5))
+    wait_until_blocked(conn, late.pid)
+    early.advance("2 minutes")
+    assert [start.id for start in early.claim(quick, 1)] == [other], (
+        "it was to leave the timer's mark to others"
+    )
+    early.conn.commit()
+    started = [start.id for start in claim.result()] or [start.id for start in engine.claim(slow, 5)]
+    assert started == [held], "its backoff is over, and nobody starts it"
+    assert engine.sweep_found() == 0
 
 
 def test_progress_the_sweep_finds_a_held_one_whose_timer_is_gone(conn: Connection) -> None:

@@ -337,6 +337,9 @@ begin
         cross join lateral (select m.ctid from pgfifo.marks m where m.ctid = s.ctid and m.id = s.id for update skip locked) k
         where s.id <= v_cut and s.lane_id = any (v_locked)));
     end if;
+    -- A mark that we came by may be of a timer that another claim has fired: then it was due by that one's clock, which may
+    -- have been read after ours. What is looked at now is due by a clock that is read after the mark was seen.
+    v_now := pgfifo._now();
 
     if v_waits then
       -- What has waited for too long is passed over. A lane with more of it than one claim can do comes again soon.
