@@ -504,7 +504,8 @@ def held_up(
     ) as process:
         wait_for(lambda: conn.execute("select count(*) from pgfifo.imports").fetchone() == (1,), 60)
         blocker.execute("select pgfifo.enqueue('x')")  # it waits for this one's commit
-        waits = "select count(*) from pg_stat_activity where wait_event_type = 'Lock'"
+        here = "datname = current_database() and pg_blocking_pids(pid) <> '{}'"
+        waits = f"select count(*) from pg_stat_activity where {here}"
         wait_for(lambda: process.poll() is not None or conn.execute(waits).fetchone() == (1,), 60)
         assert process.poll() is None, "it was through before it could be held up"
         yield process
