@@ -43,6 +43,10 @@ class Mutation:
 
 # Texts of the script.
 ENQUEUE_LOCK = "      perform pg_advisory_xact_lock(c_class, pgfifo._key(v_lane_id));\n"
+MAY_ENQUEUE = (
+    "has_function_privilege(pgfifo._caller(),"
+    " to_regprocedure(format('pgfifo.%I()', pgfifo._may_enqueue(a.id))), 'execute'))"
+)
 LOOK_AGAIN = "where r.lane_id = any (v_locked) order by r.id\n"
 NOT_STARTED = "(v_locked) and not exists (select from pgfifo.runs r where r.id = e.id));"
 LANES_SORTED = "group by e.lane_id order by pgfifo._key(e.lane_id));"
@@ -322,6 +326,18 @@ MUTATIONS = (
         "closing",
         ((CLOSE_LOCK, "    if false then\n"), (CLOSE_LANE_LOCK, "      if false then\n")),
         ("tests/test_closing.py::test_closing_waits_for_an_enqueue_in_flight_and_then_none_gets_in",),
+    ),
+    Mutation(
+        "actions of a team",
+        "roles",
+        ((MAY_ENQUEUE, "true)"),),
+        ("tests/test_roles.py::test_roles_a_team_enqueues_to_its_own_actions_only",),
+    ),
+    Mutation(
+        "role of a worker",
+        "roles",
+        (("pg_has_role(pgfifo._caller(), r.oid, 'usage')", "true"),),
+        ("tests/test_attacks.py::test_attacks_guessing_ids_and_tokens_ends_nothing_of_others",),
     ),
 )
 
