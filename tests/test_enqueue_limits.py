@@ -243,6 +243,13 @@ def test_an_actions_length_is_that_of_all_its_lanes(conn: Connection) -> None:
     assert violations(conn) == []
 
 
+def test_an_actions_length_lets_delayed_ones_in_though_more_wait_than_may(conn: Connection) -> None:
+    fill(conn, "g", "h", "i")
+    policy(conn, "a", max_action_queue_length=2)
+    conn.execute("select pgfifo.enqueue('a', p_delay => '1 h')")
+    assert unfinished(conn) == 4
+
+
 def test_an_actions_length_lets_in_exactly_so_many_of_many_at_once(
     conn: Connection, connect: Connect
 ) -> None:

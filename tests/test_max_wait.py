@@ -153,6 +153,25 @@ def test_what_was_started_once_does_not_expire(conn: Connection, how: str) -> No
     engine.assert_promises()
 
 
+def test_one_in_its_old_place_waits_anew_and_hides_nobody_who_has_expired(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.policy(max_wait=100)
+    one, two, three = (engine.enqueue() for _ in range(3))
+    engine.cancel(two)
+    engine.advance("50 s")
+    again = engine.retry(two, head=True)
+    engine.advance("60 s")
+    assert engine.states([one, again, three]) == ["expired", "waiting", "expired"]
+    lane = engine.lane()
+    assert (lane["queue_length"], lane["total_expired"]) == (1, 2), "what has expired was counted as waiting"
+    engine.policy(max_wait=1000)
+    assert engine.states([one, again, three]) == ["expired", "waiting", "expired"], (
+        "an outcome was taken back"
+    )
+    assert engine.drain(engine.worker()) == [again]
+    engine.assert_promises()
+
+
 def test_expired_ones_do_not_count_against_the_length(conn: Connection, connect: Connect) -> None:
     engine = Engine(conn)
     engine.policy(max_wait=60, max_queue_length=3)

@@ -134,6 +134,19 @@ def test_a_faster_rate_holds_at_once_for_what_waits(conn: Connection) -> None:
     engine.assert_promises()
 
 
+def test_a_rate_counts_no_starts_from_before_it_was_set(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.policy(max_concurrent=10, spacing=1)
+    engine.fill(8)
+    worker = engine.worker()
+    (start,) = engine.claim(worker, 5)
+    engine.hand_in(worker, start)
+    engine.policy(spacing=None, rate="5/h")
+    engine.advance("1 s")
+    assert len(engine.claim(worker, 10)) == 5, "a rate that was just set was taken for used up"
+    engine.assert_promises()
+
+
 def test_a_lane_s_own_rate_holds_for_it_alone(conn: Connection) -> None:
     engine = Engine(conn)
     engine.policy(max_concurrent=10)

@@ -621,6 +621,21 @@ def test_retry_on_an_old_snapshot_is_refused(conn: Connection, connect: Connect,
         old.execute(call)
 
 
+def test_what_goes_to_its_old_place_counts_for_those_that_go_to_the_end_with_it(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.policy(max_queue_length=2)
+    first = engine.enqueue()
+    worker = engine.worker()
+    (start,) = engine.claim(worker)
+    engine.finish(start, "failed", retry=False)
+    never_joined = engine.enqueue_later("1 h")
+    engine.cancel(never_joined)
+    engine.enqueue()
+    answers = engine.retry_many([first, never_joined], head=True)
+    assert [answer for answer, _ in answers] == ["retried", "full"]
+    assert engine.stats()["queue_length"] == 2
+
+
 def test_retry_among_everything_else_keeps_every_promise(conn: Connection, connect: Connect) -> None:
     """Two lanes: producers, workers whose attempts fail for good, operators who put back at both ends."""
     engine = Engine(conn)

@@ -251,6 +251,19 @@ def test_a_shared_rate_holds_for_all_that_draw_together(conn: Connection) -> Non
     engine.assert_promises()
 
 
+def test_a_shared_rate_counts_no_starts_from_before_it_was_set(conn: Connection) -> None:
+    engine = Engine(conn)
+    prepare(engine, "a")
+    share(engine, max_concurrent=1, actions=["a"])
+    engine.fill(8, "a")
+    worker = engine.worker("a")
+    (start,) = engine.claim(worker, 5, ["a"])
+    engine.hand_in(worker, start)
+    share(engine, max_concurrent=None, rate="5/h")
+    assert len(engine.claim(worker, 10, ["a"])) == 5, "a rate that was just set was taken for used up"
+    engine.assert_promises()
+
+
 def test_the_pack_draws_with_the_actions_that_are_yet_to_come(conn: Connection) -> None:
     engine = Engine(conn)
     prepare(engine, "billing.invoice")

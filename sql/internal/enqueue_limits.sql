@@ -99,7 +99,8 @@ declare
   -- What has left since an old snapshot was taken is not seen there: then it is to be tried again.
   v_code text := case when current_setting('transaction_isolation') in ('read committed', 'read uncommitted') then 'QF001' else '40001' end;
 begin
-  if v_n + p_asked > p_limit then
+  -- Delayed ones are let in, also where more wait than may.
+  if p_asked > 0 and v_n + p_asked > p_limit then
     raise exception using errcode = v_code,
       message = format('%s is full: %s waiting in all its lanes, at most %s allowed%s', p_action, pgfifo._number(v_n), pgfifo._number(p_limit::numeric),
         case when p_asked > 1 then format(', and %s were to come', pgfifo._number(p_asked)) else '' end),

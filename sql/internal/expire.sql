@@ -2,10 +2,11 @@
 -- every reader says so, and it does not count against lengths. Its outcome is written, and counted in the ledger, by the next
 -- who has the lane's slot lock anyway (a claim, a cancel, a change of max_wait) or by maintenance.
 -- In a strict lane, joining times are in the order of tickets; so what has expired is a prefix of the line, which readers
--- count from the ledger's consumed mark to the first that has not. (Where that does not hold, by microseconds in relaxed
--- lanes and by as much as a server's clock is set back, an expired one behind a younger time is counted once that is gone;
--- it is not started all the same.) What was started and has returned to its place does not expire. What joins later, a delayed
--- one or a retry that goes to the end of the line, waits from then on like any other.
+-- count from the ledger's consumed mark to the first that has not. One that was put back to its old place (its ticket is below
+-- its id) has come later than its neighbours: it is passed over on the way to that first. (Where the order does not hold, by
+-- microseconds in relaxed lanes and by as much as a server's clock is set back, an expired one behind a younger time is counted
+-- once that is gone; it is not started all the same.) What was started and has returned to its place does not expire. What joins
+-- later, a delayed one or a retry that goes to the end of the line, waits from then on like any other.
 
 -- For how long executions may wait in this lane; null where nothing expires.
 create or replace function pgfifo._max_wait(p_lane_id bigint) returns interval
@@ -23,7 +24,8 @@ set search_path = pg_catalog, pg_temp
 as $$
 begin
   return (
-    select (select count(*) from pgfifo._executions e where e.lane_id = p_lane_id and e.ticket > g.consumed and e.ticket < coalesce(f.ticket, 9223372036854775807))
+    select (select count(*) from pgfifo._executions e where e.lane_id = p_lane_id and e.ticket > g.consumed and e.ticket < coalesce(f.ticket, 9223372036854775807)
+              and coalesce(e.joined_at, e.enqueued_at) <= p_before)
       + (select count(*) from pgfifo.runs r join pgfifo._executions e on e.id = r.id
          where g.returned > 0 and r.lane_id = p_lane_id and r.state = 'returned' and r.ticket >= g.returned_from and r.attempt = 0
            and coalesce(e.joined_at, e.enqueued_at) <= p_before)
@@ -36,8 +38,22 @@ begin
           where g.lane_id = p_lane_id order by g.lane_id desc, g.version desc limit 1) g
     left join lateral (
       select e.ticket from pgfifo._executions e
-      where e.lane_id = p_lane_id and e.ticket > g.consumed and coalesce(e.joined_at, e.enqueued_at) > p_before
+      where e.lane_id = p_lane_id and e.ticket > g.consumed and coalesce(e.joined_at, e.enqueued_at) > p_before and e.ticket >= e.id
       order by e.lane_id, e.ticket limit 1) f on true);
+end $$;
+
+-- Whether something has expired in a lane's line: the first of those that are in the order of their times, or one before that.
+create or replace function pgfifo._begins_expired(p_lane_id bigint, p_consumed bigint, p_before timestamptz) returns boolean
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return exists (
+    select from pgfifo._executions e
+    where e.lane_id = p_lane_id and e.ticket > p_consumed and coalesce(e.joined_at, e.enqueued_at) <= p_before
+      and e.ticket <= coalesce((
+        select o.ticket from pgfifo._executions o where o.lane_id = p_lane_id and o.ticket > p_consumed and o.ticket >= o.id
+        order by o.lane_id, o.ticket limit 1), 9223372036854775807));
 end $$;
 
 -- Give what has expired at the front of a lane its outcome, about p_most at a time. The caller holds the lane's slot lock
@@ -195,9 +211,7 @@ begin
     from pgfifo.lanes l
     cross join lateral (select w.max_wait as wait from pgfifo._max_waits w where w.lane_id = l.id offset 0) w
     cross join lateral (select g.consumed, g.returned from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
-    where l.id > p_from and l.id <= p_to and (g.returned > 0 or (
-      select coalesce(e.joined_at, e.enqueued_at) from pgfifo._executions e
-      where e.lane_id = l.id and e.ticket > g.consumed order by e.lane_id, e.ticket limit 1) <= v_now - w.wait)
+    where l.id > p_from and l.id <= p_to and (g.returned > 0 or pgfifo._begins_expired(l.id, g.consumed, v_now - w.wait))
     order by pgfifo._key(l.id) limit least(100, pgfifo.max_batch_lanes())
   loop
     continue when not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane.id));
@@ -226,9 +240,7 @@ begin
     cross join lateral (select w.max_wait as wait from pgfifo._max_waits w where w.lane_id = l.id offset 0) w
     cross join lateral (select g.consumed, g.returned from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g
     where (p_lane_id is null or l.id = p_lane_id) and (p_action_id is null or a.id = p_action_id) and (p_pack is null or a.pack = p_pack)
-      and (g.returned > 0 or (
-        select coalesce(e.joined_at, e.enqueued_at) from pgfifo._executions e
-        where e.lane_id = l.id and e.ticket > g.consumed order by e.lane_id, e.ticket limit 1) <= v_now - w.wait)
+      and (g.returned > 0 or pgfifo._begins_expired(l.id, g.consumed, v_now - w.wait))
     order by pgfifo._key(l.id)
   loop
     v_lanes := v_lanes + 1;

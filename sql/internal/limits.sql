@@ -23,7 +23,8 @@ create or replace function pgfifo._rate_at(p_n double precision, p_period double
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-  select case when p_last_start_at <= p_now + interval '5 s'
+  -- Without a time nothing was started under a rate yet: only under a spacing, say, which keeps the same row.
+  select case when p_at is not null and p_last_start_at <= p_now + interval '5 s'
     then greatest(p_now, least(p_at, p_last_start_at + make_interval(secs => coalesce(p_burst, p_n) * p_period / p_n))) else p_now end
 $$;
 

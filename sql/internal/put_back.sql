@@ -173,7 +173,7 @@ begin
         answer := 'again';
       elsif v_ticket is not null and exists (select from pgfifo._executions e where e.lane_id = v_item.lane_id and e.ticket = v_ticket) then
         answer := 'taken';
-      elsif v_ticket is null and v_joined[v_item.at] >= v_rooms[v_item.at] then
+      elsif v_ticket is null and v_joined[v_item.at] + v_returned[v_item.at] >= v_rooms[v_item.at] then
         answer := 'full';
       elsif v_ticket is null and v_joined[v_item.at] + v_returned[v_item.at] >= v_free[v_item.at] then
         answer := 'limit';

@@ -40,9 +40,10 @@ left join pgfifo._max_waits m on m.lane_id = l.id
 cross join lateral (select statement_timestamp() + i.clock_offset - m.max_wait as before) w
 cross join lateral (
   select case when w.before is null then 0 else
-    (select count(*) from pgfifo._executions e where e.lane_id = l.id and e.ticket > g.consumed and e.ticket < coalesce(
+    (select count(*) from pgfifo._executions e where e.lane_id = l.id and e.ticket > g.consumed and coalesce(e.joined_at, e.enqueued_at) <= w.before
+       and e.ticket < coalesce(
       (select f.ticket from pgfifo._executions f where f.lane_id = l.id and f.ticket > g.consumed and coalesce(f.joined_at, f.enqueued_at) > w.before
-       order by f.lane_id, f.ticket limit 1), 9223372036854775807))
+         and f.ticket >= f.id order by f.lane_id, f.ticket limit 1), 9223372036854775807))
     + (select count(*) from pgfifo.runs r join pgfifo._executions e on e.id = r.id
        where g.returned > 0 and r.lane_id = l.id and r.state = 'returned' and r.ticket >= g.returned_from and r.attempt = 0
          and coalesce(e.joined_at, e.enqueued_at) <= w.before)
