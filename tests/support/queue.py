@@ -121,6 +121,8 @@ class Execution:
     has_gap: bool = False
     """Its lane had a gap when it started."""
     cancel_requested: bool = False
+    is_completed: bool = False
+    """Its handler has committed its success: whatever is said of this attempt from now on, it has succeeded."""
     dedup_key: str | None = None
     item_key: str | None = None
     request_id: str | None = None
@@ -527,7 +529,7 @@ class Queue:
         assert execution.state == "running"
         self._leave_slot(execution)
         failures = execution.failures + (outcome == "failed" and count)
-        if outcome == "succeeded":
+        if outcome == "succeeded" or execution.is_completed:
             return self.end(execution, "succeeded")
         if execution.cancel_requested or outcome == "cancelled":
             execution.failures = failures
@@ -595,6 +597,7 @@ class Queue:
         """End an execution by an operator's word."""
         if execution.is_finished:
             return False
+        outcome = "succeeded" if execution.is_completed else outcome
         execution.failures += outcome == "failed" and execution.state == "running"
         self.end(execution, outcome)
         return True
