@@ -335,7 +335,7 @@ class Machine(RuleBasedStateMachine):
     def end_and_claim(self, which: int, limit: int, how: str) -> None:
         """Hand in all that a worker has, with one outcome, and claim."""
         worker = self.queue.workers[_chosen(self._all("running"), which).worker]
-        if worker.state == "alive":
+        if worker in self._living_workers():
             self._work(worker, limit, [(0, how)] * len(self.queue.running_of(worker.id)), each=True)
 
     @precondition(lambda self: self._all("running"))
@@ -348,7 +348,7 @@ class Machine(RuleBasedStateMachine):
     def work(self, which: int, limit: int, ends: list[tuple[int, str]], capped: bool) -> None:
         """Hand in some of what a worker has, in all sorts of ways, and claim."""
         worker = self.queue.workers[_chosen(self._all("running"), which).worker]
-        if worker.state == "alive":
+        if worker in self._living_workers():
             self._work(worker, limit, ends, capped=capped)
 
     def _work(
@@ -453,6 +453,75 @@ class Machine(RuleBasedStateMachine):
         if execution.call is not None:
             assert sorted(self.engine.work(worker.id, 20, worker.actions, call=execution.call).ids) == same
             self._follow_rounds()
+
+    # -- slots in programs' own hands ------------------------------------------------------------------------
+
+    @rule(lane=lane_keys, which=pick, trying=st.booleans())
+    def enter_slot(self, lane: tuple[str, str], which: int, trying: bool) -> None:
+        """Wait in a lane's line for a slot to hold, or try to get one at once."""
+        holders = self._holders()
+        if not holders:
+            new = int(self.engine.one("select pgfifo.worker_start('', '', 1, '{}', 1, '3 s', false, 'slot')"))
+            holders = [
+                self.queue.workers.setdefault(new, Worker(new, [], 3, self.queue.round_no, kind="slot"))
+            ]
+        holder = _chosen(holders, which)
+        holder.call += 1
+        expected = self.queue.enqueue(lane[0], [Item(lane[1])], "immutable")
+        may, must = expected.refusals()
+        due = {e.id for e in self.queue.joining(expected.lanes[0])}
+        query = "select id, state from pgfifo.slot_enter(%s, %s, %s, '{}', %s, p_try => %s)"
+        refused = None
+        try:
+            ((id_, state),) = self.engine.rows(
+                query, holder.id, holder.call, lane[0], lane[1] or None, trying
+            )
+        except errors.PgfifoError as error:
+            refused = error
+        if refused is not None:
+            note(f"  refused: {refused}")
+            assert type(refused) in may, f"expected were {may}"
+        elif id_ is None:
+            assert trying
+        else:
+            note(f"  {id_} is {state}")
+            assert not must
+            rows = self._rows()
+            self._follow_joins(rows)
+            assert not [e for e in due if rows[e].ticket is None]
+            expected.accept([(id_, True)])
+            self.queue.executions[id_].owner = holder.id
+            self._follow_starts(rows, 0, None, [])
+            assert state == self.queue.executions[id_].state
+            assert state == "running" or not trying
+        self._follow_rounds()
+
+    @precondition(lambda self: any(e.owner for e in self._all("waiting", "running")))
+    @rule(which=pick, leave=st.sampled_from([None, "succeeded", "failed", "cancelled"]))
+    def look_or_leave(self, which: int, leave: str | None) -> None:
+        """Look whether a slot has come, or leave it, or the line."""
+        self._look_or_leave(_chosen([e for e in self._all("waiting", "running") if e.owner], which), leave)
+
+    def _look_or_leave(self, execution: Execution, leave: str | None) -> None:
+        if execution.owner not in {holder.id for holder in self._holders()}:
+            return
+        note(f"  {execution.id}")
+        if leave is None:
+            state = self.engine.one(
+                "select state from pgfifo.slot_look(%s, %s)", execution.owner, execution.id
+            )
+        else:
+            query = "select state from pgfifo.slot_leave(%s, %s, %s)"
+            state = self.engine.one(query, execution.owner, execution.id, leave)
+            if execution.state == "running":
+                self.queue.finish(execution, leave)
+            else:
+                self.queue.cancel(execution)
+        rows = self._rows()
+        self._follow_joins(rows)
+        self._follow_starts(rows, 0, None, [])
+        assert state == execution.state
+        self._follow_rounds()
 
     # -- deciding about single ones --------------------------------------------------------------------------
 
@@ -757,6 +826,8 @@ class Machine(RuleBasedStateMachine):
             if not self._all(*LIVING):
                 return
             self.settle()
+            for execution in [e for e in self._all("running", "waiting") if e.owner]:
+                self._look_or_leave(execution, "succeeded")
             for each in self._living_workers():
                 self._work(
                     each,
@@ -775,7 +846,7 @@ class Machine(RuleBasedStateMachine):
         return self._server_of_all()
 
     def _heartbeats(self, but: int | None = None) -> None:
-        for worker in self._living_workers():
+        for worker in (*self._living_workers(), *self._holders()):
             if worker.id != but:
                 self.engine.heartbeat(worker.id)
                 worker.seen = self.queue.round_no
@@ -802,11 +873,17 @@ class Machine(RuleBasedStateMachine):
             if rows[execution.id].state == "waiting":
                 self.queue.give_up_slot(execution)
         started = [e for e in self._all("waiting", "held") if rows[e.id].attempt > e.attempt]
-        assert sorted(e.id for e in started) == sorted(ids), "not what the answer says was started"
+        own = sorted(e.id for e in started if e.owner is None)
+        assert own == sorted(ids), "not what the answer says was started"
         for execution in sorted(
             started, key=lambda e: (rows[e.id].action, rows[e.id].group, rows[e.id].start_no)
         ):
-            self.queue.start(execution, worker, call)
+            if execution.owner is None:
+                self.queue.start(execution, worker, call)
+            else:
+                self.queue.start(execution, execution.owner, None)
+                if self.queue.workers[execution.owner].state != "alive":
+                    self.queue.finish(execution, "released")
 
     def _follow_rounds(self) -> None:
         """Maintenance, where a claim did a round by chance too."""
@@ -826,6 +903,9 @@ class Machine(RuleBasedStateMachine):
 
     def _living_workers(self) -> list[Worker]:
         return [w for w in self.queue.workers.values() if w.state == "alive" and w.kind == "worker"]
+
+    def _holders(self) -> list[Worker]:
+        return [w for w in self.queue.workers.values() if w.state == "alive" and w.kind == "slot"]
 
     # -- comparing -------------------------------------------------------------------------------------------
 

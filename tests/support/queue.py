@@ -122,12 +122,13 @@ class Execution:
     """Its lane had a gap when it started."""
     cancel_requested: bool = False
     is_completed: bool = False
-    """Its handler has committed its success: whatever is said of this attempt from now on, it has succeeded."""
+    """Its handler has committed its success: whatever is said from now on, it has succeeded."""
     dedup_key: str | None = None
     item_key: str | None = None
     request_id: str | None = None
     retry_of: int | None = None
     owner: int | None = None
+    """The program that holds the slot itself, or waits for it; no worker runs it."""
     finished: float = 0
 
     @property
