@@ -123,6 +123,23 @@ def test_independence_hundreds_of_locked_lanes_in_front_are_passed_over(
     engine.assert_promises()
 
 
+@pytest.mark.parametrize("paused", ["x", "y"])
+def test_independence_a_lane_uses_what_a_paused_one_leaves_of_a_calls_limit(
+    conn: Connection, paused: str
+) -> None:
+    """Both have just ended something; the one that could start must, and not be left for the next call."""
+    engine = Engine(conn)
+    for group in ("x", "y"):
+        engine.fill(2, group=group)
+    worker = engine.worker()
+    first = engine.claim(worker, 2)
+    assert len(first) == 2
+    engine.pause(group=paused)
+    answer = engine.work(worker, 1, finished=[item(start) for start in first])
+    assert [start.group for start in answer.starts] == [{"x": "y", "y": "x"}[paused]]
+    engine.assert_promises()
+
+
 def test_independence_lanes_take_turns(conn: Connection) -> None:
     """A deep lane that is always ready must not be refilled before the others have had their turn."""
     engine = Engine(conn)

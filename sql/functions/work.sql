@@ -531,6 +531,8 @@ begin
         insert into pgfifo.marks (action_id, id, lane_id)
         select l.action_id, nextval('pgfifo.mark_ids'), l.id from unnest(v_put_back) with ordinality p(lane_id, n)
         join pgfifo.lanes l on l.id = p.lane_id order by p.n;
+        -- Its part of this call's limit may be left over from another lane that could not use it: then this call comes by again.
+        v_more := true;
       end if;
       if v_past <> '{}' then
         v_past := pgfifo._go_on(v_past);
