@@ -60,7 +60,11 @@ def hinder(engine: Engine, other: Engine, how: str) -> None:
     elif how == "an enqueue is open":
         other.enqueue(group="bad")
     elif how == "a claim is open":
-        other.claim(worker)
+        # Not the first one after a change of limits: that one writes down what is in force, and others leave it to it.
+        engine.pause(group="bad")
+        assert engine.claim(worker) == []
+        engine.resume(group="bad")
+        assert len(other.claim(worker)) == 1
     elif how == "its worker is dead":
         engine.claim(worker)
         engine.tick(32)
