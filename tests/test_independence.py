@@ -60,7 +60,7 @@ def hinder(engine: Engine, other: Engine, how: str) -> None:
     elif how == "an enqueue is open":
         other.enqueue(group="bad")
     elif how == "a claim is open":
-        # Not the first one after a change of limits: that one writes down what is in force, and others leave it to it.
+        # Not the first after a change of limits: that one writes down what is in force, and others wait.
         engine.pause(group="bad")
         assert engine.claim(worker) == []
         engine.resume(group="bad")
