@@ -5,7 +5,7 @@ Made by tools/gen_sync.py from its asynchronous twin: change that one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Unpack, overload
 
@@ -20,6 +20,7 @@ from pgfifo.calls import fetch
 from pgfifo.durations import Duration, optional_seconds
 from pgfifo.errors import InvalidValue, PgfifoError, TooManyLanes, UnknownExecution, translated
 from pgfifo.filters import Filter, filter_json
+from pgfifo.following import Following
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps
 from pgfifo.models import (
@@ -27,6 +28,8 @@ from pgfifo.models import (
     AuditEntry,
     Cancelled,
     Enqueued,
+    Event,
+    EventKind,
     ExecutionInfo,
     Explanation,
     Finding,
@@ -87,7 +90,7 @@ _ENQUEUE_MANY = """
 
 
 @looked_at
-class Client(Holding):
+class Client(Holding, Following):
     """Enqueue, look, and operate.
 
     ::
@@ -1131,6 +1134,54 @@ class Client(Holding):
             InvalidValue: Too few or too many minutes.
         """
         return self._row(select(Pace, "pgfifo.pace(%s::text, %s::integer)"), (action, minutes), Pace)
+
+    def events(
+        self,
+        action: str | None = None,
+        group: Group | None = None,
+        *,
+        cursor: str | None = None,
+        kinds: Sequence[EventKind] | None = None,
+        id: int | None = None,  # noqa: A002
+        follow: bool = True,
+    ) -> Iterator[Event]:
+        """Iterate over what happens: nothing is missed, and nothing told twice.
+
+        ::
+
+            for event in fifo.events("deploy"):
+                print(event.kind, event.lane, event.id)
+
+        Per lane, events come in the order in which they happened; among lanes there is none. A transaction
+        that writes and stays open, whatever it does, holds events up until it ends. On the primary only.
+
+        Args:
+            action: Only this action's; defaults to all.
+            group: Only this lane's; needs the action.
+            cursor: Go on after this `Event.cursor`; ``"begin"`` for all that is on record. Defaults to now.
+            kinds: Only these; defaults to all.
+            id: Only this execution's.
+            follow: Wait for more, for ever. Without it, the end is where nothing more has happened yet; what
+                somebody holds back is waited for, about a second.
+
+        Returns:
+            The events. Keep the cursor of the last one that was dealt with, to go on there another time.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: A kind that does not exist, a group without an action, or no cursor.
+            EventsGone: Retention has removed what comes after the cursor, or the database was restored.
+        """
+        selection = dumps(
+            {
+                "action": action,
+                "group": groups.to_text(group),
+                "id": id,
+                "kind": None if kinds is None else list(kinds),
+            },
+            "filter",
+        )
+        return self._follow(cursor, selection, None if action is None else [action], follow=follow)
 
     def workers(self) -> list[WorkerInfo]:
         """Return the worker processes, living and recently gone."""

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Literal, Unpack, overload
 
@@ -20,6 +20,7 @@ from pgfifo.calls_async import fetch
 from pgfifo.durations import Duration, optional_seconds
 from pgfifo.errors import InvalidValue, PgfifoError, TooManyLanes, UnknownExecution, translated
 from pgfifo.filters import Filter, filter_json
+from pgfifo.following_async import AsyncFollowing
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps
 from pgfifo.models import (
@@ -27,6 +28,8 @@ from pgfifo.models import (
     AuditEntry,
     Cancelled,
     Enqueued,
+    Event,
+    EventKind,
     ExecutionInfo,
     Explanation,
     Finding,
@@ -87,7 +90,7 @@ _ENQUEUE_MANY = """
 
 
 @looked_at
-class AsyncClient(AsyncHolding):
+class AsyncClient(AsyncHolding, AsyncFollowing):
     """Enqueue, look, and operate, from asyncio.
 
     ::
@@ -1139,6 +1142,54 @@ class AsyncClient(AsyncHolding):
             InvalidValue: Too few or too many minutes.
         """
         return await self._row(select(Pace, "pgfifo.pace(%s::text, %s::integer)"), (action, minutes), Pace)
+
+    def events(
+        self,
+        action: str | None = None,
+        group: Group | None = None,
+        *,
+        cursor: str | None = None,
+        kinds: Sequence[EventKind] | None = None,
+        id: int | None = None,  # noqa: A002
+        follow: bool = True,
+    ) -> AsyncIterator[Event]:
+        """Iterate over what happens: nothing is missed, and nothing told twice.
+
+        ::
+
+            async for event in fifo.events("deploy"):
+                print(event.kind, event.lane, event.id)
+
+        Per lane, events come in the order in which they happened; among lanes there is none. A transaction
+        that writes and stays open, whatever it does, holds events up until it ends. On the primary only.
+
+        Args:
+            action: Only this action's; defaults to all.
+            group: Only this lane's; needs the action.
+            cursor: Go on after this `Event.cursor`; ``"begin"`` for all that is on record. Defaults to now.
+            kinds: Only these; defaults to all.
+            id: Only this execution's.
+            follow: Wait for more, for ever. Without it, the end is where nothing more has happened yet; what
+                somebody holds back is waited for, about a second.
+
+        Returns:
+            The events. Keep the cursor of the last one that was dealt with, to go on there another time.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: A kind that does not exist, a group without an action, or no cursor.
+            EventsGone: Retention has removed what comes after the cursor, or the database was restored.
+        """
+        selection = dumps(
+            {
+                "action": action,
+                "group": groups.to_text(group),
+                "id": id,
+                "kind": None if kinds is None else list(kinds),
+            },
+            "filter",
+        )
+        return self._follow(cursor, selection, None if action is None else [action], follow=follow)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the worker processes, living and recently gone."""

@@ -28,6 +28,7 @@
          ├─ WaitTimeout          QF024  the awaited execution did not end in time (a TimeoutError too)
          ├─ InvalidPayload       QF025  a payload does not fit its action (a ValueError too)
          ├─ NotPermitted         QF026  the role may do such things, but not this one
+         ├─ EventsGone           QF027  what a cursor has yet to tell is not on record any more
          └─ SnapshotTooOld       40001  the caller's transaction began too early for this call
 
 PostgreSQL raises most of them, with these SQLSTATEs, so they mean the same in every language. psycopg picks
@@ -399,6 +400,20 @@ class NotPermitted(PgfifoError, code="QF026"):
     """The action, where it is about one."""
     owner = _Fact[str]("owner")
     """The role whose worker it is, where it is about one."""
+
+
+class EventsGone(PgfifoError, code="QF027"):
+    """What would come after a cursor is not on record any more: removed by retention, or undone by a restore.
+
+    Nobody can tell what was missed. Look at how things stand, and follow on from `cursor`, or from now.
+    """
+
+    action = _Fact[str]("action")
+    """The action whose rows were removed; None where whole days were, or after a restore."""
+    cursor = _Fact[str]("cursor")
+    """Where to go on with what is left; None after a restore: begin anew."""
+    epoch = _Fact[int]("epoch")
+    """After a restore: the epoch that holds now."""
 
 
 class SnapshotTooOld(PgfifoError):

@@ -719,6 +719,53 @@ class OrderViolation:
     overtaken_ticket: int
 
 
+EventKind = Literal[
+    "enqueued",
+    "started",
+    "attempt_ended",
+    "finished",
+    "progress",
+    "lane_started",
+    "lane_empty",
+    "paused",
+    "resumed",
+    "closed",
+    "opened",
+    "changed",
+]
+"""What an event tells; `changed` is anything else that the audit has."""
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """Something that has happened.
+
+    Attributes:
+        kind: What.
+        at: When, by the server's clock; for people, the order is that of the events.
+        action: To which action; None if it concerns more than one.
+        group_text: To which lane: its canonical group, empty if the action has none; or None.
+        id: To which execution; None if it concerns a lane or more.
+        attempt: In which of its attempts.
+        detail: What there is to say: how an attempt ended, an execution's outcome, who paused a lane and why.
+        cursor: Where to go on after it.
+    """
+
+    kind: EventKind
+    at: datetime
+    action: str | None
+    group_text: str | None
+    id: int | None
+    attempt: int | None
+    detail: dict[str, Any]
+    cursor: str
+
+    @property
+    def lane(self) -> Lane | None:
+        """The lane, if it concerns one."""
+        return None if self.action is None or self.group_text is None else Lane(self.action, self.group_text)
+
+
 @dataclass(frozen=True, slots=True)
 class SchemaInfo:
     """What is installed.

@@ -102,6 +102,7 @@ end $$;
 \ir internal/enqueue.sql
 \ir internal/audit.sql
 \ir internal/filter.sql
+\ir internal/events.sql
 \ir internal/limits.sql
 \ir internal/ride.sql
 \ir internal/end_run.sql
@@ -165,6 +166,9 @@ end $$;
 \ir functions/export_policies.sql
 \ir functions/schema_info.sql
 \ir views/_counts.sql
+\ir functions/events.sql
+\ir functions/follow.sql
+\ir functions/unfollow.sql
 \ir functions/check.sql
 
 -- Producing

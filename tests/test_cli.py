@@ -63,7 +63,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "install upgrade uninstall sql embedded demo",
         "enqueue wait",
         "worker",
-        "show list position explain pace stats lanes workers audit",
+        "show list events position explain pace stats lanes workers audit",
         "cancel retry reschedule release finish pause resume close open policy schedule check",
     )
     for command in " ".join(families).split():
@@ -1288,6 +1288,7 @@ def test_cancel_by_what_they_are(cli: CommandLine, conn: Connection) -> None:
     assert "Cancelled 2 executions." in said.err
     assert "Asked the workers to stop 1 execution" in said.err
     assert json.loads(cli.ok("show", 4, "--json").out)["reason"] == "moved"
+    [undo] = [line for line in said.err.splitlines() if line.startswith("Undo: pgfifo retry")]
     assert cli.ok("list", "--since", "1h", "-q").out.split() == ["4", "3", "2", "1"]
     assert cli.ok("list", "--before", "1h", "-q").out == ""
     assert cli.ok("list", "--before", "2000-01-01T12:00", "-q").out == ""
@@ -1302,6 +1303,8 @@ def test_cancel_by_what_they_are(cli: CommandLine, conn: Connection) -> None:
     ):
         assert cli("cancel", *words).code == 2, words
     assert cli("cancel", "--action", "y").code == 1
+    assert "Put back 2 executions." in cli.ok(*shlex.split(undo)[2:]).err
+    assert cli.ok("list", "--state", "waiting", "-q").out.split() == ["6", "5"]
 
 
 def test_cancel_says_which_lanes_were_kept(cli: CommandLine, conn: Connection) -> None:
@@ -1311,6 +1314,48 @@ def test_cancel_says_which_lanes_were_kept(cli: CommandLine, conn: Connection) -
         conn.execute("select pgfifo.cancel(1)")
         said = cli("cancel", "--action", "x")
     assert (said.code, "1 lane had to be passed by" in said.err) == (1, True)
+
+
+def test_events(cli: CommandLine, conn: Connection) -> None:
+    cli.ok("enqueue", "x", "--group", "k")
+    claim(conn)
+    cli.ok("pause", "x", "--reason", "lunch")
+    said = cli.ok("events")
+    assert [line.split()[2] for line in said.out.splitlines()] == [
+        "enqueued",
+        "started",
+        "lane_started",
+        "paused",
+    ]
+    assert "attempt 1" in said.out
+    assert "reason lunch" in said.out
+    (words,) = re.findall(r"^Go on with: pgfifo (.*)$", said.err, re.MULTILINE)
+    assert cli.ok(*words.split()).out == ""
+    conn.execute("select pgfifo.finish(1, 1, 'failed', null, 'boom', false)")
+    (line,) = cli.ok(*words.split(), "--kind", "finished", "--json").out.splitlines()
+    event = json.loads(line)
+    assert (event["id"], event["group_text"], event["detail"]["outcome"]) == (1, "k", "failed")
+    assert cli.ok("events", "--action", "x", "--group", "k", "--id", 1, "--since", event["cursor"]).out == ""
+    assert cli("events", "--since", "nonsense").code == 2
+    assert cli("events", "--action", "y").code == 1
+    assert cli("events", "--kind", "born", "--follow").code == 2
+
+
+def test_events_are_followed_until_interrupted(dsn: str, conn: Connection) -> None:
+    conn.execute("select pgfifo.enqueue('x')")
+    with started("events", "--follow", "--json", dsn=dsn) as following:
+        try:
+            looked = (
+                "select count(*) = 1 from pg_stat_activity"
+                " where state = 'idle' and query like '%pgfifo.events(%' and datname = current_database()"
+            )
+            wait_for(lambda: conn.execute(looked).fetchone() == (True,), 20, "the program to follow")
+            conn.execute("select pgfifo.enqueue('x')")
+            assert following.stdout is not None
+            assert json.loads(following.stdout.readline())["kind"] == "enqueued"
+        finally:
+            following.send_signal(signal.SIGINT)
+        assert following.wait(20) == 130
 
 
 def test_pause_and_resume(cli: CommandLine) -> None:

@@ -40,6 +40,7 @@ BY_CODE = {
     "QF024": "WaitTimeout",
     "QF025": "InvalidPayload",
     "QF026": "NotPermitted",
+    "QF027": "EventsGone",
 }
 RAISE = """
     do $$ begin

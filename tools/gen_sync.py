@@ -20,6 +20,7 @@ PAIRS = {
     "pgfifo/calls_async.py": "pgfifo/calls.py",
     "pgfifo/waiting_async.py": "pgfifo/waiting.py",
     "pgfifo/slots_async.py": "pgfifo/slots.py",
+    "pgfifo/following_async.py": "pgfifo/following.py",
     "pgfifo/client_async.py": "pgfifo/client.py",
 }
 
@@ -38,11 +39,11 @@ REPLACEMENTS = [
     (r"\bAbstractAsyncContextManager\b", "AbstractContextManager"),
     (r"\basynccontextmanager\b", "contextmanager"),
     (r"\bAsync(Iterator|ConnectionPool|Connection|Cursor|Gate|Pool|Bell)\b", r"\1"),
-    (r"\bAsync(Calls|Waiting|Holding|Slot|Client)\b", r"\1"),
+    (r"\bAsync(Calls|Waiting|Following|Holding|Slot|Client)\b", r"\1"),
     (r"  # noqa: ASYNC109.*$", ""),
     (r"\baclosing\b", "closing"),
     (r"\b(unwrap|result|apart)_async\b", r"\1"),
-    (r"\b(pool|calls|waiting|slots|client)_async\b", r"\1"),
+    (r"\b(pool|calls|waiting|following|slots|client)_async\b", r"\1"),
 ]
 
 

@@ -84,6 +84,7 @@ def load() -> None:
     from pgfifo.cli import (  # noqa: F401
         demo,
         embedded,
+        events,
         executions,
         flow,
         holding,

@@ -1,6 +1,6 @@
 """Single executions: look at them, cancel them, give them back."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -8,7 +8,7 @@ import typer
 
 from pgfifo.cli.app import app
 from pgfifo.cli.cancelling import cancel_ids
-from pgfifo.cli.database import command, connected
+from pgfifo.cli.database import command, connected, rows
 from pgfifo.cli.exits import Refused, usage
 from pgfifo.cli.filtering import (
     Before,
@@ -174,7 +174,8 @@ def cancel(
     if dry_run and not where:
         raise usage("--dry-run goes with options that say which executions")
     if where:
-        _cancel_where(where, reason, dry_run=dry_run, dsn=dsn)
+        words = _where_words(action, group, tag, range_)
+        _cancel_where(where, words, reason, dry_run=dry_run, dsn=dsn)
     elif ids is None:
         about = command("cancel", "--help")
         raise usage("which executions?", f"Give ids, or options such as --action; see: {about}")
@@ -182,10 +183,30 @@ def cancel(
         cancel_ids(ids, reason, dsn)
 
 
-def _cancel_where(where: "Filter", reason: str | None, *, dry_run: bool, dsn: str | None) -> None:
+def _where_words(
+    action: str | None, group: Iterable[str] | None, tag: Iterable[str] | None, range_: str | None
+) -> list[str]:
+    """Return the options that say which executions, but for states and times, which a cancel changes."""
+    words = [] if action is None else ["--action", action]
+    words += [word for pair in group or () for word in ("--group", pair)]
+    words += [word for each in tag or () for word in ("--tag", each)]
+    return words + ([] if range_ is None else ["--ids", range_])
+
+
+def _now(fifo: "Client") -> str:
+    """Return the server's time."""
+    (row,) = rows(fifo, "select clock_timestamp() as now")
+    return str(row["now"].isoformat())
+
+
+def _cancel_where(
+    where: "Filter", words: list[str], reason: str | None, *, dry_run: bool, dsn: str | None
+) -> None:
     """Cancel what fits a filter."""
     with connected(dsn) as fifo:
+        begun = _now(fifo)
         done = fifo.cancel_where(**where, reason=reason, dry_run=dry_run)
+        ended = _now(fifo)
     if not done.cancelled and not done.requested and not done.busy:
         note("Nothing to do: no execution that is not finished fits.")
         return
@@ -195,7 +216,7 @@ def _cancel_where(where: "Filter", reason: str | None, *, dry_run: bool, dsn: st
         return
     did(
         f"Cancelled {count(done.cancelled, 'execution')}.",
-        f"there is none; what they were stays: {command('show', 'ID')}",
+        command("retry", *words, "--state", "cancelled", "--since", begun, "--before", ended, "--head"),
     )
     if done.requested:
         note(

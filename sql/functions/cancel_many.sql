@@ -112,6 +112,7 @@ begin
   -- A held one gives a slot back.
   perform pgfifo._mark_if_waiting(f.lane_id) from (select distinct f as lane_id from unnest(v_freed) f) f;
   perform pgfifo._call_workers(array(select d.id from unnest(v_ids, v_answers) d(id, answer) where d.answer = 'requested'));
+  perform pg_current_xact_id();
   insert into pgfifo.audit (at, who, application, actor, what, action, group_text, detail)
   select v_now, session_user, coalesce(current_setting('application_name', true), ''), nullif(current_setting('pgfifo.actor', true), ''), 'cancel',
     l.name, l.group_text, jsonb_build_object('id', d.id, 'reason', p_reason, 'answer', d.answer)

@@ -13,10 +13,12 @@ begin
       message = format('progress is a number from 0 to 1, a message, or both, not %s', coalesce(p_fraction::text, 'null')),
       detail = json_build_object('name', 'p_fraction', 'value', p_fraction::text)::text;
   end if;
-  insert into pgfifo.reports as n (id, attempt, fraction, message, at)
-  select r.id, r.attempt, p_fraction, left(p_message, 1000), pgfifo._now()
+  -- An xid before the event is numbered: see events.
+  perform pg_current_xact_id();
+  insert into pgfifo.reports as n (id, attempt, fraction, message, at, event_no)
+  select r.id, r.attempt, p_fraction, left(p_message, 1000), pgfifo._now(), nextval('pgfifo.event_ids')
   from pgfifo.runs r where r.id = p_id and r.attempt = p_attempt and r.state = 'running'
-  on conflict (id) do update set attempt = excluded.attempt, at = excluded.at,
+  on conflict (id) do update set attempt = excluded.attempt, at = excluded.at, event_no = excluded.event_no,
     fraction = coalesce(excluded.fraction, case when n.attempt = excluded.attempt then n.fraction end),
     message = coalesce(excluded.message, case when n.attempt = excluded.attempt then n.message end)
   where n.attempt <= excluded.attempt;

@@ -40,6 +40,8 @@ begin
       message = format('action %s cannot be removed: %s', p_action, pgfifo._counted(v_count, 'worker serves it', 'workers serve it')),
       detail = json_build_object('action', p_action, 'workers', v_count)::text, hint = 'Stop them, or deploy them without it.';
   end if;
+  -- Who follows events and has not been told all of them is told that they are gone.
+  perform pgfifo._forget(0, (select max(h.event_no) from pgfifo.history h where h.action_id = v_action_id));
   for v_table in
     select c.oid::regclass as name, max(a.attname) filter (where a.attname = 'action_id') as action_id, max(a.attname) filter (where a.attname = 'lane_id') as lane_id
     from pg_class c

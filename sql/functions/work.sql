@@ -71,6 +71,7 @@ declare
   v_budget integer := 0;
   v_stuck integer := 0;
   v_put_off bigint;
+  v_xid xid8;
   v_chunk integer;
   v_more boolean := true;
   -- Marks.
@@ -341,6 +342,8 @@ begin
     -- have been read after ours. What is looked at now is due by a clock that is read after the mark was seen.
     v_now := pgfifo._now();
 
+    -- An xid before starts are numbered: see events.
+    v_xid := pg_current_xact_id();
     if v_waits then
       -- What has waited for too long is passed over. A lane with more of it than one claim can do comes again soon.
       v_passed := pgfifo._expire_fronts(v_locked, v_now, v_left);

@@ -88,7 +88,7 @@ begin
       exit when v_ahead <= p_max - v_state.running - v_state.held + v_state.riding;
       v_state := pgfifo._append(p_lane_id, p_held => -1, p_returned => 1, p_waiting => 1, p_returned_from => v_run.ticket,
         p_held_floor => v_held_floor, p_returned_floor => v_returned_floor);
-      update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts, batch_no = null,
+      update pgfifo.runs r set state = 'returned', due_at = null, joined_no = v_state.starts, batch_no = null, start_event = null,
         attempts = pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts))
       where r.id = v_run.id;
       v_returned_floor := least(v_returned_floor, v_run.ticket);
@@ -123,9 +123,9 @@ begin
     end if;
     update pgfifo.runs r set state = 'running', worker_id = coalesce(v_owner, p_worker), call_no = case when v_owner is null then p_call end, attempt = r.attempt + 1, due_at = null,
       held_by = null, held_outcome = null, ended_at = null, start_no = v_state.starts, start_limit = p_max, is_strict = p_strict, started_at = p_now,
-      version = v_state.version, batch_no = null,
+      version = v_state.version, batch_no = null, event_no = nextval('pgfifo.event_ids'), start_event = null,
       joined_no = case when v_run.state = 'held' then v_state.starts - 1 else r.joined_no end,
-      attempts = case when v_run.state = 'held' then pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts - 1)) else r.attempts end
+      attempts = case when v_run.state = 'held' then pgfifo._log_attempt(r.attempts, pgfifo._held_entry(v_run, v_state.starts - 1) || '{"kept": true}') else r.attempts end
     where r.id = v_run.id and r.state = v_run.state;
     v_started := v_started || v_run.id;
   end loop;
@@ -137,6 +137,6 @@ create or replace function pgfifo._held_entry(p_run pgfifo.runs, p_end_no bigint
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
-  select pgfifo._attempt_entry(p_run, coalesce(p_run.held_outcome, 'failed'), p_end_no, p_run.ended_at, p_run.last_error)
+  select pgfifo._attempt_entry(p_run, coalesce(p_run.held_outcome, 'failed'), p_end_no, p_run.ended_at, p_run.last_error, p_run.event_no)
     || jsonb_strip_nulls(jsonb_build_object('worker', p_run.held_by))
 $$;

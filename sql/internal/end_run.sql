@@ -1,11 +1,13 @@
 -- What one attempt leaves behind in `attempts`, as kept per attempt in runs and history. At most the last 100.
-create or replace function pgfifo._attempt_entry(p_run pgfifo.runs, p_outcome text, p_end_no bigint, p_ended_at timestamptz, p_error text) returns jsonb
+create or replace function pgfifo._attempt_entry(p_run pgfifo.runs, p_outcome text, p_end_no bigint, p_ended_at timestamptz, p_error text,
+  p_event bigint) returns jsonb
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
 as $$
   select jsonb_strip_nulls(jsonb_build_object('attempt', p_run.attempt, 'joined_no', p_run.joined_no, 'start_no', p_run.start_no,
     'end_no', p_end_no, 'limit', p_run.start_limit, 'batch_no', p_run.batch_no, 'is_strict', p_run.is_strict, 'ticket', p_run.ticket, 'worker', p_run.worker_id,
-    'started_at', p_run.started_at, 'ended_at', p_ended_at, 'outcome', p_outcome, 'error', left(p_error, 1000)))
+    'started_at', p_run.started_at, 'ended_at', p_ended_at, 'outcome', p_outcome, 'error', left(p_error, 1000),
+    'events', jsonb_build_array(coalesce(p_run.start_event, p_run.event_no), p_event)))
 $$;
 
 create or replace function pgfifo._log_attempt(p_attempts jsonb, p_entry jsonb) returns jsonb
@@ -63,7 +65,7 @@ begin
     delete from pgfifo._executions e where e.id = p_run.id returning e.*)
   insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
     start_limit, is_strict, batch_no, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
-    result_error, error, reason, attempts, lost, owner)
+    result_error, error, reason, attempts, lost, owner, start_event, held)
   -- A yielded or returned one's last attempt is in its log already: its own columns describe no stay in a slot.
   select e.id, l.action_id, e.lane_id, l.group_text, p_outcome, p_run.attempt, coalesce(p_failures, p_run.failures), p_run.ticket,
     p_run.worker_id, p_run.joined_no, case when p_run.state in ('running', 'held') then p_run.start_no end,
@@ -71,7 +73,9 @@ begin
     case when p_run.state in ('running', 'held') then p_run.batch_no end,
     v_ledger.starts, e.enqueued_at, p_run.started_at, pgfifo._now(), v_cancel.requested_at, e.retry_of, e.payload, e.headers, e.tags,
     p_result, p_result_error, coalesce(p_error, case when p_outcome <> 'succeeded' then p_run.last_error end), coalesce(p_reason, v_cancel.reason), p_run.attempts, p_lost,
-    e.owner
+    e.owner, case p_run.state when 'running' then p_run.event_no when 'held' then p_run.start_event end,
+    case when p_run.state = 'held' then jsonb_build_object('event', p_run.event_no, 'outcome', p_run.held_outcome, 'ended_at', p_run.ended_at,
+      'worker', p_run.held_by) end
   from content e join pgfifo.lanes l on l.id = e.lane_id;
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s has no content', p_run.id);

@@ -41,6 +41,7 @@ declare
   v_now timestamptz;
   v_due boolean;
   v_mark bigint;
+  v_xid xid8;
 begin
   if not v_long then
     -- Here and below, asked first and called only then: an `if` is evaluated in place, a `perform` is a query.
@@ -132,6 +133,8 @@ begin
       perform pgfifo._queue_full(p_action, o_group, v_max_length, v_length, 1, null);
     end if;
   end if;
+  -- An xid before the id is drawn: see events.
+  v_xid := pg_current_xact_id();
   -- Whoever draws a mark id owns an xid before it: a scan that waits for pg_snapshot_xmin relies on that. The row of
   -- executions comes first, so it does.
   insert into pgfifo._executions (id, lane_id, ticket, enqueued_at, payload, headers, tags)

@@ -100,6 +100,8 @@ begin
       return;
     end if;
   end if;
+  -- An xid before ids are drawn: see events.
+  perform pg_current_xact_id();
   perform pg_advisory_xact_lock_shared('pgfifo.actions'::regclass::oid::integer, v_action_id);
   if v_snapshot then
     perform from pgfifo.actions a where a.id = v_action_id for share;

@@ -19,6 +19,8 @@ declare
   v_attempts integer[];
   v_item record;
   v_run pgfifo.runs;
+  -- An xid before events are numbered: see events.
+  v_xid constant xid8 := pg_current_xact_id();
   v_now timestamptz := pgfifo._now();
   v_requested boolean;
   v_rode boolean := false;
@@ -68,10 +70,11 @@ begin
   kept as (
     insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
       start_limit, is_strict, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
-      result_error, reason, attempts, owner)
+      result_error, reason, attempts, owner, start_event)
     select w.id, w.action_id, w.lane_id, w.group_text, 'succeeded', r.attempt, r.failures, r.ticket, p_worker, r.joined_no, r.start_no,
       r.start_limit, r.is_strict, w.starts, e.enqueued_at, r.started_at, v_now, w.requested_at, e.retry_of, e.payload, e.headers, e.tags,
-      case when r.completed then r.result else w.result end, w.result_error, w.reason, r.attempts, e.owner
+      case when r.completed then r.result else w.result end, w.result_error, w.reason, r.attempts, e.owner,
+      r.event_no
     from ended w
     cross join lateral (select r.* from pgfifo.runs r where r.ctid = w.run) r
     cross join lateral (select e.* from pgfifo._executions e where e.ctid = w.content) e),

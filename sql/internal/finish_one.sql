@@ -41,6 +41,7 @@ declare
   v_shared integer;
   v_ledger pgfifo.ledger;
   v_log jsonb;
+  v_event bigint;
 begin
   if p_run.draws is not null then
     perform pgfifo._give_back(p_run);
@@ -68,9 +69,10 @@ begin
   if p_outcome in ('released', 'unstarted') then
     v_ledger := pgfifo._append(p_run.lane_id, p_running => -1, p_returned => 1, p_waiting => 1, p_returned_from => p_run.ticket,
       p_riding => case when p_run.batch_no is null then 0 else -pgfifo._shares_slot(p_run) end);
-    update pgfifo.runs r set state = 'returned', worker_id = null, call_no = null, joined_no = v_ledger.starts, batch_no = null,
+    v_event := nextval('pgfifo.event_ids');
+    update pgfifo.runs r set state = 'returned', worker_id = null, call_no = null, joined_no = v_ledger.starts, batch_no = null, event_no = v_event,
       attempts = pgfifo._log_attempt(r.attempts, pgfifo._attempt_entry(p_run,
-        case when p_outcome = 'unstarted' then p_outcome when p_lost then 'returned' else 'released' end, v_ledger.starts, pgfifo._now(), v_error))
+        case when p_outcome = 'unstarted' then p_outcome when p_lost then 'returned' else 'released' end, v_ledger.starts, pgfifo._now(), v_error, v_event))
     where r.id = p_run.id;
     return 'returned';
   end if;
@@ -103,7 +105,8 @@ begin
   if v_policy.mode = 'hold' then
     perform pgfifo._append(p_run.lane_id, p_running => -1, p_held => 1, p_held_from => v_due);
     update pgfifo.runs r set state = 'held', worker_id = null, call_no = null, held_by = p_run.worker_id, held_outcome = v_kind,
-      failures = v_failures, due_at = v_due, ended_at = pgfifo._now(), last_error = coalesce(v_error, r.last_error)
+      failures = v_failures, due_at = v_due, ended_at = pgfifo._now(), last_error = coalesce(v_error, r.last_error),
+      event_no = nextval('pgfifo.event_ids'), start_event = p_run.event_no
     where r.id = p_run.id;
     perform pgfifo._timer(p_run.lane_id, v_due);
     return 'held';
@@ -116,10 +119,11 @@ begin
     -- Wherever the clock has gone: never below the bound from which those that have yet to join are read.
     v_due := greatest(v_due, v_ledger.delayed_from);
   end if;
-  v_log := pgfifo._log_attempt(p_run.attempts, pgfifo._attempt_entry(p_run, v_kind, v_ledger.starts, pgfifo._now(), v_error));
+  v_event := nextval('pgfifo.event_ids');
+  v_log := pgfifo._log_attempt(p_run.attempts, pgfifo._attempt_entry(p_run, v_kind, v_ledger.starts, pgfifo._now(), v_error, v_event));
   if v_policy.mode = 'yield' then
     update pgfifo.runs r set state = 'yielded', worker_id = null, call_no = null, batch_no = null, failures = v_failures, due_at = v_due,
-      last_error = coalesce(v_error, r.last_error), attempts = v_log
+      last_error = coalesce(v_error, r.last_error), attempts = v_log, event_no = v_event
     where r.id = p_run.id;
   else
     delete from pgfifo.runs r where r.id = p_run.id;

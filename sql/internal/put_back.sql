@@ -139,6 +139,8 @@ begin
     v_lane_counts[v_nth] := v_counted.o_lanes;
   end loop;
 
+  -- An xid before ids are drawn: see events.
+  perform pg_current_xact_id();
   for v_item in
     select i.id, h.ticket, h.owner, l.n as at, l.id as lane_id, e.state
     from (select i.id, min(i.n) as n from unnest(p_ids) with ordinality i(id, n) group by i.id) i

@@ -24,6 +24,15 @@ begin
   end;
 end $$;
 
+-- Write down up to which event rows are gone, in the transaction that removes them; see the table.
+create or replace function pgfifo._forget(p_action_id integer, p_event bigint) returns void
+language sql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+  insert into pgfifo.forgotten as f (action_id, event_no) select p_action_id, p_event where p_event is not null
+  on conflict (action_id) do update set event_no = excluded.event_no where f.event_no < excluded.event_no
+$$;
+
 create or replace function pgfifo._retain(out o_dropped integer, out o_deleted integer)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -35,6 +44,7 @@ declare
   v_part record;
   v_action record;
   v_rows integer;
+  v_event bigint;
 begin
   o_dropped := 0;
   o_deleted := 0;
@@ -56,6 +66,7 @@ begin
       begin
         execute format('lock table only pgfifo.history in access exclusive mode nowait');
         execute format('lock table %s in access exclusive mode nowait', v_part.part);
+        execute format('select pgfifo._forget(0, (select max(h.event_no) from %s h))', v_part.part);
         execute format('drop table %s', v_part.part);
         o_dropped := o_dropped + 1;
       exception when lock_not_available then
@@ -69,9 +80,11 @@ begin
     with old as (
       select h.tableoid, h.ctid from pgfifo.history h
       where h.action_id = v_action.action_id and h.finished_at < v_now - make_interval(secs => v_action.retention)
-      order by h.action_id, h.finished_at limit 1000)
-    delete from pgfifo.history h using old o where h.tableoid = o.tableoid and h.ctid = o.ctid;
-    get diagnostics v_rows = row_count;
+      order by h.action_id, h.finished_at limit 1000),
+    gone as (
+      delete from pgfifo.history h using old o where h.tableoid = o.tableoid and h.ctid = o.ctid returning h.event_no)
+    select count(*), max(g.event_no) into v_rows, v_event from gone g;
+    perform pgfifo._forget(v_action.action_id, v_event);
     o_deleted := o_deleted + v_rows;
   end loop;
 end $$;

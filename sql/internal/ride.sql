@@ -214,10 +214,10 @@ begin
   kept as (
     insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
       start_limit, is_strict, batch_no, end_no, enqueued_at, started_at, finished_at, cancel_requested_at, retry_of, payload, headers, tags, result,
-      result_error, reason, attempts)
+      result_error, reason, attempts, start_event)
     select r.id, w.action_id, r.lane_id, w.group_text, 'succeeded', r.attempt, r.failures, r.ticket, r.worker_id, r.joined_no, r.start_no,
       r.start_limit, r.is_strict, r.batch_no, w.starts, e.enqueued_at, r.started_at, pgfifo._now(), w.requested_at, e.retry_of, e.payload, e.headers,
-      e.tags, case when r.completed then r.result else w.result end, case when not r.completed then w.result_error end, w.reason, r.attempts
+      e.tags, case when r.completed then r.result else w.result end, case when not r.completed then w.result_error end, w.reason, r.attempts, r.event_no
     from ended w
     cross join lateral (select r.* from pgfifo.runs r where r.ctid = w.run) r
     cross join lateral (select e.* from pgfifo._executions e where e.ctid = w.content) e

@@ -20,4 +20,8 @@ begin
   perform pg_notify('pgfifo_done', i::text) from unnest(p_ids) i
   where not case when pg_try_advisory_lock('pgfifo.history'::regclass::oid::integer, pgfifo._key(i))
             then pg_advisory_unlock('pgfifo.history'::regclass::oid::integer, pgfifo._key(i)) else false end;
+  -- Who follows events is told that there are some.
+  perform pg_notify('pgfifo_events', '')
+  where not case when pg_try_advisory_lock('pgfifo.history'::regclass::oid::integer, -1)
+            then pg_advisory_unlock('pgfifo.history'::regclass::oid::integer, -1) else false end;
 end $$;

@@ -4,6 +4,10 @@
 -- The oid of this table is the class of the enqueue locks: (executions, lane), exclusive in strict lanes and shared in
 -- relaxed ones, taken before an id is drawn and held to the end of the transaction.
 create sequence if not exists pgfifo.execution_ids as bigint cache 1;
+-- And one for what happens to executions: each start and each end of an attempt has a number of it, in the order in which
+-- they happen to a lane, since they are drawn under its slot lock. Whoever draws from these two owns an xid before, so that
+-- who follows events can know when nobody can still commit one below a number: see events.
+create sequence if not exists pgfifo.event_ids as bigint cache 1;
 create table if not exists pgfifo._executions (
   id bigint primary key,
   lane_id bigint not null,
@@ -37,6 +41,8 @@ create index if not exists executions_line on pgfifo._executions (lane_id, ticke
 create index if not exists executions_delayed on pgfifo._executions (lane_id, run_at, id) where ticket is null;
 create index if not exists executions_retry on pgfifo._executions (retry_of) where retry_of is not null;
 create index if not exists executions_sent_back on pgfifo._executions (lane_id) where ticket is null and past is not null;
+-- What was sent back to the end of the line keeps its log here until it is started again: events are read from it, by its last.
+create index if not exists executions_past on pgfifo._executions (((past #>> '{attempts,-1,events,1}')::bigint)) where past is not null;
 -- Who has no key pays nothing for these; nor do claims and finishes, which insert and change nothing here.
 create unique index if not exists executions_dedup on pgfifo._executions (dedup_action_id, dedup_key) where dedup_key is not null;
 create index if not exists executions_item on pgfifo._executions (lane_id, item_key, id) where item_key is not null;

@@ -32,7 +32,11 @@ create table if not exists pgfifo.runs (
   held_outcome text check (held_outcome in ('failed', 'snoozed', 'lost')),
   ended_at timestamptz,
   last_error text,
-  -- Earlier attempts: [{"attempt", "joined_no", "start_no", "end_no", "limit", "is_strict", "worker", "started_at", "ended_at", "outcome", "error"}]
+  -- Numbers of events: of what happened to it last (its start, or the end of that attempt), and of a held one's start.
+  event_no bigint not null default nextval('pgfifo.event_ids'),
+  start_event bigint,
+  -- Earlier attempts: [{"attempt", "joined_no", "start_no", "end_no", "limit", "is_strict", "worker", "started_at", "ended_at", "outcome",
+  -- "error", "events": [its start's number, its end's], "kept": true where it kept its slot to its next start}]
   attempts jsonb,
   -- What its handler has completed in a transaction of its own: it succeeds with this result however the attempt ends.
   completed boolean not null default false check (not completed or state = 'running'),
@@ -46,6 +50,8 @@ create index if not exists runs_due on pgfifo.runs (lane_id, due_at) where state
 create index if not exists runs_returned on pgfifo.runs (lane_id, ticket) where state = 'returned';
 -- With the call, so that asking for one call's rows meets no dead entries of the worker's other calls.
 create index if not exists runs_worker on pgfifo.runs (worker_id, call_no) where worker_id is not null;
+-- For events: what has been started, or ended an attempt, since.
+create index if not exists runs_event on pgfifo.runs (event_no);
 comment on table pgfifo.runs is 'Executions that are running, held, yielded, or returned to their place.';
 
 -- "Please stop": asked for while it runs. Inserted, never updated, so that a caller's open transaction blocks no finish.
@@ -64,6 +70,8 @@ create table if not exists pgfifo.reports (
   attempt integer not null,
   fraction double precision check (fraction between 0 and 1),
   message text,
-  at timestamptz not null
+  at timestamptz not null,
+  event_no bigint not null
 ) with (fillfactor = 50);
+create index if not exists reports_event on pgfifo.reports (event_no);
 comment on table pgfifo.reports is 'How far running executions are.';
