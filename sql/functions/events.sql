@@ -55,7 +55,7 @@ begin
   if p_limit is null or p_limit < 1 or p_limit > 100000 then
     raise exception using errcode = 'QF022', message = format('p_limit must be between 1 and 100000, not %s', coalesce(p_limit::text, 'null')),
       detail = json_build_object('name', 'p_limit', 'value', p_limit)::text;
-  elsif p_cursor <> 'begin' and p_cursor !~ '^\d{1,9}\.\d{1,18}\.\d{1,18}-\d{1,18}\.\d{1,18}\.\d{1,18}-\d{1,18}\.\d{1,18}\.\d{1,18}(-\d{1,18}\.\d{1,18}\.\d{1,18}\.\d{1,19})?$' then
+  elsif p_cursor <> 'begin' and p_cursor !~ '^[0-9]{1,9}([.][0-9]{1,18}){2}(-[0-9]{1,18}([.][0-9]{1,18}){2}){2}(-[0-9]{1,18}([.][0-9]{1,18}){2}[.][0-9]{1,19})?$' then
     raise exception using errcode = 'QF022', message = format('%s is no cursor', quote_literal(left(p_cursor, 100))),
       detail = json_build_object('name', 'p_cursor', 'value', left(p_cursor, 200))::text, hint = 'Give one that events has returned, ''begin'', or null.';
   end if;
