@@ -57,10 +57,9 @@ declare
   v_strict boolean[];
   v_from bigint[];
   v_timer_from timestamptz[];
-  -- Actions whose limits stay as they are until we commit; those of them whose limits are not known yet.
+  -- Actions whose limits stay as they are until we commit; those of them of which nothing is kept.
   v_open integer[];
   v_unknown integer[];
-  v_kept boolean := false;
   v_remarked boolean;
   v_waits boolean;
   v_passed bigint[];
@@ -182,30 +181,35 @@ begin
     perform pgfifo._end_overrides(v_now);
   end if;
   -- The limits stay as they are until we commit: a change takes these locks exclusive. So the policies are read in a
-  -- statement after the locks. Those that another claim is writing down just now are for the next call.
+  -- statement after the locks. What is not kept is asked for, and kept for the next.
   if v_limit > 0 and pg_try_advisory_xact_lock_shared(c_policies, 0) then
     v_open := array(select a.id from unnest(v_action_ids) a(id) where pg_try_advisory_xact_lock_shared(c_policies, a.id));
     v_soon := cardinality(v_open) < cardinality(v_action_ids);
-    loop
-      select array_agg(a.id) filter (where f.action_id is null), array_agg(a.id) filter (where f.is_startable),
-          array_agg(a.name) filter (where f.is_startable), array_agg(c.cap) filter (where f.is_startable),
-          array_agg(f.max_concurrent) filter (where f.is_startable), array_agg(f.ordering = 'strict') filter (where f.is_startable),
-          array_agg(f.has_pace or (select exists (select from pgfifo.shared_draws)) and pgfifo._draws(a.id) <> '{}') filter (where f.is_startable),
-          bool_or(f.is_startable and f.ordering = 'relaxed'), (select i.epoch from pgfifo.installation i),
-          exists (select from pgfifo.remarks r where r.action_id = any (v_open)),
-          exists (select from pgfifo.policies w where w.max_wait < 'infinity')
-        into v_unknown, v_actions, v_names, v_caps, v_max, v_strict, v_governs, v_relaxed, v_epoch, v_remarked, v_waits
-      from (select c.action_id, coalesce(c.cap, v_limit) as cap from unnest(v_action_ids, v_limits) c(action_id, cap)) c
-      join pgfifo.actions a on a.id = c.action_id
-      left join lateral (
-        select f.action_id, f.max_concurrent, f.ordering, f.has_pace, not f.is_paused and c.cap > 0 as is_startable
-        from pgfifo._in_force f where f.action_id = a.id and f.until > v_now offset 0) f on true
-      where a.id = any (v_open);
-      exit when v_unknown is null or v_kept;
-      v_kept := true;
+    select array_agg(a.id) filter (where f.action_id is null), array_agg(a.id) filter (where f.is_startable),
+        array_agg(a.name) filter (where f.is_startable), array_agg(c.cap) filter (where f.is_startable),
+        array_agg(f.max_concurrent) filter (where f.is_startable), array_agg(f.ordering = 'strict') filter (where f.is_startable),
+        array_agg(f.has_pace or (select exists (select from pgfifo.shared_draws)) and pgfifo._draws(a.id) <> '{}') filter (where f.is_startable),
+        bool_or(f.is_startable and f.ordering = 'relaxed'), (select i.epoch from pgfifo.installation i),
+        exists (select from pgfifo.remarks r where r.action_id = any (v_open)),
+        exists (select from pgfifo.policies w where w.max_wait < 'infinity')
+      into v_unknown, v_actions, v_names, v_caps, v_max, v_strict, v_governs, v_relaxed, v_epoch, v_remarked, v_waits
+    from (select c.action_id, coalesce(c.cap, v_limit) as cap from unnest(v_action_ids, v_limits) c(action_id, cap)) c
+    join pgfifo.actions a on a.id = c.action_id
+    left join lateral (
+      select f.action_id, f.max_concurrent, f.ordering, f.has_pace, not f.is_paused and c.cap > 0 as is_startable
+      from pgfifo._in_force f where f.action_id = a.id and f.until > v_now offset 0) f on true
+    where a.id = any (v_open);
+    if v_unknown is not null then
       perform pgfifo._put_in_force(v_unknown, v_now);
-    end loop;
-    v_soon := v_soon or v_unknown is not null;
+      select v_actions || array_agg(p.action_id), v_names || array_agg(p.action), v_caps || array_agg(coalesce(c.cap, v_limit)),
+          v_max || array_agg(p.max_concurrent), v_strict || array_agg(p.ordering = 'strict'),
+          v_governs || array_agg(p.has_pace or (select exists (select from pgfifo.shared_draws)) and pgfifo._draws(p.action_id) <> '{}'),
+          coalesce(v_relaxed, false) or coalesce(bool_or(p.ordering = 'relaxed'), false)
+        into v_actions, v_names, v_caps, v_max, v_strict, v_governs, v_relaxed
+      from unnest(v_action_ids, v_limits) c(action_id, cap)
+      join pgfifo._action_policies p on p.action_id = c.action_id
+      where p.action_id = any (v_unknown) and p.paused_at is null and coalesce(c.cap, v_limit) > 0;
+    end if;
   else
     v_soon := v_limit > 0;
   end if;
