@@ -864,7 +864,7 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
             **where: Keys of `Filter`; at least one.
 
         Returns:
-            How many were put back, and how many could not be.
+            How many were put back, and how many could not be; and the new ones.
 
         Raises:
             UnknownAction: There is no such action; the hint names the nearest.
@@ -872,18 +872,20 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
         """
         selection = filter_json(where)
         retried = refused = busy = 0
+        ids: list[int] = []
         after: str | None = None
         while True:
             part = await self._row(
-                "select retried, refused, busy, next from pgfifo.retry_where("
+                "select retried, refused, busy, next, retry_ids from pgfifo.retry_where("
                 "%s::jsonb, %s::boolean, %s::boolean, %s::text, 5000)",
                 (selection, head, dry_run, after),
                 _values,
             )
             retried, refused, busy = retried + part[0], refused + part[1], busy + part[2]
+            ids += part[4]
             after = part[3]
             if after is None:
-                return Retried(retried, refused, busy)
+                return Retried(retried, refused, busy, ids)
 
     async def finish(
         self,

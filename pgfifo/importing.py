@@ -93,6 +93,7 @@ class Done:
         known: how many found, by a key, that their execution was there already.
         skipped: how many bad ones were left out in this run.
         first_bad: the first of those.
+        blank: how many without anything in them were passed over in this run.
         first_id: the first execution of this run; None while there is none.
         last_id: the last one.
     """
@@ -102,6 +103,7 @@ class Done:
     known: int = 0
     skipped: int = 0
     first_bad: list[BadLine] = field(default_factory=list)
+    blank: int = 0
     first_id: int | None = None
     last_id: int | None = None
 
@@ -177,6 +179,7 @@ class Importer:
         # A stream may keep its reader waiting, and a thread that waits cannot be interrupted.
         for batch in found if lines.end is None else _ahead(found):
             self._leave_out(batch.bad)
+            self.done.blank += batch.blank
             for part in self._parts(batch):
                 self._put(part)
             if progress:

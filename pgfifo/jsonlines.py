@@ -91,6 +91,7 @@ class Batch:
         numbers: their line numbers.
         upto: the number of the last line read, good or not.
         bad: the ones that are not good.
+        blank: how many hold nothing.
         size: how many bytes of the file it covers.
     """
 
@@ -98,6 +99,7 @@ class Batch:
     numbers: list[int] = field(default_factory=list)
     upto: int = 0
     bad: list[BadLine] = field(default_factory=list)
+    blank: int = 0
     size: int = 0
 
 
@@ -272,6 +274,8 @@ def batches(
             if text:
                 batch.texts.append(text)
                 batch.numbers.append(lines.number)
+            else:
+                batch.blank += 1
         if len(batch.texts) >= rows:
             yield batch
             batch = Batch()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, Literal
 
 from pgfifo import groups
@@ -181,11 +181,13 @@ class Retried:
         refused: How many were not: their lane is full or closed, another limit of enqueues was reached, or
             their old place is taken.
         busy: How many are in lanes that somebody kept for a second, so that they were passed by.
+        ids: The new executions; empty in a dry run.
     """
 
     retried: int
     refused: int
     busy: int
+    ids: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)

@@ -162,6 +162,26 @@ def test_a_good_history_holds_with_a_kill_a_zombie_failures_and_a_cancel() -> No
     assert "one 1 of 1, three 3 of 3" in checks[SLOTS].seen
     assert checks[ONCE].seen == "15 committed: 14 succeeded, 1 cancelled"
     assert "1 late ones refused" in checks[FENCED].seen
+    assert all(check.exercised for check in checks[:PROGRESS])
+
+
+def test_what_nothing_put_to_the_test_says_so() -> None:
+    intime = changed(
+        [attempt(5, 40, 41, n=2)], faults=[Fault("w2", "kill", 20, 20.1)], record=recorded(outcome(5, n=2))
+    )
+    fenced = judge(intime)[FENCED]
+    assert (fenced.exercised, "0 late ones refused" in fenced.seen) == (False, True)
+    nothing = judge(History(rules=RULES))
+    assert [check.exercised for check in nothing] == [False] * len(nothing)
+    assert violations(History(rules=RULES)) == []
+
+
+def test_progress_without_the_workers_word_is_about_wake_ups_only() -> None:
+    check = judge(replace(GOOD, record=recorded(wakeups_lost=0)))[PROGRESS]
+    assert (check.name, check.seen, check.exercised) == ("no wake-up was lost", "0 wake-ups lost", True)
+    assert judge(GOOD)[PROGRESS].exercised is False, (
+        "nobody asked the sweep, and no worker said when it had room"
+    )
 
 
 # Order

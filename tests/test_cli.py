@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import pytest
 
 from pgfifo import Actions, Client, Worker
 from pgfifo.embedded import PrivateServer
+from pgfifo.scheduling import Cron
 from tests.support.cli import CommandLine, program, run_program
 from tests.support.database import wait_for
 
@@ -261,12 +263,15 @@ def test_schedules_are_set_listed_paused_and_removed(cli: CommandLine, conn: Con
         "all",
     )
     assert (listed["payload"], listed["headers"], listed["tags"]) == ({"kind": "full"}, {"n": 1}, ["a"])
+    coming = Cron("30 2 * * mon-fri", "Europe/Berlin").after(datetime.now(UTC))
+    assert datetime.fromisoformat(listed["next_at"]) == next(coming), "no worker has been there yet"
     assert "Nothing to do" in cli.ok(*undone(cli, "set", "nightly", "backup", "@daily")).err
     assert re.search(r"nightly +backup +30 2 ", cli.ok("schedule", "list", "backup").out)
     said = cli.ok("schedule", "pause", "nightly", "--reason", "incident 12")
     assert "Undo: pgfifo schedule resume nightly" in said.err
     assert "paused already" in cli.ok("schedule", "pause", "nightly").err
     assert " paused " in cli.ok("schedule", "list").out
+    assert json.loads(cli.ok("schedule", "list", "--json").out)[0]["next_at"] is None
     assert "Resumed" in cli.ok("schedule", "resume", "nightly").err
     assert "not paused" in cli.ok("schedule", "resume", "nightly").err
     conn.execute("update pgfifo._schedules set last_error = 'the line is full'")
@@ -343,7 +348,7 @@ def test_install_for_testing_is_refused_where_it_is_in_use(empty_cli: CommandLin
 def test_install_twice_and_uninstall(empty_cli: CommandLine) -> None:
     first = empty_cli.ok("install")
     assert "Installed" in first.err
-    assert "Undo: pgfifo uninstall" in first.err
+    assert "Undo: pgfifo uninstall\n" in first.err, "no command that can be pasted"
     assert "Nothing to do" in empty_cli.ok("install").err
     assert "Nothing to do" in empty_cli.ok("upgrade").err
     empty_cli.ok("enqueue", "x")
@@ -552,6 +557,24 @@ def test_show(cli: CommandLine) -> None:
     assert re.search(r"^position +1$", said.out, re.MULTILINE)
     shown = json.loads(cli.ok("show", 1, "--json").out)
     assert (shown["id"], shown["payload"], shown["state"], shown["position"]) == (1, {"a": 1}, "waiting", 1)
+
+
+def test_show_lists_the_attempts_before_the_last_which_its_other_lines_tell_of(
+    cli: CommandLine, conn: Connection
+) -> None:
+    cli.ok("policy", "set", "x", "--failure-mode", "yield", "--backoff-initial", "0s", "--max-attempts", "2")
+    cli.ok("enqueue", "x")
+    claim(conn)
+    conn.execute("select pgfifo.finish(1, 1, 'failed', p_error => 'no 1', p_after => '0s')")
+    assert conn.execute("select from pgfifo.work(1, array['x'], 2, 1)").rowcount == 1
+    conn.execute("select pgfifo.finish(1, 2, 'failed', p_error => 'no 2')")
+    shown = json.loads(cli.ok("show", 1, "--json").out)
+    assert [(each["attempt"], each["error"]) for each in shown["attempts"]] == [(1, "no 1")]
+    assert (shown["state"], shown["attempt"], shown["error"]) == ("failed", 2, "no 2")
+    lines = dict(re.split(r"  +", line, maxsplit=1) for line in cli.ok("show", 1).out.splitlines())
+    assert "attempts" not in lines
+    assert '"error": "no 1"' in lines["earlier attempts"]
+    assert lines["error"] == "no 2"
 
 
 @pytest.mark.parametrize(

@@ -53,6 +53,8 @@ def test_demo_holds_and_says_what_was_seen(place: Path) -> None:
     assert "0 slot violations (at most deliver 1 of 1, index 3 of 3 at once)" in out
     assert "was killed with SIGKILL" in out
     assert "each in its place" in out
+    assert "no wake-up was lost: 0 wake-ups lost" in out
+    assert "fenced" not in out, "nobody has listened to the hand-ins"
     assert "✗" not in out
     assert "pgfifo stats" in out
 

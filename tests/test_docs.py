@@ -431,6 +431,16 @@ def test_the_errors_and_their_codes_are_in_the_python_page() -> None:
     assert documented == classes
 
 
+def test_no_error_of_the_python_page_is_one_that_nothing_raises() -> None:
+    sql = "".join(path.read_text() for path in (ROOT / "sql").rglob("*.sql"))
+    paths = (ROOT / "pgfifo").rglob("*.py")
+    python = "".join(path.read_text() for path in paths if path.name != "errors.py")
+    python += read("pgfifo/errors.py").partition("def translated")[2]
+    for name, code, when in rows(section("docs/python.md", "Errors")):
+        assert f"'{code}'" in sql or re.search(rf"(raise|return) {name}\(", python), name
+        assert "reserved" not in when
+
+
 def catalog(conn: psycopg.Connection[Any], query: str) -> set[str]:
     return {name for (name,) in conn.execute(query.encode()).fetchall()}
 

@@ -105,14 +105,15 @@ def test_payload_is_what_stood_in_the_file(cli: CommandLine, conn: Connection) -
 def test_file_with_bad_lines_is_refused_before_anything_is_enqueued(
     cli: CommandLine, conn: Connection, write: Callable[..., Path]
 ) -> None:
-    bad = dict.fromkeys((5, 1800, *range(2001, 2100)), b"oops")
+    bad = dict.fromkeys((5, 1800, *range(2001, 2100)), b"oops") | {3: b""}
     said = cli("enqueue", "x", "--file", write(2500, bad))
     assert (said.code, said.out) == (1, "")
     assert "line 5: Expecting value at column 1" in said.err
     assert "line 1,800:" in said.err
     assert said.err.count("  line ") == 20
     assert "and 81 more" in said.err
-    assert "101 bad lines of 2,500" in said.err
+    assert "101 bad lines of 2,500 in" in said.err
+    assert ", and 1 blank one; nothing was enqueued" in said.err
     assert "--skip-bad" in said.err
     assert conn.execute("select count(*) from pgfifo._executions").fetchone() == (0,)
     assert conn.execute("select count(*) from pgfifo.imports").fetchone() == (0,)
@@ -124,7 +125,8 @@ def test_skip_bad_leaves_them_out_and_says_so(
     path = write(2500, {5: b"oops", 1800: b"[]", 2000: b""})
     said = cli.ok("enqueue", "x", "--file", path, "--skip-bad", "--json")
     assert numbers(conn) == [n for n in lines(1, 2500) if n not in (5, 1800, 2000)]
-    assert json.loads(said.out)["skipped"] == 2
+    assert (json.loads(said.out)["skipped"], json.loads(said.out)["blank"]) == (2, 1)
+    assert "Passed over 1 blank line." in said.err
     assert "line 1,800: an array, not an object" in said.err
 
 

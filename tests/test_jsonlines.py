@@ -212,7 +212,7 @@ def test_batches_begin_after_a_line() -> None:
 
 def test_batches_carry_bad_and_blank_lines() -> None:
     (batch,) = batches_of(b'\nbad\n{"a":1}\n\n\n')
-    assert (batch.texts, batch.numbers, batch.upto) == (['{"a":1}'], [3], 5)
+    assert (batch.texts, batch.numbers, batch.upto, batch.blank) == (['{"a":1}'], [3], 5, 3)
     assert [line.number for line in batch.bad] == [2]
 
 

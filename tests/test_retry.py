@@ -715,8 +715,11 @@ def test_retry_by_the_client(dsn: str, conn: Connection) -> None:
             (ids[0], "again"),
             (4711, "unknown"),
         ]
-        assert fifo.retry_where(action="deploy", dry_run=True) == pgfifo.Retried(1, 0, 0)
-        assert fifo.retry_where(action="deploy", finished_since=3600) == pgfifo.Retried(1, 0, 0)
+        assert fifo.retry_where(action="deploy", dry_run=True) == pgfifo.Retried(1, 0, 0, [])
+        done = fifo.retry_where(action="deploy", finished_since=3600)
+        assert done == pgfifo.Retried(
+            1, 0, 0, [found.id for found in fifo.executions() if found.retry_of == ids[3]]
+        )
         assert fifo.stats("deploy").queue_length == 4
         with pytest.raises(pgfifo.InvalidValue):
             fifo.retry_where()
@@ -770,7 +773,9 @@ def test_retry_on_the_command_line(
         "Would put back 1 execution."
         in cli.ok("retry", "--action", "deploy", "--since", "1h", "--dry-run").err
     )
-    assert "Put back 1 execution." in cli.ok("retry", "--action", "deploy", "--since", "1h").err
+    said = cli.ok("retry", "--action", "deploy", "--since", "1h")
+    assert "Put back 1 execution." in said.err
+    assert said.undo == [["cancel", "9"]]
     assert "Nothing to do" in cli.ok("retry", "--action", "deploy", "--since", "1h").err
     assert cli.ok("retry", "-", stdin="").out == ""
     engine.drain(worker)
@@ -780,3 +785,36 @@ def test_retry_on_the_command_line(
         said = cli(*bad)
         assert (said.code, "Traceback" in said.all) == (2, False), bad
     assert cli("retry", "--action", "nobody").code == 1
+
+
+@pytest.mark.parametrize("number", [3, 12, 250])
+@pytest.mark.parametrize("between", [False, True], ids=["in a row", "with others between"])
+@pytest.mark.parametrize("by", ["ids", "filter"])
+def test_retry_says_how_to_cancel_just_the_new_ones(
+    dsn: str,
+    conn: Connection,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    number: int,
+    between: bool,
+    by: str,
+) -> None:
+    cli, engine = CommandLine(dsn, monkeypatch, capsys), Engine(conn)
+    ids = engine.enqueue_many("deploy", [{}] * number)
+    worker = engine.worker()
+    while starts := engine.claim(worker, 1000):
+        engine.hand_in(worker, *starts, outcome="failed", retry=False)
+    if between:  # as if others drew ids meanwhile
+        conn.execute("alter sequence pgfifo.execution_ids increment 2")
+    said = cli.ok("retry", *(map(str, ids) if by == "ids" else ("--action", "deploy")))
+    conn.execute("alter sequence pgfifo.execution_ids increment 1")
+    if between and number == 250:
+        assert said.undo == []
+        assert "No one command undoes it" in said.err
+        return
+    other = engine.enqueue()
+    [undo] = said.undo
+    cli.ok(*undo)
+    states = dict(engine.rows("select id, state from pgfifo.executions where id <> all (%s)", ids))
+    assert states.pop(other) == "waiting"
+    assert list(states.values()) == ["cancelled"] * number

@@ -29,6 +29,13 @@ def test_what_was_held_ran_again_elsewhere() -> None:
     assert [each.name for each in verdict(AGAIN, "slow", [2])][-2:] == [check.name, "pgfifo's own checks"]
 
 
+def test_what_was_not_put_to_the_test_is_no_line_of_the_verdict() -> None:
+    names = [each.name for each in verdict(AGAIN, "slow", [2]) if each.holds]
+    assert "fenced" not in names, "the demo's workers hand in unheard"
+    assert "no lane stood still" not in names, "nobody knows when they had room"
+    assert "within the slots" in names
+
+
 def test_held_execution_that_was_not_run_again_is_found() -> None:
     said = ["execution 2, which slow held, was not run again"]
     for attempts in (

@@ -66,7 +66,7 @@ def _option(name: str, metavar: str, help: str) -> Any:  # noqa: ANN401, A002 - 
 
 @app.command(rich_help_panel=LOOK)
 def show(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 - the argument is called so
-    """Show all about one execution: state, place in the line, payload, result, error."""
+    """Show all about one execution: state, place in the line, payload, result, error, earlier attempts."""
     with connected(dsn) as fifo:
         found = fifo.execution(id)
         place = fifo.position(id)
@@ -79,7 +79,8 @@ def show(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 -
     if found.progress is not None:
         fields["progress"] = f"{found.progress:.0%}"
     fields["group"] = found.lane.group
-    del fields["group_text"], fields["lane_id"]
+    fields["earlier_attempts"] = found.attempts  # of the last one, the other lines tell
+    del fields["group_text"], fields["lane_id"], fields["attempts"]
     print_fields(
         {name: value for name, value in fields.items() if name == "payload" or value not in (None, "")}
     )

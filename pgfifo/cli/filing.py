@@ -137,7 +137,9 @@ class _File:
         if report.bad and not self._options.skip_bad:
             _tell_bad(report.first_bad, report.bad)
             raise Refused(
-                f"{count(report.bad, 'bad line')} of {report.lines:,} in {self._name}; nothing was enqueued",
+                f"{count(report.bad, 'bad line')} of {report.lines:,} in {self._name}"
+                + (f", and {count(report.blank, 'blank one')}" if report.blank else "")
+                + "; nothing was enqueued",
                 "Put them right, or leave them out with --skip-bad.",
             )
         if size > end:
@@ -235,8 +237,10 @@ class _File:
         if done.skipped:
             _tell_bad(done.first_bad, done.skipped)
             note(f"Left out {count(done.skipped, 'bad line')}.")
+        if done.blank:
+            note(f"Passed over {count(done.blank, 'blank line')}.")
         if options.json:
-            keys = ("enqueued", "known", "skipped", "upto", "first_id", "last_id")
+            keys = ("enqueued", "known", "skipped", "blank", "upto", "first_id", "last_id")
             fields = {key: getattr(done, key) for key in keys} | {"enqueued_in_all": whole.enqueued}
             print_json(
                 {"import": job.number, "action": options.action, **fields, "seconds": round(seconds, 3)}

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 _AT_ONCE = 1000
 _NAMED = 10  # more are counted
-_UNDO = "cancel the new ones, which have the ids of the old ones as retry_of"
+_LISTED = 200  # more do not go into one command
 
 Head = Annotated[
     bool,
@@ -82,12 +82,25 @@ def _retry_ids(words: list[str], *, head: bool, dsn: str | None) -> None:
     if new:
         names = f"execution{'s' if len(new) > 1 else ''} {', '.join(map(str, new))}"
         where = "in its old place" if head else "at the end of its line"
-        undo = command("cancel", *map(str, new)) if len(new) <= _NAMED else _UNDO
-        did(f"Put back as {names if len(new) <= _NAMED else count(len(new), 'execution')}, {where}.", undo)
+        _did(f"Put back as {names if len(new) <= _NAMED else count(len(new), 'execution')}, {where}.", new)
     elif not refused:
         note("Nothing to do: no ids.")
     if refused:
         raise typer.Exit(REFUSED)
+
+
+def _did(text: str, new: list[int]) -> None:
+    """Say what was done, and the command that cancels the new ones and nobody else's."""
+    first, last = min(new), max(new)
+    undo = None
+    if len(new) > _NAMED and last - first + 1 == len(new):
+        undo = command("cancel", "--ids", f"{first}..{last}")
+    elif len(new) <= _LISTED:
+        undo = command("cancel", *map(str, new))
+    did(text, undo)
+    if undo is None:
+        note("No one command undoes it: in between others have enqueued too.")
+        note(f"The new ones are in {first}..{last}, and have the ids of the old ones as retry_of.")
 
 
 def _refusal(answer: "RetryAnswer") -> tuple[str, str | None]:
@@ -135,7 +148,7 @@ def _retry_where(where: "Filter", *, head: bool, dry_run: bool, dsn: str | None)
         note(f"Would put back {count(done.retried, 'execution')}.")
         return
     if done.retried:
-        did(f"Put back {count(done.retried, 'execution')}.", _UNDO)
+        _did(f"Put back {count(done.retried, 'execution')}.", done.ids)
     problems = []
     if done.refused:
         why = "their lines are full or closed, or another limit of enqueues is reached"

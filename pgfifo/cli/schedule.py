@@ -1,6 +1,7 @@
 """Schedules: what is enqueued again and again."""
 
-from dataclasses import asdict
+from contextlib import suppress
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from enum import StrEnum
 from itertools import islice
@@ -115,7 +116,7 @@ def set_(
 def list_(action: AnyAction = None, json: AsJson = False, dsn: Dsn = None) -> None:
     """Show the schedules: when each ticks next, and what came of the last time."""
     with connected(dsn) as fifo:
-        found = fifo.schedules(action)
+        found = [_worked_out(each) for each in fifo.schedules(action)]
     if json:
         print_json_rows(map(asdict, found))
         return
@@ -138,6 +139,18 @@ def list_(action: AnyAction = None, json: AsJson = False, dsn: Dsn = None) -> No
     for each in found:
         if each.last_error:
             note(f"{each.name}: {each.last_error}")
+
+
+def _worked_out(found: "ScheduleInfo") -> "ScheduleInfo":
+    """Return a schedule with its next tick, also where no worker has been there yet to work it out."""
+    from pgfifo.errors import InvalidValue
+    from pgfifo.scheduling import Cron
+
+    if found.paused or found.next_at is not None:
+        return found
+    with suppress(InvalidValue):  # what no worker could read either: the list says so below
+        return replace(found, next_at=next(Cron(found.cron, found.time_zone).after(datetime.now(UTC)), None))
+    return found
 
 
 @schedule.command()

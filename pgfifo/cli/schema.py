@@ -34,8 +34,8 @@ def install(
     if before == after:
         note(f"Nothing to do: the schema pgfifo is there, at version {after}.")
     elif before is None:
-        undo = f"{command('uninstall')}, with everything in it"
-        did(f"Installed the schema pgfifo, version {after}.", undo)
+        did(f"Installed the schema pgfifo, version {after}.", command("uninstall"))
+        note("That removes everything that is in it by then as well.")
     else:
         did(
             f"Upgraded the schema from version {before} to {after}.", "restore a backup; there is no way back"

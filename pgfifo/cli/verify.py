@@ -133,7 +133,9 @@ def _show(report: "Report") -> None:
     )
     out("A second: " + ", ".join(f"{value:,.0f} {name}" for name, value in report.rates.items()))
     for check in report.checks:
-        mark = paint("held", "32", sys.stdout) if check.holds else paint("BROKEN", "31", sys.stdout)
+        mark = paint("BROKEN", "31", sys.stdout)
+        if check.holds:
+            mark = paint("held", "32", sys.stdout) if check.exercised else "not exercised"
         out(f"{mark}  {check.name}" + (f": {check.seen}" if check.holds else ""))
         for finding in check.findings[:_SHOWN]:
             out(f"    {finding}")

@@ -268,13 +268,13 @@ class Record:
     Attributes:
         outcomes: of all executions of the actions; an id may only be there once, which is checked.
         stays: all starts on record, and what still waits.
-        wakeups_lost: how many lanes only the sweep has set going.
+        wakeups_lost: how many lanes only the sweep has set going; None where nobody may ask.
         findings: what pgfifo's own checks say, in words.
     """
 
     outcomes: Sequence[Outcome] = ()
     stays: Sequence[Stay] = ()
-    wakeups_lost: int = 0
+    wakeups_lost: int | None = None
     findings: Sequence[str] = ()
 
 
@@ -323,11 +323,13 @@ class Check:
         name: what it is, in a few words.
         seen: what was seen when it holds.
         findings: what does not hold; empty when all is well.
+        exercised: whether anything happened that could have broken it. If not, that it holds says nothing.
     """
 
     name: str
     seen: str
     findings: Sequence[str] = field(default=())
+    exercised: bool = True
 
     @property
     def holds(self) -> bool:

@@ -13,7 +13,8 @@ def finished_once(index: Index) -> Check:
     """Everything that was committed has exactly one outcome; what was rolled back left no trace."""
     record = index.history.record
     if record is None:
-        return Check("finished exactly once", "not asked: pgfifo's record is not at hand")
+        seen = "not asked: pgfifo's record is not at hand"
+        return Check("finished exactly once", seen, exercised=False)
     findings = []
     committed = {each.id for each in index.history.enqueues if each.fate == "committed"}
     rolled_back = {each.id for each in index.history.enqueues if each.fate == "rolled back"}
@@ -33,7 +34,8 @@ def finished_once(index: Index) -> Check:
         ids = states[state]
         findings.append(f"{len(ids):,} {_are(ids)} still {state} at the end: {some(sorted(ids))}")
     ended = ", ".join(f"{len(states[state]):,} {state}" for state in FINAL if states[state])
-    return Check("finished exactly once", f"{len(committed):,} committed: {ended or 'nothing'}", findings)
+    seen = f"{len(committed):,} committed: {ended or 'nothing'}"
+    return Check("finished exactly once", seen, findings, exercised=bool(committed))
 
 
 def _are(ids: set[int]) -> str:
@@ -45,7 +47,8 @@ def agrees(index: Index) -> Check:
     findings = [*_strangers(index), *_after_the_end(index)]
     for outcome in index.outcomes.values():
         findings += _contradictions(index, outcome)
-    return Check("clients and record agree", f"{len(index.history.attempts):,} starts", findings)
+    starts = len(index.history.attempts)
+    return Check("clients and record agree", f"{starts:,} starts", findings, exercised=starts > 0)
 
 
 def _strangers(index: Index) -> Iterable[str]:

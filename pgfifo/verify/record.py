@@ -60,6 +60,6 @@ def record(conn: psycopg.Connection[Any], actions: Collection[str], before: int 
             Stay((action, lane), *rest)
             for action, lane, *rest in conn.execute(_STAYS, [names, names]).fetchall()
         ],
-        wakeups_lost=0 if before is None or after is None else after - before,
+        wakeups_lost=None if before is None or after is None else after - before,
         findings=found,
     )

@@ -82,7 +82,7 @@ class Report:
 
     @property
     def held(self) -> bool:
-        """Whether all promises held."""
+        """Whether no promise was broken."""
         return all(check.holds for check in self.checks)
 
     def as_json(self) -> dict[str, Any]:
@@ -92,7 +92,13 @@ class Report:
             "done": dict(self.done),
             "per_second": {name: round(value, 1) for name, value in self.rates.items()},
             "promises": [
-                {"name": each.name, "held": each.holds, "seen": each.seen, "violations": [*each.findings]}
+                {
+                    "name": each.name,
+                    "held": each.holds,
+                    "exercised": each.exercised,
+                    "seen": each.seen,
+                    "violations": [*each.findings],
+                }
                 for each in self.checks
             ],
             "notes": self.notes,

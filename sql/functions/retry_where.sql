@@ -3,14 +3,14 @@
 -- the filter speaks: those that failed. In the order in which they ended, action by action. One that has been put back
 -- before is passed over, so the same call may be made again; and so is what was enqueued after the first piece.
 -- refused: their line was full or closed, a limit of enqueues was reached, or their old place taken. busy: somebody kept their lane for a second.
--- p_dry_run: only count, without a lock.
+-- retry_ids: the new ones. p_dry_run: only count, without a lock.
 create or replace function pgfifo.retry_where(
   p_filter jsonb,
   p_head boolean default false,
   p_dry_run boolean default false,
   p_after text default null,
   p_limit integer default 1000
-) returns table (retried bigint, refused bigint, busy bigint, next text)
+) returns table (retried bigint, refused bigint, busy bigint, next text, retry_ids bigint[])
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
@@ -44,6 +44,7 @@ begin
   retried := 0;
   refused := 0;
   busy := 0;
+  retry_ids := '{}';
   <<actions>>
   for v_action in
     select a.id from pgfifo.actions a where a.id >= v_after[2] and (v_selection.action_id is null or a.id = v_selection.action_id) order by a.id
@@ -82,8 +83,8 @@ begin
     retried := cardinality(v_ids);
   elsif v_ids <> '{}' then
     select count(*) filter (where r.answer = 'retried'), count(*) filter (where r.answer not in ('retried', 'again', 'busy', 'unknown')),
-        count(*) filter (where r.answer = 'busy')
-      into retried, refused, busy
+        count(*) filter (where r.answer = 'busy'), coalesce(array_agg(r.retry_id) filter (where r.answer = 'retried'), '{}')
+      into retried, refused, busy, retry_ids
     from pgfifo._put_back(v_ids, coalesce(p_head, false), clock_timestamp() + interval '1 s') r;
     if retried > 0 then
       perform pgfifo._audit('retry', v_selection.action, null, jsonb_strip_nulls(jsonb_build_object('filter', p_filter, 'group', v_selection.group_text,
