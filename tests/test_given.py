@@ -80,6 +80,9 @@ def good(fifo: pgfifo.Client) -> dict[str, Any]:
         "first_id": 1,
         "last_id": 1,
         "cron": "0 2 * * *",
+        "role": "producer",
+        "to": "pg_monitor",
+        "from_": "pg_monitor",
     }
 
 

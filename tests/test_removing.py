@@ -44,7 +44,7 @@ def remains(engine: Engine, action: int, lanes: list[int]) -> list[str]:
 def test_nothing_is_left_of_an_action_that_was_removed_and_all_of_the_others(conn: Connection) -> None:
     engine = Engine(conn)
     for action in ("deploy", "other"):
-        engine.policy(action, rate="100/s", quota="9/day", max_action_queue_length=50, retention=60)
+        engine.policy(action, rate="100/s", quota="9/day", max_action_queue_length=50, retention=3600)
         engine.policy(action, "a", max_concurrent=2, quota="9/day")
         engine.rows("select pgfifo.override_policy(%s, '{\"max_attempts\": 2}', '1 hour')", action)
         engine.rows("select pgfifo.set_schedule(%s, %s, '@daily')", f"daily.{action}", action)

@@ -548,13 +548,19 @@ class _Scope:
 
     def overridden(self, fifo: "Client") -> dict[str, float]:
         """Return what is overridden there, and for how many seconds more."""
+        from pgfifo.errors import UnknownAction
+
         if self.action is None:
             here = [each for each in fifo.overrides() if each.action is None and each.pack == self.pack]
             return {each.attribute: each.remaining for each in here}
         kind = "lane " if self.pairs else "action "
+        try:
+            here = fifo.effective_policy(self.action, self.group)
+        except UnknownAction:  # who overrides something of it, makes it
+            return {}
         return {
             value.attribute: value.remaining
-            for value in fifo.effective_policy(self.action, self.group)
+            for value in here
             if value.remaining is not None and (value.origin or "").startswith(kind)
         }
 
