@@ -555,12 +555,12 @@ class _Scope:
             return {each.attribute: each.remaining for each in here}
         kind = "lane " if self.pairs else "action "
         try:
-            here = fifo.effective_policy(self.action, self.group)
+            found = fifo.effective_policy(self.action, self.group)
         except UnknownAction:  # who overrides something of it, makes it
             return {}
         return {
             value.attribute: value.remaining
-            for value in here
+            for value in found
             if value.remaining is not None and (value.origin or "").startswith(kind)
         }
 
