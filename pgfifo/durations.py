@@ -57,18 +57,19 @@ def optional_seconds(value: Duration | None, name: str = "duration") -> float | 
 
 def _from_text(text: str, name: str) -> float:
     stripped = text.strip().lower()
-    if re.fullmatch(r"\d+(?:\.\d+)?", stripped):
-        return float(stripped)
+    unsigned = stripped.removeprefix("-")
     total, at = 0.0, 0
-    while at < len(stripped):
-        part = _PART.match(stripped, at)
+    if re.fullmatch(r"\d+(?:\.\d+)?", unsigned):
+        total, at = float(unsigned), len(unsigned)
+    while at < len(unsigned):
+        part = _PART.match(unsigned, at)
         if part is None:
             break
         total += float(part[1]) * _UNITS[part[2]]
         at = part.end()
-    if not stripped or at < len(stripped):
+    if not unsigned or at < len(unsigned):
         raise _wrong(text, name, "is not a duration")
-    return total
+    return total if unsigned == stripped else -total
 
 
 def _wrong(value: object, name: str, what: str) -> InvalidValue:

@@ -40,6 +40,10 @@ _MAX_FRACTION = 16_383
 _NUL = re.compile(r"(?<!\\)(?:\\\\)*\\u0000")
 
 
+class UnstorableError(ValueError):
+    """It is JSON, and holds a character that jsonb has not."""
+
+
 class JsonText(str):
     """JSON that is text already, such as a line of a file: it is sent as it stands.
 
@@ -212,13 +216,13 @@ _decode: Callable[[str], Any] = _decoder.decode
 def _check_escapes(text: str, value: object) -> None:
     """Refuse the escapes that jsonb cannot keep: NUL, and halves of surrogate pairs."""
     if "\\u0000" in text and _NUL.search(text):
-        raise ValueError("\\u0000, which PostgreSQL's jsonb cannot keep")
+        raise UnstorableError("a NUL character, \\u0000, which PostgreSQL's jsonb cannot keep")
     if "\\ud" not in text and "\\uD" not in text:
         return
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:
-        raise ValueError("half of a surrogate pair, which PostgreSQL's jsonb cannot keep") from None
+        raise UnstorableError("half of a surrogate pair, which PostgreSQL's jsonb cannot keep") from None
 
 
 def _depth(text: str) -> int:

@@ -17,6 +17,7 @@ import psycopg
 import pytest
 
 from pgfifo import Actions, Client, Worker
+from pgfifo.cli.hints import IN_SHELL, in_shell
 from pgfifo.embedded import PrivateServer
 from pgfifo.scheduling import Cron
 from tests.support.cli import CommandLine, program, run_program
@@ -210,9 +211,10 @@ def test_schema_of_another_time_is_4(fresh_dsn: str, cli: CommandLine) -> None:
     cli.use(fresh_dsn)
     with psycopg.connect(fresh_dsn, autocommit=True) as conn:
         conn.execute("update pgfifo.installation set min_client = 99")
-        said = cli("stats")
-        assert said.code == 4
-        assert "pip install --upgrade pgfifo" in said.err
+        for words in (["stats"], ["list"], ["list", "--json"], ["lanes", "x"]):
+            said = cli(*words)
+            assert (said.code, said.out) == (4, ""), words
+            assert "pip install --upgrade pgfifo" in said.err
         conn.execute("update pgfifo.installation set min_client = 1, version = 99, script_hash = ''")
         assert cli("install").code == 4
 
@@ -318,9 +320,6 @@ def test_schedules_of_code_are_told_apart(cli: CommandLine, dsn: str) -> None:
         (["set", "nightly", "backup", "@daily", "--missed", "some"], "--missed"),
         (["set", "two words", "backup", "@daily"], "name"),
         (["set", "nightly", "backup", "@daily", "{"], "payload cannot be enqueued"),
-        (["remove", "nightly"], "there is no schedule 'nightly'"),
-        (["pause", "nightly"], "there is no schedule 'nightly'"),
-        (["resume", "nightly"], "there is no schedule 'nightly'"),
         (["set", "nightly"], "ACTION"),
     ],
 )
@@ -328,6 +327,39 @@ def test_schedule_bad_input_is_2(cli: CommandLine, words: list[str], message: st
     said = cli("schedule", *words)
     assert said.code == 2, said.all
     assert message in said.err
+
+
+@pytest.mark.parametrize("command", ["remove", "pause", "resume"])
+def test_unknown_schedule_is_1_and_says_how_to_see_those_there_are(cli: CommandLine, command: str) -> None:
+    said = cli("schedule", command, "nightly")
+    assert (said.code, said.out) == (1, "")
+    assert "there is no schedule 'nightly'\nFor all there are: pgfifo schedule list\n" in said.err
+    cli.ok("schedule", "set", "nigthly", "backup", "@daily")
+    said = cli("schedule", command, "nightly")
+    assert said.code == 1
+    assert "Did you mean 'nigthly'?" in said.err
+
+
+# What is said
+
+_LIBRARY_ONLY = {
+    "pgfifo.worker_start",  # a worker that has no registration; the worker itself sees to it
+    "pgfifo.cancel_where",  # remove_action has no command
+}
+
+
+def test_hints_speak_of_commands_and_not_of_functions() -> None:
+    root = Path(__file__).parent.parent
+    sql = "".join(path.read_text() for path in (root / "sql").rglob("*.sql")).replace("''", "'")
+    python = "".join(path.read_text() for path in (root / "pgfifo").glob("*.py"))
+    for words in IN_SHELL:
+        assert words in sql or words in python, f"no hint says {words!r} any more"
+    hints = re.findall(r"hint = .*?'[^\n]*?(?:;|,)?\n", sql)
+    assert len(hints) > 50
+    for hint in hints:
+        text = in_shell(hint, {}) or ""
+        leaked = set(re.findall(r"(?<![(a-z] )pgfifo\.[a-z]\w*(?![\w(])", text)) - _LIBRARY_ONLY
+        assert not leaked, (leaked, text)
 
 
 # install, upgrade, uninstall, sql
@@ -467,7 +499,11 @@ def test_enqueue_group_given(cli: CommandLine) -> None:
         (["x", "--wait", "--timeout", "soon"], "not a duration"),
         (["x", "{customer:1}"], "payload cannot be enqueued"),
         (["x", '{"a":NaN}'], "NaN is not JSON"),
-        (["x", '{"a":"\\u0000"}'], "jsonb cannot keep"),
+        (
+            ["x", '{"a":"\\u0000"}'],
+            "a NUL character, \\u0000, which PostgreSQL's jsonb cannot keep\nIt is JSON, but",
+        ),
+        (["x", "--delay", "-5s"], "'-5s' is negative"),
         (["x", '"\\ud800"'], "surrogate"),
         (["x", "[" * 600 + "]" * 600], "nested"),
         (["x", "--set", "a"], "no key and value"),
@@ -589,7 +625,9 @@ def test_unknown_execution_is_1(cli: CommandLine, words: list[str]) -> None:
 @pytest.mark.parametrize("command", ["show", "position", "release"])
 @pytest.mark.parametrize("id_", ["x", "0", "-1", "1.5", "9" * 30])
 def test_ids_that_are_none_are_refused(cli: CommandLine, command: str, id_: str) -> None:
-    assert cli(command, "--", id_).code in (1, 2)
+    said = cli(command, "--", id_)
+    assert said.code in (1, 2)
+    assert "job.id" not in said.err
 
 
 def test_list_filters(cli: CommandLine) -> None:
@@ -1243,7 +1281,12 @@ def test_policy_scopes(cli: CommandLine) -> None:
         (["override", "x", "rate", "--max-concurrent", "1", "--for", "1h"], "'rate' is too much"),
         (["override", "x", "--end", "--max-concurrent", "1"], "--end ends"),
         (["override", "x", "--end", "rato"], "Did you mean 'rate'?"),
-        (["override", "x", "--group-by", "a", "--for", "1h"], "--group-by"),
+        (["override", "x", "--group-by", "a", "--for", "1h"], "group_by cannot be overridden for a time"),
+        (["override", "x", "--max-wait", "1h", "--for", "1h"], "max_wait cannot be overridden for a time"),
+        (
+            ["override", "--default", "--declared-actions-only", "--for", "1h"],
+            "declared_actions_only cannot be overridden for a time",
+        ),
         (["history", "x", "--default"], "name one scope"),
         (["history", "--group", "a=1"], "--group needs the action"),
         (["show"], "ACTION"),
@@ -1272,7 +1315,21 @@ def test_policy_group_by_is_not_changed_over_what_waits(cli: CommandLine) -> Non
     cli.ok("enqueue", "x")
     said = cli("policy", "set", "x", "--group-by", "a")
     assert said.code == 1
+    assert "pgfifo policy set x --group-by a --force. Or let its workers drain it first." in said.err
     cli.ok("policy", "set", "x", "--group-by", "a", "--force")
+    said = cli("policy", "unset", "x", "group_by")
+    assert said.code == 1
+    assert "pgfifo policy unset x group_by --force." in said.err
+
+
+def test_policy_burst_without_a_rate_is_set_and_noted(cli: CommandLine) -> None:
+    noted = "a burst has no effect until there is one"
+    assert noted in cli.ok("policy", "set", "x", "--burst", 5).err
+    assert noted in cli.ok("policy", "set", "--default", "--burst", 5).err
+    assert noted not in cli.ok("policy", "set", "x", "--burst", 6, "--rate", "10/s").err
+    assert noted not in cli.ok("policy", "set", "x", "--burst", 7).err
+    cli.ok("policy", "set", "x", "--group-by", "a")
+    assert noted not in cli.ok("policy", "set", "x", "--group", "k", "--burst", 3).err
 
 
 def test_finish_ends_what_is_stuck(cli: CommandLine, conn: Connection) -> None:
@@ -1403,11 +1460,14 @@ def test_close_and_open(cli: CommandLine) -> None:
     refused = cli("enqueue", "x")
     assert refused.code == 1
     assert "moving house" in refused.err
+    assert "To let enqueues in again: pgfifo open x\n" in refused.err
     assert "Nothing to do" in cli.ok("close", "x").err
     assert "Undo: pgfifo close x" in cli.ok("open", "x").err
     assert "Nothing to do" in cli.ok("open", "x").err
     assert "Undo: pgfifo open x --group k" in cli.ok("close", "x", "--group", "k").err
-    assert cli("enqueue", "x", "--group", "k").code == 1
+    refused = cli("enqueue", "x", "--group", "k")
+    assert refused.code == 1
+    assert "To let enqueues in again: pgfifo open x --group k\n" in refused.err
     assert "closed" in cli.ok("lanes", "x").out
     cli.ok("open", "x", "--group", "k")
     cli.ok("enqueue", "x", "--group", "k")
@@ -1611,6 +1671,30 @@ def test_worker_module_alone_will_do_and_one_action_of_it(cli: CommandLine, appl
     assert json.loads(cli.ok("show", 1, "--json").out)["state"] == "waiting"
     cli.ok("worker", "shop_jobs", "--until-empty", "--concurrency", 5, "--concurrency", "double=1")
     assert json.loads(cli.ok("show", 1, "--json").out)["state"] == "succeeded"
+
+
+@pytest.mark.parametrize("way", ["force", "drain"])
+def test_worker_that_declares_a_new_grouping_over_what_waits_names_both_ways_out(
+    cli: CommandLine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, way: str
+) -> None:
+    lines = ['"ship", group_by=["customer", "to.city"]', "def ship(execution):", "    return 1"]
+    text = f"import pgfifo\nactions = pgfifo.Actions()\n@actions.action({lines[0]})\n{lines[1]}\n{lines[2]}\n"
+    (tmp_path / f"grouped_{way}.py").write_text(text.replace(", group", ", group"))
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("PYTHONPATH", "")
+    cli.ok("enqueue", "ship", '{"customer":"a"}')
+    said = cli("worker", f"grouped_{way}:actions", "--until-empty")
+    assert said.code == 1
+    assert "pgfifo policy set ship --group-by customer,to.city --force. Or let it drain" in said.err
+    assert "pgfifo worker … --no-declare, in Python Worker(…, declare=False)." in said.err
+    if way == "force":
+        cli.ok("policy", "set", "ship", "--group-by", "customer,to.city", "--force")
+    else:
+        cli.ok("worker", f"grouped_{way}:actions", "--until-empty", "--no-declare")
+        assert json.loads(cli.ok("show", 1, "--json").out)["state"] == "succeeded"
+    cli.ok("worker", f"grouped_{way}:actions", "--until-empty")
+    assert json.loads(cli.ok("show", 1, "--json").out)["state"] == "succeeded"
+    assert '"customer"' in cli.ok("policy", "show", "ship", "--json").out
 
 
 def test_worker_processes(cli: CommandLine, application: Path, dsn: str) -> None:

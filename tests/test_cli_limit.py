@@ -130,6 +130,11 @@ def test_a_limit_on_a_pack_or_everything_names_the_command_for_a_cap(cli: Comman
         (["set", "api", "--burst", "5"], 2, "needs max_concurrent, a rate, or both"),
         (["set", "two words", "--rate", "5/s"], 2, "is no name for a shared limit"),
         (["set", "api", "--rate", "5/s", "--action", "delpoy"], 1, "Did you mean 'deploy'"),
+        (
+            ["set", "api", "--rate", "5/s", "--action", "qqqqqqq"],
+            1,
+            "pgfifo policy set qqqqqqq --max-concurrent 1",
+        ),
         (["set", "api", "--rate", "5/s", "--pack", ""], 2, "is no name for a pack"),
         (["unset", "api", "rate"], 1, "Did you mean 'apis'"),
         (["unset", "apis"], 2, "ATTRIBUTE"),

@@ -183,13 +183,22 @@ def test_it_waits_in_line_or_does_not(start: Start, env: dict[str, str], engine:
     said = run_program("run", "deploy", "--timeout", "50ms", "--", "true", env=env)
     assert said.code == 5
     assert "no slot of deploy became free in 0.05 s" in said.err
+    said = run_program("policy", "set", "lock", "--group-by", "who", env=env)
+    beside = start("lock", "--group", "who=a", "--", "sh", "-c", "echo begun; sleep 600")
+    assert first_line(beside) == "begun"
+    said = run_program("run", "lock", "--group", "who=a", "--no-wait", "--", "true", env=env)
+    assert said.code == 5
+    assert "no slot of lock who=a is free" in said.err
+    assert "slots lock --group who=a shows who holds them." in said.err
+    beside.send_signal(signal.SIGINT)
+    assert ended(beside)[0] == 130
     waiting = start("deploy", "--", "echo", "mine")
     wait_for(lambda: waits(engine), message="the second to wait")
     holding.send_signal(signal.SIGINT)
     assert ended(holding)[0] == 130
     assert ended(waiting)[0] == 0
     states = [state for (state,) in engine.rows("select state from pgfifo.executions order by id")]
-    assert states == ["failed", "cancelled", "succeeded"]
+    assert states == ["failed", "cancelled", "failed", "succeeded"]
     engine.assert_promises()
 
 

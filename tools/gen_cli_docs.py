@@ -65,7 +65,9 @@ def _command(name: str, command: Any) -> Iterator[str]:
             yield from _command(f"{name} {word}", subcommand)
         return
     arguments = [p for p in command.params if p.param_type_name == "argument"]
-    options = [p for p in command.params if p.param_type_name == "option" and p.name != "help"]
+    options = [
+        p for p in command.params if p.param_type_name == "option" and p.name != "help" and not p.hidden
+    ]
     words = [_argument(argument) for argument in arguments]
     usage = " ".join([name, *(["[OPTIONS]"] if options else []), *words])
     yield f"\n### {name}\n\n    {usage}\n\n{_prose(command.help)}\n"

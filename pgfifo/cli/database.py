@@ -68,11 +68,19 @@ def rows(
     """
     from psycopg.rows import dict_row
 
-    fifo.schema_info()  # says what is missing, where the query could only say that it knows no such view
+    check_schema(fifo)
     with fifo.transaction() as conn, conn.cursor("rows", row_factory=dict_row) as cursor:
         cursor.itersize = at_once
         cursor.execute(query, arguments)
         yield from cursor
+
+
+def check_schema(fifo: "Client") -> None:
+    """Refuse a schema that is missing or does not fit, as calls do; a query would not know, or not say so."""
+    from pgfifo import compatibility
+
+    info = fifo.schema_info()
+    compatibility.check(info.version, info.min_client)
 
 
 def command(*words: str) -> str:

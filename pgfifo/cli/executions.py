@@ -8,7 +8,7 @@ import typer
 
 from pgfifo.cli.app import app
 from pgfifo.cli.cancelling import cancel_ids
-from pgfifo.cli.database import command, connected, rows
+from pgfifo.cli.database import check_schema, command, connected, rows
 from pgfifo.cli.exits import Refused, usage
 from pgfifo.cli.filtering import (
     Before,
@@ -110,7 +110,7 @@ def list_(
     if {"delayed", "held"} & set(states_of(state)):
         listed = listed.replace("payload", "due_at, payload")
     with connected(dsn) as fifo:
-        fifo.schema_info()  # says what is missing; the query could only say that it knows no such thing
+        check_schema(fifo)
         found = _listed(fifo, "id" if quiet else "*" if json else listed, where, limit, oldest=oldest)
         if quiet:
             for row in found:

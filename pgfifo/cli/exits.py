@@ -123,6 +123,7 @@ def _of_database(caught: "psycopg.Error") -> Refused:
     import psycopg
 
     from pgfifo import errors
+    from pgfifo.cli.hints import in_shell
     from pgfifo.dsn import redact
 
     problem = errors.translated(caught)
@@ -131,10 +132,11 @@ def _of_database(caught: "psycopg.Error") -> Refused:
         if isinstance(problem, errors.SchemaMissing | errors.SchemaMismatch):
             code = SCHEMA
         elif isinstance(problem, errors.InvalidValue):
-            code = USAGE
+            # A schedule that is not there is what an unknown action is: no mistake of form.
+            code = REFUSED if "nearest" in problem.detail else USAGE
         elif isinstance(problem, TimeoutError):
             code = TIMED_OUT
-        return Refused(redact(problem.message), problem.hint, code=code)
+        return Refused(redact(problem.message), in_shell(problem.hint, problem.detail), code=code)
     said = problem.diag
     message = redact((said.message_primary or str(problem) or type(problem).__name__).strip())
     hint = said.message_hint

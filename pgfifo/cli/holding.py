@@ -3,7 +3,7 @@
 import asyncio
 import os
 import signal
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from pgfifo.cli.app import app
-from pgfifo.cli.database import address, connected
+from pgfifo.cli.database import address, command, connected
 from pgfifo.cli.exits import TIMED_OUT, Refused, explained, usage
 from pgfifo.cli.options import LOOK, WORK, Action, AnyAction, AsJson, Dsn, Group, duration, group_of
 from pgfifo.cli.output import note, print_json_rows, print_table, span
@@ -33,7 +33,7 @@ _STOPPING = _POSIX.get("SIGTSTP")
 @app.command(rich_help_panel=WORK)
 def run(
     action: Action,
-    command: Annotated[
+    words: Annotated[
         list[str],
         typer.Argument(metavar="-- COMMAND...", help="The command, behind two dashes.", show_default=False),
     ],
@@ -70,19 +70,21 @@ def run(
     """
     from pgfifo.command import missing
 
-    if shell and len(command) != 1:
+    if shell and len(words) != 1:
         raise usage("--shell takes one line of shell", "Put it into quotes: --shell -- 'pg_dump … | gzip …'")
     if no_wait and timeout is not None:
         raise usage("--no-wait and --timeout exclude each other")
     if os.name != "posix":
         raise usage("commands need a POSIX system")
-    argv = ["/bin/sh", "-c", command[0]] if shell else command
+    argv = ["/bin/sh", "-c", words[0]] if shell else words
     if problem := missing(argv[0]):
         raise usage(problem)
     wanted: dict[str, Any] = {"group": group_of(group)} | ({} if no_wait else {"timeout": timeout})
     with address(dsn) as found:
         code = asyncio.run(
-            _Runner(argv, kill_after).run(found, action, wanted, no_wait=no_wait, poll_only=poll_only)
+            _Runner(argv, kill_after).run(
+                found, action, group or [], wanted, no_wait=no_wait, poll_only=poll_only
+            )
         )
     raise typer.Exit(code)
 
@@ -126,15 +128,26 @@ class _Runner:
         self._send: Callable[[int], None] | None = None
 
     async def run(
-        self, found: "Found", action: str, wanted: Mapping[str, Any], *, no_wait: bool, poll_only: bool
+        self,
+        found: "Found",
+        action: str,
+        group: Sequence[str],
+        wanted: Mapping[str, Any],
+        *,
+        no_wait: bool,
+        poll_only: bool,
     ) -> int:
         """Return the exit status."""
         from pgfifo.client_async import AsyncClient
         from pgfifo.command import kept
+        from pgfifo.groups import lane
 
         options: dict[str, Any] = {"prepare_threshold": None} if poll_only else {}
         loop = asyncio.get_running_loop()
-        said = f"Waiting for a slot of {action}; pgfifo slots {action} shows who holds them."
+        name = lane(action, ",".join(group))
+        holders = [word for pair in group for word in ("--group", pair)]
+        who = f"{command('slots', action, *holders)} shows who holds them."
+        said = f"Waiting for a slot of {name}; {who}"
         patience = loop.call_later(_PATIENCE, note, said)
         async with AsyncClient(found, **options) as fifo:
             with self._signals(loop), kept():
@@ -142,8 +155,8 @@ class _Runner:
                     slot = await fifo.try_slot(action, **wanted) if no_wait else fifo.slot(action, **wanted)
                     if slot is None:
                         raise Refused(
-                            f"no slot of {action} is free",
-                            f"pgfifo slots {action} shows who holds them.",
+                            f"no slot of {name} is free",
+                            who,
                             code=TIMED_OUT,
                         )
                     async with slot:

@@ -61,8 +61,10 @@ def reschedule(
             raise Refused(f"execution {id} is {state}; only delayed and held ones have a time to change")
         before = fifo.reschedule(id, run_at=run_at, delay=delay)
         found = fifo.execution(id)
-    when = f"at {show(found.due_at)}" if found.due_at is not None and (run_at or delay) else "now"
     what = "is tried again" if found.state == "held" else "joins its lane"
+    when = "now" if found.state == "held" else "with the next enqueue or claim there"
+    if found.due_at is not None and (run_at or delay):
+        when = f"at {show(found.due_at)}"
     did(
         f"Execution {id} {what} {when}.",
         command("reschedule", str(id), "--run-at", before.isoformat()),

@@ -64,7 +64,7 @@ def set_(
         typer.Option(
             "--action",
             metavar="ACTION",
-            help="An action that draws from it; once for each, all of them anew.",
+            help="An action that draws from it, and is there already; once for each, all of them anew.",
             show_default=False,
         ),
     ] = None,
@@ -207,9 +207,16 @@ def shown(value: object) -> str:
 
 def _change(name: str, values: "SharedLimitValues", dsn: str | None) -> None:
     """Change a limit, and say what that has changed and how to undo it."""
+    from pgfifo.errors import UnknownAction
+
     with connected(dsn) as fifo:
         created = all(each.name != name for each in fifo.shared_limits())
-        changes = fifo.set_shared_limit(name, **values)
+        try:
+            changes = fifo.set_shared_limit(name, **values)
+        except UnknownAction as unknown:
+            make = command("policy", "set", unknown.action or "ACTION", "--max-concurrent", "1")
+            hint = f"{unknown.hint}\nTo make it: {make}\nA pack may be yet to come: --pack PACK"
+            raise Refused(unknown.message, hint) from None
         now = [each for each in fifo.shared_limits() if each.name == name]
     # What a new one said before is nothing.
     old = {each.attribute: NOTHING[each.attribute] if each.old is None else each.old for each in changes}

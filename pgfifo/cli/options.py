@@ -55,12 +55,14 @@ def group_of(pairs: Iterable[str] | None) -> "GroupValue | None":
 def seconds(text: str) -> float:
     """Read a duration, as ``30s``, ``5m``, ``1h30m``; a bare number is seconds."""
     from pgfifo import durations
+    from pgfifo.cli.hints import in_shell
     from pgfifo.errors import InvalidValue
 
     try:
         return durations.seconds(text)
     except InvalidValue as error:
-        raise typer.BadParameter(f"{error.message}. {error.hint or ''}".strip()) from None
+        hint = in_shell(error.hint, error.detail)
+        raise typer.BadParameter(f"{error.message}. {hint or ''}".strip()) from None
 
 
 def some_seconds(text: str) -> float:

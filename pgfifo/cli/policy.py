@@ -1,5 +1,6 @@
 """Policies: the limits and rules of an action, a lane, a pack, or everything."""
 
+import copy
 import difflib
 import inspect
 import re
@@ -7,7 +8,7 @@ import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import typer
 
@@ -157,19 +158,36 @@ _TAKES_A_WORD = ("max_queue_length", "max_action_queue_length")
 _NOT_OVERRIDDEN = ("group_by", "ordering", "max_wait", "declared_actions_only", "audit_retention")
 
 
-def _with_options(*names: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
-    """Give a command the options of attributes, for its ``**values``."""
+def _hidden(annotation: Any) -> Any:  # noqa: ANN401 - a type that typer reads
+    """Return an option that the help does not show: it is there to be refused with a reason."""
+    kind, option = get_args(annotation)
+    option = copy.copy(option)
+    option.hidden = True
+    return Annotated[kind, option]
+
+
+def _with_options(
+    *names: str, hidden: Sequence[str] = ()
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Give a command the options of attributes, for its ``**values``.
+
+    Args:
+        names: the attributes.
+        hidden: those of them that the help does not show.
+    """
+    annotations = {name: _hidden(_OPTIONS[name]) if name in hidden else _OPTIONS[name] for name in names}
 
     def decorate(function: Callable[..., None]) -> Callable[..., None]:
         options = [
-            inspect.Parameter(name, _KEYWORD, default=None, annotation=_OPTIONS[name]) for name in names
+            inspect.Parameter(name, _KEYWORD, default=None, annotation=annotation)
+            for name, annotation in annotations.items()
         ]
         shown = []
         for each in inspect.signature(function).parameters.values():
             if each.kind is not each.VAR_KEYWORD:
                 shown += [each.replace(kind=_KEYWORD), *(options if each.name == "default" else [])]
         function.__signature__ = inspect.Signature(shown)  # type: ignore[attr-defined]
-        function.__annotations__ |= {name: _OPTIONS[name] for name in names}
+        function.__annotations__ |= annotations
         return function
 
     return decorate
@@ -266,7 +284,7 @@ def show(
 
 
 @policy.command()
-@_with_options(*(name for name in _OPTIONS if name not in _NOT_OVERRIDDEN))
+@_with_options(*_OPTIONS, hidden=_NOT_OVERRIDDEN)
 def override(
     names: Annotated[
         list[str] | None,
@@ -546,6 +564,13 @@ class _Scope:
             return fifo.override_pack_policy(self.pack, lasting=lasting, reason=reason, **values)
         return fifo.override_default_policy(lasting=lasting, reason=reason, **values)
 
+    def has_no_rate(self, fifo: "Client") -> bool:
+        """Tell whether no rate is in force there; of a pack, whose actions may have their own, never."""
+        if self.pack is not None:
+            return False
+        found = {each.attribute: each.value for each in fifo.effective_policy(self.action, self.group)}
+        return found.get("rate") in (None, "unlimited")
+
     def overridden(self, fifo: "Client") -> dict[str, float]:
         """Return what is overridden there, and for how many seconds more."""
         from pgfifo.errors import UnknownAction
@@ -644,6 +669,7 @@ def _change(
     scope = _Scope.given(action, group, pack, default)
     with connected(dsn) as fifo:
         changes = scope.set(fifo, force, values)
+        idle_burst = values.get("burst") is not None and "rate" not in values and scope.has_no_rate(fifo)
     changed = [change for change in changes if change.old != change.new]
     if not changed:
         note(f"Nothing to do: {scope} has these values already.")
@@ -651,6 +677,8 @@ def _change(
         out(f"{scope}: {_from_to(change)}")
     for text in _below(scope, changed):
         note(text)
+    if idle_burst:
+        note(f"No rate is set for {scope}: a burst has no effect until there is one, as --rate 10/s.")
     for text in dict.fromkeys(change.note for change in changes if change.note):
         note(f"{text[0].upper()}{text[1:]}.")
     _tell_undo(scope, changed)

@@ -21,7 +21,7 @@ from pgfifo.cli.options import (
     pairs_of,
 )
 from pgfifo.cli.options import tag as tag_of
-from pgfifo.cli.output import as_json, did, note, out, print_json
+from pgfifo.cli.output import as_json, did, note, out, print_json, show
 
 if TYPE_CHECKING:
     from pgfifo.client import Client
@@ -164,6 +164,8 @@ def enqueue(
     A file is read twice: first to check each line, then to enqueue them in batches, each in a transaction
     that also records how far it has come. If it stops, --resume goes on with the very next line.
     """
+    from pgfifo import durations
+
     headers = pairs_of("--header", header, json_or_text) if header else None
     one_time(run_at, delay)
     keys = {"--request-id": request_id, "--dedup-key": dedup_key, "--item-key": item_key}
@@ -199,7 +201,8 @@ def enqueue(
         else:
             out(str(job.id))
         if job.created:
-            when = "" if run_at is None and delay is None else ", to join it later"
+            when = "" if run_at is None else f", to join it at {show(run_at)}"
+            when = f", to join it in {durations.text(delay)}" if delay else when
             did(f"Enqueued in {job.lane}{when}.", command("cancel", str(job.id)))
         elif item_key is None or request_id is not None or on_item in (None, "immutable"):
             did(f"Nothing was enqueued: execution {job.id} in {job.lane} was there already.")
@@ -263,15 +266,15 @@ def _print_outcome(fifo: "Client", id_: int, timeout: float | None, *, json: boo
 
 def payload_of(text: str | None, settings: list[str] | None) -> "JsonText":
     """Return the payload that the command line gives."""
-    from pgfifo.jsontext import JsonText, read
+    from pgfifo.jsontext import JsonText, UnstorableError, read
 
     try:
         value: Any = read(text) if text is not None else {}
     except ValueError as error:
-        raise usage(
-            f"the payload cannot be enqueued: {error}",
-            "In a shell, put single quotes around it: '{\"customer\":1}'",
-        ) from None
+        hint = "In a shell, put single quotes around it: '{\"customer\":1}'"
+        if isinstance(error, UnstorableError):
+            hint = "It is JSON, but nothing that PostgreSQL could store: remove it."
+        raise usage(f"the payload cannot be enqueued: {error}", hint) from None
     if not settings:
         return JsonText("{}" if text is None else text)
     if not isinstance(value, dict):

@@ -32,8 +32,9 @@ def worker(
     application: Annotated[
         list[str] | None,
         typer.Argument(
-            metavar="[MODULE:ACTIONS | -- COMMAND...]",
-            help="Where the application's actions are, as myapp.jobs:actions; "
+            metavar="[MODULE[:ACTIONS] | -- COMMAND...]",
+            help="Where the application's actions are, as myapp.jobs:actions, "
+            "or myapp.jobs if it has one registry and no --action is given; "
             "or, with --action, the command that is run for each execution.",
             show_default=False,
         ),
@@ -110,6 +111,15 @@ def worker(
             show_default=False,
         ),
     ] = None,
+    declare: Annotated[
+        bool,
+        typer.Option(
+            "--declare/--no-declare",
+            help="Whether the values in the application's code are written into the database; "
+            "without, what is in force there stays. A command declares nothing.",
+            show_default=False,
+        ),
+    ] = True,
     log_level: Annotated[
         Literal["debug", "info", "warning", "error"],
         typer.Option("--log-level", help="What to log, to stderr."),
@@ -141,7 +151,6 @@ def worker(
         declare = False
     else:
         actions = _application(words, action)
-        declare = True
         if shell or result or kill_after is not None:
             raise usage(
                 "--shell, --result and --kill-after belong to a command", "As in: --action NAME -- COMMAND"

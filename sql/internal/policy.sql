@@ -263,7 +263,13 @@ begin
         message = format('group_by of %s cannot change while %s: what waits would stay in its old lane', (select a.name from pgfifo.actions a where a.id = p_action_id),
           pgfifo._counted(v_waiting, 'execution waits', 'executions wait')),
         detail = json_build_object('waiting', v_waiting)::text,
-        hint = 'Let the action drain, or force the change: what waits keeps its lane and its order.';
+        hint = format('To change it now, where what waits keeps its lane and its order: pgfifo policy %s --force. ',
+            (select case when v_new.group_by is null and p_scope = 'action' then format('unset %s group_by', pgfifo._shell_word(a.name))
+               else format('set %s --group-by %s', pgfifo._shell_word(a.name), pgfifo._shell_word(array_to_string(coalesce(v_new.group_by, '{}'), ','))) end
+             from pgfifo.actions a where a.id = p_action_id))
+          || case when p_scope = 'declared'
+               then 'Or let it drain first, with a worker that does not declare: pgfifo worker … --no-declare, in Python Worker(…, declare=False).'
+               else 'Or let its workers drain it first.' end;
     elsif v_waiting > 0 then
       v_note := pgfifo._counted(v_waiting, 'waiting execution stays in its old lane', 'waiting executions stay in their old lanes');
     end if;
