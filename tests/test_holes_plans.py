@@ -40,8 +40,9 @@ def held_snapshot(connect: Connect) -> Iterator[Connection]:
 
 def flat(before: int, after: int, what: str) -> None:
     """Fail when the cost has grown with what must not count."""
-    # A level more in an index, a page that has filled up: not more.
-    assert after <= before * 1.5 + 40, f"a claim touched {before} buffers before and {after} after {what}"
+    # A level more in each of some twenty indexes, pages that have filled up: not more. Who walks over dead
+    # entries touches a thousand.
+    assert after <= before * 1.5 + 80, f"a claim touched {before} buffers before and {after} after {what}"
 
 
 def churn(worker: SqlWorker, count: int, limit: int = 100, failing: int = 0) -> int:
