@@ -8,7 +8,7 @@ import psycopg
 import pytest
 
 from pgfifo import errors
-from tests.support.database import Background, in_background, wait_until_blocked
+from tests.support.database import Background, in_background, wait_for, wait_until_blocked
 from tests.support.engine import Engine, Hand, Start
 
 Connection = psycopg.Connection[Any]
@@ -708,4 +708,34 @@ def test_delayed_among_many_clients_keep_every_promise(conn: Connection, connect
     engine.drain(engine.worker())
     stats = identity(engine)
     assert stats["total_completed"] == kept + 3, "not all that was enqueued has come to its end"
+    engine.assert_promises()
+
+
+def test_delayed_one_that_joins_while_a_cancel_waits_for_it_can_be_run_and_ended_meanwhile(
+    conn: Connection, connect: Connect
+) -> None:
+    """The cancel gets the row when it is none that is to join any more, and then waits for the lane."""
+    engine = Engine(conn)
+    engine.policy(max_concurrent=5)
+    engine.enqueue()
+    late = engine.enqueue_later("10 s")
+    engine.advance("11 s")
+    worker = engine.worker()
+    producer, claimer, operator = (
+        Engine(connect(autocommit=False)),
+        Engine(connect(autocommit=False)),
+        Engine(connect()),
+    )
+    producer.enqueue()  # lets it join
+    assert len(claimer.claim(worker)) == 1
+    cancel = in_background(lambda: operator.cancel(late))
+    wait_until_blocked(conn, operator.pid)
+    producer.conn.commit()
+    lane = "select exists (select from pg_locks where pid = %s and locktype = 'advisory' and not granted)"
+    wait_for(lambda: conn.execute(lane, [operator.pid]).fetchone() == (True,), message="the lane's lock")
+    start = next(start for start in claimer.claim(worker, 5) if start.id == late)
+    assert claimer.hand_in(worker, start) == {}
+    claimer.conn.commit()
+    assert cancel.result() == "succeeded"
+    assert engine.state(late) == "succeeded"
     engine.assert_promises()

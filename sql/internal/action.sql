@@ -77,15 +77,17 @@ begin
   return v_before[char_length(p_b) + 1];
 end $$;
 
--- The lane of a known action and a group in any accepted form; null when there is none.
+-- The lane of a known action and a group in any accepted form; null when there is none. What the group is comes in a statement
+-- of its own: within the other a group that does not fit would be noticed only where some lane's is compared with it.
 create or replace function pgfifo._find_lane(p_action_id integer, p_action text, p_group text) returns bigint
-language sql stable
+language plpgsql stable
 set search_path = pg_catalog, pg_temp
 as $$
-  select l.id from pgfifo.lanes l
-  where l.action_id = p_action_id
-    and l.group_text = pgfifo._group(p_action, (select p.group_by from pgfifo._action_policies p where p.action_id = p_action_id), null, p_group)
-$$;
+declare
+  v_group text := pgfifo._group(p_action, (select p.group_by from pgfifo._action_policies p where p.action_id = p_action_id), null, p_group);
+begin
+  return (select l.id from pgfifo.lanes l where l.action_id = p_action_id and l.group_text = v_group);
+end $$;
 
 -- A lane's id, created when it is new, with its ledger's first version in the same transaction: who sees one sees both.
 create or replace function pgfifo._lane(p_action_id integer, p_group text) returns bigint

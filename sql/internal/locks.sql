@@ -79,20 +79,34 @@ end $$;
 -- The rows of those executions that have yet to join their lines, to the end of the transaction; false where that takes
 -- longer than p_wait: an enqueue that lets one join has not committed. The caller holds no slot lock yet: whoever has one
 -- never waits for such a row. In the order of ids: another call may be at the same ones.
+-- Of one that has joined by the time we get it no lock may stay, and PostgreSQL keeps it although the row does not fit any
+-- more: we are going to wait for the lane's slot lock, and whoever has that may run it, end it, and want to delete its row.
+-- So all of them are let go with the block, and it is tried again without that one.
 create or replace function pgfifo._lock_delayed(p_ids bigint[], p_wait interval) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 declare
   v_before text := current_setting('lock_timeout');
+  v_delayed bigint[];
 begin
-  -- In a block of its own, as in _lock. A row that has gone meanwhile, or has joined, is the caller's to notice.
-  perform set_config('lock_timeout', greatest(1, extract(epoch from p_wait) * 1000)::integer::text, true);
-  perform from pgfifo._executions e where e.id = any (p_ids) and e.ticket is null order by e.id for update;
-  perform set_config('lock_timeout', v_before, true);
-  return true;
-exception when lock_not_available then
-  return false;
+  loop
+    v_delayed := array(select e.id from pgfifo._executions e where e.id = any (p_ids) and e.ticket is null order by e.id);
+    -- In a block of its own, as in _lock. A row that has gone meanwhile, or has joined, is the caller's to notice.
+    begin
+      perform set_config('lock_timeout', greatest(1, extract(epoch from p_wait) * 1000)::integer::text, true);
+      if array(select e.id from pgfifo._executions e where e.id = any (v_delayed) and e.ticket is null order by e.id for update) <> v_delayed then
+        raise no_data_found;
+      end if;
+      perform set_config('lock_timeout', v_before, true);
+      return true;
+    exception
+      when lock_not_available then
+        return false;
+      when no_data_found then
+        null;
+    end;
+  end loop;
 end $$;
 
 -- Raise Busy for such a row, naming the enqueue that is under way.
