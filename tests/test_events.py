@@ -373,7 +373,7 @@ def test_who_begins_now_is_told_what_is_being_written_now(conn: Connection, conn
 def test_all_tell_the_same_however_often_they_look(conn: Connection) -> None:
     """One looks after each step, one in small pages, one once at the end; numbers may have gaps."""
     engine = Engine(conn)
-    rng = random.Random(7)
+    rng = random.Random(conn.info.backend_pid)
     actions = ("hold", "yield", "tail")
     for mode in actions:
         engine.policy(
@@ -410,12 +410,12 @@ def test_all_tell_the_same_however_often_they_look(conn: Connection) -> None:
             if unfinished:
                 engine.cancel(rng.choice(unfinished)[0])
         elif chance < 0.97:
-            engine.one("select setval('pgfifo.event_ids', nextval('pgfifo.event_ids') + 1000)")
+            engine.one("select setval('pgfifo.event_ids', nextval('pgfifo.event_ids') + 30000)")
         engine.tick()
         told += often.all(rng.randint(1, 20))
     once = Feed(engine, begin.cursor).all(100_000)
     paged = Feed(engine, begin.cursor).all(3)
-    assert len(once) > 100
+    assert len(once) > 50
 
     def plain(events: list[Event], *kinds: str) -> list[tuple[Any, ...]]:
         # Whether a lane is empty, and when the next attempt is due, is told as it is when one looks.
@@ -429,9 +429,7 @@ def test_all_tell_the_same_however_often_they_look(conn: Connection) -> None:
     assert plain(told, *changes) == plain(once, *changes)
     assert plain(told, "enqueued") == plain(once, "enqueued")
     assert plain(paged, *changes) == plain(once, *changes)
-    # Over a gap of more than 10,000 numbers a reader of small pages does not see that another end follows.
-    empty = plain(paged, "lane_empty")
-    assert all(event in empty for event in plain(once, "lane_empty"))
+    assert plain(paged, "lane_empty") == plain(once, "lane_empty")
     begun = [(event.action, event.group) for event in told if event.kind == "lane_started"]
     assert Counter(begun) == Counter(expected)
     for event, before in zip(told[1:], told[:-1], strict=True):

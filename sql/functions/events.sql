@@ -12,8 +12,8 @@
 -- an enqueue comes before the start. Among lanes there is no order. In one answer enqueues come first.
 -- kinds: enqueued · started · attempt_ended (the execution goes on: detail says how it ended, and when it is due) · finished
 -- (detail: the outcome) · progress (the last one) · lane_started (nothing of the lane was in a slot before this start) ·
--- lane_empty (this was the end of the last, and nothing of the lane waits or is active now; who is more than 10,000 events
--- behind may be told so of an earlier end, too) · paused, resumed, closed, opened, and changed for whatever else is in the audit.
+-- lane_empty (this was the end of the last, and nothing of the lane waits or is active now; of a lane that has been removed
+-- as idle, who is more than 10,000 events behind may be told so of an earlier end, too) · paused, resumed, closed, opened, and changed for whatever else is in the audit.
 -- p_cursor: where an earlier answer ended; 'begin': from the oldest row on record; null: from now on, where who is writing
 -- right now is waited for, a second at most. Each row has the cursor after it; the last row, of kind 'cursor', is always
 -- there: detail says whether there is more at once, and whether somebody who is under way holds something back.

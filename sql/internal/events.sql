@@ -161,15 +161,16 @@ begin
     select r.* from pgfifo._event_rows(v_after, p_upto, p_filter) r),
   happened as materialized (
     select c.start_event as no, 'started' as kind, c.started_at as at, c.action_id, c.group_text, c.lane_id, c.id, c.attempt, c.start_no,
-      jsonb_build_object('worker', c.worker_id, 'start_no', c.start_no) as detail
+      -- One that ended while it was held is nobody's any more: who ran it is with what held it.
+      jsonb_build_object('worker', coalesce(c.worker_id, (c.held ->> 'worker')::bigint), 'start_no', c.start_no) as detail, null::bigint as end_no
     from changed c where c.start_event is not null
     union all
     select c.last_event, case c.state when 'finished' then 'finished' else 'attempt_ended' end, c.ended_at, c.action_id, c.group_text, c.lane_id, c.id,
-      c.attempt, null, jsonb_build_object('outcome', c.outcome, 'error', left(c.error, 1000), 'reason', c.reason, 'due_at', c.due_at, 'worker', c.worker_id)
+      c.attempt, null, jsonb_build_object('outcome', c.outcome, 'error', left(c.error, 1000), 'reason', c.reason, 'due_at', c.due_at, 'worker', c.worker_id), c.end_no
     from changed c where c.state in ('held', 'finished')
     union all
     select (c.held ->> 'event')::bigint, 'attempt_ended', (c.held ->> 'ended_at')::timestamptz, c.action_id, c.group_text, c.lane_id, c.id,
-      c.attempt, null, jsonb_build_object('outcome', c.held -> 'outcome', 'error', left(c.error, 1000), 'worker', c.held -> 'worker')
+      c.attempt, null, jsonb_build_object('outcome', c.held -> 'outcome', 'error', left(c.error, 1000), 'worker', c.held -> 'worker'), null
     from changed c where c.held is not null
     union all
     select (x -> 'events' ->> s.n)::bigint, case s.n when 0 then 'started' else 'attempt_ended' end,
@@ -177,7 +178,8 @@ begin
       case s.n when 0 then (x ->> 'start_no')::bigint end,
       case s.n when 0 then jsonb_build_object('worker', x -> 'worker', 'start_no', x -> 'start_no')
         else jsonb_build_object('outcome', x -> 'outcome', 'error', x -> 'error', 'worker', x -> 'worker',
-          'due_at', case when c.state in ('yielded', 'sent back') and x -> 'attempt' = c.attempts #> '{-1,attempt}' then c.due_at end) end
+          'due_at', case when c.state in ('yielded', 'sent back') and x -> 'attempt' = c.attempts #> '{-1,attempt}' then c.due_at end) end,
+      case s.n when 1 then (x ->> 'end_no')::bigint end
     from changed c cross join lateral jsonb_array_elements(c.attempts) x cross join (values (0), (1)) s(n)),
   -- Stays in slots, by the lane's own count of starts. One that kept its slot through a backoff was in it at its next start.
   stays as (
@@ -218,12 +220,16 @@ begin
     from happened h
     join last t on t.lane_id = h.lane_id and t.no = h.no
     left join lateral (
-      select g.running + g.held as active, g.waiting + a.n as waiting, g.delayed + g.yielded + a.delayed as delayed
+      select g.starts, g.running + g.held as active, g.waiting + a.n as waiting, g.delayed + g.yielded + a.delayed as delayed
       from (select g.* from pgfifo.ledger g where g.lane_id = h.lane_id order by g.lane_id desc, g.version desc limit 1) g
       cross join lateral (
         select coalesce(sum(a.n), 0) as n, coalesce(sum(a.delayed), 0) as delayed from pgfifo.arrivals a
         where a.lane_id = h.lane_id and a.id > g.mark_floor) a) g on true
-    where h.kind in ('attempt_ended', 'finished') and h.no > v_after and h.no <= p_upto and coalesce(g.active, 0) = 0 and coalesce(g.waiting, 0) = 0)
+    where h.kind in ('attempt_ended', 'finished') and h.no > v_after and h.no <= p_upto and coalesce(g.active, 0) = 0 and coalesce(g.waiting, 0) = 0
+      -- Nothing has been started since, and nothing ended that was not in a slot: whatever else ended later was active then,
+      -- and so it was read here.
+      and coalesce(g.starts <= h.end_no, true)
+      and not exists (select from pgfifo.history x where x.lane_id = h.lane_id and x.event_no > h.no and x.start_event is null))
   select t.place, t.kind, t.at, a.name, t.group_text, t.id, t.attempt, jsonb_strip_nulls(t.detail)
   from told t cross join lateral (select a.name from pgfifo.actions a where a.id = t.action_id offset 0) a
   where t.place > p_place and (p_filter.kinds is null or t.kind = any (p_filter.kinds))

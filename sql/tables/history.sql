@@ -51,6 +51,8 @@ create index if not exists history_event on pgfifo.history (event_no);
 create index if not exists history_slow on pgfifo.history
   using gist (int8range(least(coalesce((attempts #>> '{0,events,0}')::bigint, start_event), event_no), event_no, '[]'))
   where attempts is not null or event_no - start_event > 10000;
+-- The few that were in no slot when they ended: whether one of them was the last of its lane.
+create index if not exists history_unstarted on pgfifo.history (lane_id, event_no) where start_event is null;
 create index if not exists history_retry on pgfifo.history (retry_of) where retry_of is not null;
 comment on table pgfifo.history is 'Finished executions, by day of finishing.';
 
