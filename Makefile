@@ -27,7 +27,7 @@ CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-versions lint format mutations model fuzz bench-quick bench docs build clean
+.PHONY: help demo test test-versions lint format mutations model fuzz faults bench-quick bench docs build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -63,6 +63,9 @@ model: $(VENV)/.dev ## Compare the engine with a model, and try all limits at on
 
 fuzz: $(VENV)/.dev ## Call everything with arguments of all kinds, other ones each time (FUZZ=5000 examples a test)
 	PGFIFO_TEST_FUZZ=$(FUZZ) $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py $(ARGS)
+
+faults: $(VENV)/.dev ## Do harm for longer than the suite has time for, and judge what clients saw
+	$(BIN)/python -m pytest -m faults --timeout=900 tests $(ARGS)
 
 bench-quick: $(VENV)/.dev ## Measure, in under two minutes
 	$(BIN)/python -m bench quick $(ARGS)

@@ -428,6 +428,10 @@ class SnapshotTooOld(PgfifoError):
 
 _MISSING = {"3F000", "42P01", "42883"}  # no such schema, table, function
 _OURS = re.compile(r"\bpgfifo\b")
+_NOT_MY_SESSION = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.DuplicatePreparedStatement)
+_POOLER = """
+HINT:  Is there a pooler in transaction mode, such as PgBouncer, in between? Then a client needs
+prepare_threshold=None, a worker poll_only=True or listen_dsn=…, and a command --poll-only or --listen-dsn."""
 
 
 def translated(error: psycopg.Error, *, database: str | None = None) -> psycopg.Error:
@@ -439,7 +443,8 @@ def translated(error: psycopg.Error, *, database: str | None = None) -> psycopg.
 
     Returns:
         SnapshotTooOld for SQLSTATE 40001, SchemaMissing for an undefined schema, table or function of
-        pgfifo's, and in all other cases the error itself.
+        pgfifo's, an error of the same class that says what to do about a prepared statement that is not
+        there or there already, and in all other cases the error itself.
     """
     state = error.sqlstate
     if state == "40001" and not isinstance(error, PgfifoError):
@@ -450,6 +455,8 @@ def translated(error: psycopg.Error, *, database: str | None = None) -> psycopg.
         )
     if state in _MISSING and _OURS.search(error.diag.message_primary or ""):
         return schema_missing(database, error.diag.message_primary)
+    if isinstance(error, _NOT_MY_SESSION):
+        return type(error)(f"{error.diag.message_primary}{_POOLER}")
     return error
 
 

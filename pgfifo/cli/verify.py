@@ -55,6 +55,9 @@ def verify(
             "--journals", metavar="FOLDER", help="Leave what clients wrote down here.", show_default=False
         ),
     ] = None,
+    poll_only: Annotated[
+        bool, typer.Option("--poll-only", help="Only poll: for a PgBouncer in transaction mode.")
+    ] = False,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask before doing harm.")] = False,
     json: AsJson = False,
     dsn: Dsn = None,
@@ -80,6 +83,7 @@ def verify(
         lease=lease,
         seed=seed,
         folder=journals,
+        poll_only=poll_only,
     )
     with address(dsn) as found:
         if settings.chaos and not yes:

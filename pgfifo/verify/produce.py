@@ -39,7 +39,10 @@ def produce(
     chance = random.Random(seed)  # noqa: S311 - nobody's secret
     coming = orders(chance)
     mine: deque[int] = deque(maxlen=_REMEMBERED)
-    with psycopg.connect(with_defaults(dsn, "pgfifo verify producer"), autocommit=True) as conn:
+    prepared = None if os.environ["PGFIFO_VERIFY_POLL_ONLY"] else 5
+    with psycopg.connect(
+        with_defaults(dsn, "pgfifo verify producer"), autocommit=True, prepare_threshold=prepared
+    ) as conn:
         producer = Producer(recorder, conn, Client(conn))
         next_one = now()
         while (at := now()) < until and not stop.is_set():

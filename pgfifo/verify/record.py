@@ -47,19 +47,20 @@ def record(conn: psycopg.Connection[Any], actions: Collection[str], before: int 
         before: what `swept` returned before anything happened.
     """
     names = list(actions)
-    conn.execute("set jit = off")  # compiling these would take longer than running them
+    with conn.transaction():
+        conn.execute("set local jit = off")  # compiling these would take longer than running them
+        checked = conn.execute(_CHECK).fetchall()
+        outcomes = conn.execute(_OUTCOMES, [names]).fetchall()
+        stays = conn.execute(_STAYS, [names, names]).fetchall()
+    after = swept(conn)
     found = [
         f"violation: {kind} in {lane}: {detail}"
-        for _, kind, lane, detail in conn.execute(_CHECK).fetchall()
+        for _, kind, lane, detail in checked
         if lane is not None and lane.split()[0] in actions
     ]
-    after = swept(conn)
     return Record(
-        outcomes=[Outcome(*row) for row in conn.execute(_OUTCOMES, [names]).fetchall()],
-        stays=[
-            Stay((action, lane), *rest)
-            for action, lane, *rest in conn.execute(_STAYS, [names, names]).fetchall()
-        ],
+        outcomes=[Outcome(*row) for row in outcomes],
+        stays=[Stay((action, lane), *rest) for action, lane, *rest in stays],
         wakeups_lost=None if before is None or after is None else after - before,
         findings=found,
     )

@@ -52,6 +52,7 @@ class Settings:
         lease: seconds without a heartbeat after which a worker counts as dead.
         seed: the same one makes the same executions and the same harm, though never the same moments.
         folder: where to leave the journals. Defaults to nowhere.
+        poll_only: whether the DSN leads to a pooler in transaction mode.
     """
 
     duration: float = 60.0
@@ -62,6 +63,7 @@ class Settings:
     lease: float = 5.0
     seed: str = "1"
     folder: Path | None = None
+    poll_only: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +130,8 @@ def verify(dsn: str, settings: Settings, say: Callable[[str], None]) -> Report:
             folder.mkdir(parents=True, exist_ok=True)
             if any(folder.glob("*.jsonl")):
                 raise BrokenError(f"{folder} has the journals of another run")
-        fifo = stack.enter_context(Client(dsn))
+        prepared = None if settings.poll_only else 5
+        fifo = stack.enter_context(Client(dsn, prepare_threshold=prepared))
         _refuse_others(fifo)
         _clean(fifo, 0.0)
         with interrupts.waiting():
@@ -141,10 +144,13 @@ def verify(dsn: str, settings: Settings, say: Callable[[str], None]) -> Report:
             "PGFIFO_VERIFY_FOLDER": str(folder),
             "PGFIFO_VERIFY_LEASE": str(settings.lease),
             "PGFIFO_VERIFY_ROOM": str(ROOM),
+            "PGFIFO_VERIFY_POLL_ONLY": "1" if settings.poll_only else "",
         }
         children = Children(folder, environment, interrupts)
         stack.callback(children.end)
-        conn = stack.enter_context(psycopg.connect(with_defaults(dsn, "pgfifo verify"), autocommit=True))
+        conn = stack.enter_context(
+            psycopg.connect(with_defaults(dsn, "pgfifo verify"), autocommit=True, prepare_threshold=prepared)
+        )
         return _Run(settings, fifo, conn, folder, children, say).tell()
 
 

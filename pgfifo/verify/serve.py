@@ -24,6 +24,7 @@ def serve() -> None:
         lease=lease,
         heartbeat=lease / HEARTBEATS,
         declare=False,
+        poll_only=bool(os.environ["PGFIFO_VERIFY_POLL_ONLY"]),
     )
     follow_parent(worker.request_stop)
     worker.run()
