@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 import psycopg
 
-from pgfifo._connections import AsyncLink, Pauses, brief, is_passing
+from pgfifo._connections import AsyncLink, Pauses, Session, brief, is_passing
 from pgfifo._plan import Plan
 from pgfifo._run import Run
 from pgfifo._together import Together
@@ -72,6 +72,7 @@ class Claims:
         batches = [action.batch for action in plan.actions.values()]
         self._batches = batches if any(batches) else None
         self._link: AsyncLink | None = None
+        self._session: Session | None = None
 
     async def connect(self) -> AsyncLink:
         """Return the connection.
@@ -81,7 +82,10 @@ class Claims:
         """
         if self._link is None:
             plan = self._plan
-            self._link = await AsyncLink.connect(plan.conninfo, pooled=plan.direct != plan.conninfo)
+            self._link = await AsyncLink.connect(
+                plan.conninfo, pooled=plan.direct != plan.conninfo, after=self._session
+            )
+            self._session = self._link.session
         return self._link
 
     async def close(self) -> None:

@@ -2,19 +2,46 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import math
+import os
 import random
-from typing import Any
+import socket
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any, TypeVar
 
 import psycopg
+from psycopg.abc import PQGen
 
 from pgfifo.errors import PgfifoError
 
+T = TypeVar("T")
 Row = tuple[Any, ...]
+Session = tuple[int, datetime]
+"""A session of the server: its process and when it began."""
+
+PATIENCE = 60.0
+"""Seconds after which a server that does not answer a call is taken for gone, and called again elsewhere."""
 
 # A call is one statement, so a transaction that is idle belongs to a host that has vanished: it holds lanes.
+# The server is to notice such a host as soon as we would notice the server's end: see pgfifo.dsn.
 _SET_READ_COMMITTED = """
     select set_config('default_transaction_isolation', 'read committed', false),
-        set_config('idle_in_transaction_session_timeout', '30s', false)
+        set_config('idle_in_transaction_session_timeout', '30s', false),
+        set_config('tcp_keepalives_idle', '10', false), set_config('tcp_keepalives_interval', '5', false),
+        set_config('tcp_keepalives_count', '4', false), set_config('tcp_user_timeout', '30000', false)
+"""
+# The session of a lost connection may live on in the server: it holds our locks, or is about to commit what
+# is going to be asked for again. Its time tells it from another process that has got its number since.
+_SESSION = """
+    select pid, backend_start from pg_catalog.pg_stat_activity where pid = pg_catalog.pg_backend_pid()
+"""
+_END = """
+    select pg_catalog.pg_terminate_backend(pid, 1000) from pg_catalog.pg_stat_activity
+    where pid = %s and backend_start = %s
 """
 _IS_READ_COMMITTED = "select current_setting('default_transaction_isolation') = 'read committed'"
 
@@ -54,24 +81,100 @@ def brief(error: BaseException) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
+class _Silence(psycopg.OperationalError):
+    """The server is there, or something in between is, and does not answer."""
+
+    def __init__(self, patience: float) -> None:
+        super().__init__(f"the server has not answered for {patience:g} s")
+
+
+class _Impatient(psycopg.Connection[Any]):
+    """A connection that does not wait for ever for an answer, from a proxy that hangs, for example."""
+
+    patience = math.inf
+
+    def wait(self, gen: PQGen[T], *args: Any, **kwargs: Any) -> T:  # noqa: ANN401 - whatever psycopg wants
+        """Wait as psycopg does, for a limited time."""
+        try:
+            return super().wait(_within(gen, self.patience), *args, **kwargs)
+        except _Silence:
+            self.close()
+            raise
+
+
+def _within(waiting: PQGen[T], patience: float) -> PQGen[T]:
+    """Do what psycopg does while it waits; raise when that takes too long."""
+    deadline = time.monotonic() + patience
+    try:
+        wanted = next(waiting)
+        while True:
+            ready = yield wanted  # nothing, about ten times a second, while there is nothing to read
+            if not ready and time.monotonic() > deadline:
+                raise _Silence(patience)
+            wanted = waiting.send(ready)
+    except StopIteration as end:
+        result: T = end.value
+        return result
+
+
+@contextlib.asynccontextmanager
+async def answered(conn: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
+    """Cut a connection that does not answer within `PATIENCE` what is asked in the block.
+
+    Not by cancelling the block: psycopg would then ask the server, which does not answer, to stop.
+
+    Raises:
+        psycopg.OperationalError: It was cut.
+    """
+    silent = False
+
+    def cut() -> None:
+        nonlocal silent
+        silent = True
+        with contextlib.suppress(psycopg.Error, OSError), socket.socket(fileno=os.dup(conn.fileno())) as same:
+            same.shutdown(socket.SHUT_RDWR)
+
+    patience = PATIENCE
+    timer = asyncio.get_running_loop().call_later(patience, cut)
+    try:
+        yield
+    except psycopg.OperationalError as error:
+        if silent:
+            raise _Silence(patience) from error
+        raise
+    finally:
+        timer.cancel()
+
+
 class Link:
     """A connection for calls of one statement each, at READ COMMITTED, which commits at once."""
 
-    def __init__(self, conninfo: str, *, pooled: bool) -> None:
+    def __init__(
+        self, conninfo: str, *, pooled: bool, after: Session | None = None, patience: float = PATIENCE
+    ) -> None:
         """Connect.
 
         Args:
             conninfo: Where to.
             pooled: Whether a pooler may be in between: each statement may meet another session of the server.
+            after: The session of the connection that was lost, to be ended should it live on.
+            patience: Seconds after which an answer is not waited for any more.
         """
-        self.conn: psycopg.Connection[Any] = psycopg.connect(
+        self.session: Session | None = None
+        self.conn: psycopg.Connection[Any] = _Impatient.connect(
             conninfo, autocommit=True, prepare_threshold=None if pooled else 1
         )
+        self.conn.patience = patience
         try:
             self.conn.isolation_level = psycopg.IsolationLevel.READ_COMMITTED
             told = self.conn.execute(_IS_READ_COMMITTED if pooled else _SET_READ_COMMITTED).fetchone()
             # What a session of a pooler has for a default is not ours to change, so we say it each time.
             self._explicit = pooled and told != (True,)
+            if not pooled:
+                self.session = self.conn.execute(_SESSION).fetchone()
+                if after is not None:
+                    with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+                        self.conn.execute(_END, after)
         except BaseException:
             self.conn.close()
             raise
@@ -95,32 +198,43 @@ class Link:
 class AsyncLink:
     """As `Link`, for an event loop; rows come in the binary format."""
 
-    def __init__(self, conn: psycopg.AsyncConnection[Any], *, explicit: bool) -> None:
+    def __init__(
+        self, conn: psycopg.AsyncConnection[Any], *, explicit: bool, session: Session | None
+    ) -> None:
         self.conn = conn
+        self.session = session
         self._explicit = explicit
         self._cursor = conn.cursor(binary=True)
 
     @classmethod
-    async def connect(cls, conninfo: str, *, pooled: bool) -> AsyncLink:
+    async def connect(cls, conninfo: str, *, pooled: bool, after: Session | None = None) -> AsyncLink:
         """Connect; the arguments are those of `Link`."""
+        session: Session | None = None
         conn = await psycopg.AsyncConnection.connect(
             conninfo, autocommit=True, prepare_threshold=None if pooled else 1
         )
         try:
             await conn.set_isolation_level(psycopg.IsolationLevel.READ_COMMITTED)
-            cursor = await conn.execute(_IS_READ_COMMITTED if pooled else _SET_READ_COMMITTED)
-            told = await cursor.fetchone()
+            async with answered(conn):
+                cursor = await conn.execute(_IS_READ_COMMITTED if pooled else _SET_READ_COMMITTED)
+                told = await cursor.fetchone()
+                if not pooled:
+                    session = await (await conn.execute(_SESSION)).fetchone()
+                    if after is not None:
+                        with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
+                            await conn.execute(_END, after)
         except BaseException:
             await conn.close()
             raise
-        return cls(conn, explicit=pooled and told != (True,))
+        return cls(conn, explicit=pooled and told != (True,), session=session)
 
     async def rows(self, query: str, parameters: tuple[object, ...] = ()) -> list[Row]:
         """Run a statement and return its rows."""
-        if self._explicit:
-            async with self.conn.transaction():
-                return await (await self._cursor.execute(query, parameters)).fetchall()
-        return await (await self._cursor.execute(query, parameters)).fetchall()
+        async with answered(self.conn):
+            if self._explicit:
+                async with self.conn.transaction():
+                    return await (await self._cursor.execute(query, parameters)).fetchall()
+            return await (await self._cursor.execute(query, parameters)).fetchall()
 
     def is_of_use_after(self, error: psycopg.Error) -> bool:
         """Return whether the connection can be used again."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import psycopg
 
-from pgfifo._connections import Pauses, brief
+from pgfifo._connections import AsyncLink, Pauses, Session, answered, brief
 
 logger = logging.getLogger("pgfifo")
 
@@ -42,6 +42,7 @@ class Listener:
         self._woken = woken
         self._called = called
         self._conn: psycopg.AsyncConnection[Any] | None = None
+        self._session: Session | None = None
         self._watched = -1
         self._asleep: frozenset[str] = frozenset()
         self._reconnecting: asyncio.Task[None] | None = None
@@ -52,10 +53,12 @@ class Listener:
         Raises:
             psycopg.OperationalError: The server cannot be reached.
         """
-        conn = await psycopg.AsyncConnection.connect(self._conninfo, autocommit=True)
+        link = await AsyncLink.connect(self._conninfo, pooled=False, after=self._session)
+        conn, self._session = link.conn, link.session
         try:
             conn.add_notify_handler(lambda told: self._hear(told.payload))
-            await conn.execute("listen pgfifo")
+            async with answered(conn):
+                await conn.execute("listen pgfifo")
         except BaseException:
             await conn.close()
             raise
@@ -95,7 +98,8 @@ class Listener:
             return conn is not None
         self._unwatch()  # while a statement runs, psycopg watches the socket itself
         try:
-            await conn.execute(query, (sorted(actions),))
+            async with answered(conn):
+                await conn.execute(query, (sorted(actions),))
         except psycopg.OperationalError as error:
             self._lose(conn, error)
             return False

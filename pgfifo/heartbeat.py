@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import psycopg
 
-from pgfifo._connections import Link, Pauses, brief, is_passing
+from pgfifo._connections import PATIENCE, Link, Pauses, Session, brief, is_passing
 from pgfifo._words import count
 from pgfifo.compatibility import SCHEMA_INFO, check
 from pgfifo.errors import LeaseLost, translated
@@ -41,6 +41,8 @@ _MAINTAIN = """
 """
 _MAINTAIN_EVERY = 1.0
 _MAINTAIN_AT_ONCE = 20
+# Seconds that an answer may take at least, where the lease is short.
+_LEAST_PATIENCE = 5.0
 
 
 class Held(Protocol):
@@ -137,6 +139,7 @@ class Heartbeat:
         self._stopping = stopping
         self._registration: Registration | None = None
         self._link: Link | None = None
+        self._session: Session | None = None
         self._woken = threading.Event()
         self._closing = self._asked = False
         self._complained_of = ""
@@ -197,7 +200,7 @@ class Heartbeat:
 
     def _begin(self) -> None:
         identity = self._identity
-        link = self._link = Link(identity.conninfo, pooled=not identity.locked)
+        link = self._connect()
         try:
             self._connected(link)
             [(version, min_client, _epoch)] = link.rows(SCHEMA_INFO)
@@ -256,8 +259,16 @@ class Heartbeat:
                 self._complained_of, self._pauses = "", Pauses()
             self._pause(max(0.0, min(next_beat, next_round) - time.monotonic()))
 
+    def _connect(self) -> Link:
+        who = self._identity
+        # Another connection is to be tried while there is still some of the lease left.
+        patience = min(PATIENCE, max(who.lease / 2, _LEAST_PATIENCE))
+        link = Link(who.conninfo, pooled=not who.locked, after=self._session, patience=patience)
+        self._link, self._session = link, link.session
+        return link
+
     def _reconnect(self) -> Link:
-        link = self._link = Link(self._identity.conninfo, pooled=not self._identity.locked)
+        link = self._connect()
         self._lock_gone = True
         self._connected(link)
         return link

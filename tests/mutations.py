@@ -77,6 +77,7 @@ PAST_OF_A_TAIL = "when p.has_past then 'past' else 'start' end"
 GONE_UNNOTICED = "        from (select null::timestamptz as closed_at) l;\n      end if;\n      exit;\n"
 DUE_ONES_FIRST = "  if v_due then\n"
 BOUND_LOOKED_AT_AGAIN = "then least(f.upto, o.first) end"
+TIME_TO_COME_BACK = "and w.relocked_tick >= p_tick - c_return)\n"
 SORTED = "i(lane_id, max_length, refuses, quota) order by pgfifo._key(i.lane_id) offset 0) s;\n"
 UNSORTED = """\
 with ordinality i(lane_id, max_length, refuses, quota, n)
@@ -126,6 +127,15 @@ MUTATIONS = (
         "fencing",
         ((IS_ITS_OWN, IS_ITS_OWN.replace("r.attempt = i.attempt and ", "")),),
         ("tests/test_fencing.py",),
+    ),
+    Mutation(
+        "time to come back after an outage",
+        "fencing",
+        ((TIME_TO_COME_BACK, TIME_TO_COME_BACK.replace("p_tick - c_return", "p_tick + c_return")),),
+        (
+            "tests/test_connection_faults.py"
+            "::test_fencing_after_an_outage_who_comes_back_later_than_others_is_alive",
+        ),
     ),
     Mutation(
         "slot of a batch",

@@ -1,4 +1,5 @@
--- Take the liveness lock again, on a new session after the old one was lost.
+-- Take the liveness lock again, on a new session after the old one was lost. That it was lost though the server went on is noted
+-- down: what has cut it has perhaps cut others, who are on their way back too. See _rescue.
 create or replace function pgfifo.worker_relock(p_worker bigint) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
@@ -14,6 +15,8 @@ begin
   perform set_config('lock_timeout', '5s', true);
   perform pg_advisory_lock('pgfifo._workers'::regclass::oid::integer, pgfifo._key(p_worker));
   perform set_config('lock_timeout', v_before, true);
-  update pgfifo._workers w set locked = true, locked_on = pg_postmaster_start_time(), lock_missed_tick = null where w.id = p_worker;
+  update pgfifo._workers w set locked = true, locked_on = pg_postmaster_start_time(), lock_missed_tick = null,
+    relocked_tick = case when w.locked_on = pg_postmaster_start_time() then (select max(t.tick) from pgfifo.ticks t) else w.relocked_tick end
+  where w.id = p_worker;
 end $$;
 comment on function pgfifo.worker_relock is 'Take a worker''s liveness lock again, on a new session.';

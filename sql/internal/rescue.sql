@@ -2,7 +2,10 @@
 -- fence, exclusive, and that commits; only a later round returns its executions, lane by lane. Between the two every call
 -- of the worker fails, so nothing it held can be finished by it, and nothing has been given on yet.
 -- Gone is: its heartbeat missed the lease, counted in ticks that happened; or its session lock is free, on the same run of
--- the server it was taken on, for longer than the grace of one second. A lock that is held proves nothing.
+-- the server it was taken on, for longer than the grace of one second. A lock that is held proves nothing. A lock that is
+-- free proves nothing either while others come back whose sessions were cut as well: after an outage of the network the first
+-- one back must not declare the others dead, who are about to connect, each after a pause or a time limit of its own. So for 15
+-- rounds after one came back, only the lease counts for those who were not heard of since.
 create or replace function pgfifo._rescue(p_tick bigint, out o_dead integer, out o_taken integer, out o_more boolean)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -11,6 +14,7 @@ declare
   v_worker record;
   v_free boolean;
   v_left integer;
+  c_return constant integer := 15;
 begin
   o_dead := 0;
   o_taken := 0;
@@ -42,6 +46,11 @@ begin
       elsif not v_free and v_worker.lock_missed_tick is not null then
         update pgfifo._workers w set lock_missed_tick = null where w.id = v_worker.id;
       end if;
+    end if;
+    if v_free and p_tick > v_worker.lock_missed_tick and exists (select from pgfifo._workers w
+      where w.state = 'alive' and w.relocked_tick >= v_worker.seen_tick and w.relocked_tick >= p_tick - c_return)
+    then
+      v_free := false;
     end if;
     if p_tick - v_worker.seen_tick > extract(epoch from v_worker.lease) or (v_free and p_tick > v_worker.lock_missed_tick) then
       -- A claim or heartbeat under way holds the fence: then it lives.

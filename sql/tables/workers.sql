@@ -20,6 +20,8 @@ create table if not exists pgfifo._workers (
   -- Liveness is counted in ticks that really happened, so that an outage longer than the lease kills nobody.
   seen_tick bigint not null,
   lock_missed_tick bigint,
+  -- When its lock was last taken again on the run of the server that it had been taken on: its session was cut, and it lives.
+  relocked_tick bigint,
   -- Rows of claims up to this call are known to have arrived.
   seen_call bigint not null default 0,
   ended_at timestamptz

@@ -104,6 +104,7 @@ class Proxy:
         self.dsn = psycopg.conninfo.make_conninfo(dsn, host=str(folder), port="5432")
         self.faults: list[Fault] = []
         self.refuses = False
+        self._hushed: set[socket.socket] = set()
         self._open: set[socket.socket] = set()
         self._lock = threading.Lock()
         self._listener = socket.socket(socket.AF_UNIX)
@@ -119,10 +120,22 @@ class Proxy:
         _close(self._listener)
         self.cut_all()
 
+    def hush(self) -> None:
+        """Let all connections there are go silent: they stay open, and nothing comes through any more.
+
+        That is what a host that has vanished looks like to the server, and a proxy that hangs to a client.
+        """
+        with self._lock:
+            self._hushed |= self._open
+
+    def is_hushed(self, side: socket.socket) -> bool:
+        """Return whether nothing comes through."""
+        return side in self._hushed
+
     def cut_all(self) -> None:
         """Cut all connections there are."""
         with self._lock:
-            doomed, self._open = self._open, set()
+            doomed, self._open, self._hushed = self._open, set(), set()
         for each in doomed:
             _close(each)
 
@@ -148,12 +161,14 @@ class Proxy:
             self._run(conversation.requests, client, server)
         finally:
             with self._lock:
-                self._open -= {client, server}
+                if client not in self._hushed:
+                    self._open -= {client, server}
 
-    @staticmethod
-    def _run(passing: Callable[[], None], client: socket.socket, server: socket.socket) -> None:
+    def _run(self, passing: Callable[[], None], client: socket.socket, server: socket.socket) -> None:
         with contextlib.suppress(OSError, _CutError):
             passing()
+        if self.is_hushed(client):
+            return  # nobody hears of the other's end, until all are cut
         _close(client)
         _close(server)
 
@@ -172,6 +187,8 @@ class _Conversation:
         first = _exactly(self._client, 4)
         self._server.sendall(first + _exactly(self._client, struct.unpack("!I", first)[0] - 4))
         for kind, message in _messages(self._client):
+            if self._proxy.is_hushed(self._client):
+                continue
             if self._doomed is None:
                 point = self._strike(kind, message)
                 if point == "before the request":
@@ -182,6 +199,8 @@ class _Conversation:
     def replies(self) -> None:
         """Pass on what the server answers."""
         for kind, message in _messages(self._server):
+            if self._proxy.is_hushed(self._server):
+                continue
             if self._doomed == "within the reply" and kind == b"D":
                 self._client.sendall(message[: len(message) // 2])
                 self._doomed = "before the reply"
