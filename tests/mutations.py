@@ -133,8 +133,7 @@ MUTATIONS = (
         "fencing",
         ((TIME_TO_COME_BACK, TIME_TO_COME_BACK.replace("p_tick - c_return", "p_tick + c_return")),),
         (
-            "tests/test_connection_faults.py"
-            "::test_fencing_after_an_outage_who_comes_back_later_than_others_is_alive",
+            "tests/test_connection_faults.py::test_fencing_who_comes_back_from_an_outage_later_than_others_is_alive",
         ),
     ),
     Mutation(

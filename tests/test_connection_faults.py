@@ -91,7 +91,7 @@ def end_session(conn: Connection, session: Connection) -> None:
 # An outage of the network: the server goes on, and nobody reaches it
 
 
-def test_fencing_after_an_outage_who_comes_back_later_than_others_is_alive(
+def test_fencing_who_comes_back_from_an_outage_later_than_others_is_alive(
     engine: Engine, connect: Connect
 ) -> None:
     """What a user would lose: a cut of the network costs all workers but the first one back what they run."""
