@@ -401,6 +401,25 @@ def test_retry_of_the_same_one_by_two_at_once_makes_one(conn: Connection, connec
     engine.assert_promises()
 
 
+@pytest.mark.parametrize("many", [False, True])
+def test_retry_knows_one_that_ends_while_it_looks(conn: Connection, connect: Connect, many: bool) -> None:
+    engine, other = Engine(conn), Engine(connect())
+    old = engine.enqueue()
+    holder = connect(autocommit=False)
+    holder.execute("lock table pgfifo.policies in access exclusive mode")  # is read after the first look
+    query = "select retry_id, answer from pgfifo.retry_many(array[%s]::bigint[])"
+    retry = in_background(lambda: other.rows(query, old)[0] if many else (other.retry(old), "retried"))
+    wait_until_blocked(conn, other.pid)
+    holder.execute("select pgfifo.cancel(%s)", [old])
+    holder.commit()
+    new, answer = retry.result()
+    assert answer == ("busy" if many else "retried"), "an execution that has just ended is not unknown"
+    if many:
+        new, answer = engine.rows(query, old)[0]
+    assert (engine.drain(engine.worker()), answer) == ([new], "retried")
+    engine.assert_promises()
+
+
 def test_retry_that_is_rolled_back_leaves_nothing(conn: Connection, connect: Connect) -> None:
     engine = Engine(conn)
     old, behind = engine.fill(2)

@@ -14,7 +14,11 @@ declare
 begin
   perform pgfifo._require_read_committed('retry');
   perform pgfifo._durable();
-  select r.* into v_done from pgfifo._put_back(array[p_id], coalesce(p_head, false), clock_timestamp() + interval '5 s') r;
+  for v_try in 1 .. 2 loop
+    select r.* into v_done from pgfifo._put_back(array[p_id], coalesce(p_head, false), clock_timestamp() + interval '5 s') r;
+    -- What ended while we looked is on record when we look again.
+    exit when v_done.answer <> 'busy' or v_done.lane_id is not null;
+  end loop;
   if v_done.answer = 'retried' then
     perform pgfifo._audit_retries(array[p_id], array[v_done.retry_id], p_head);
     return v_done.retry_id;

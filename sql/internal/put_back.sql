@@ -9,7 +9,7 @@
 -- at its lane's enqueue lock; then look (law 1).
 -- Answers: 'retried' with the new id; the state of what is not finished; 'again' with the id of a retry that is not
 -- finished; 'full' (a length), 'quota', 'limit' (on_limit: it could not start at once); 'closed'; 'taken' (another one has the
--- old ticket); 'slot' (it stood for a slot that a program held); 'busy'; 'unknown'.
+-- old ticket); 'slot' (it stood for a slot that a program held); 'busy' (without a lane: it ends, or ended, just now); 'unknown'.
 -- Dies here: nothing happened.
 create or replace function pgfifo._put_back(p_ids bigint[], p_head boolean, p_until timestamptz)
 returns table (id bigint, answer text, retry_id bigint, lane_id bigint)
@@ -142,7 +142,7 @@ begin
   -- An xid before ids are drawn: see events.
   perform pg_current_xact_id();
   for v_item in
-    select i.id, h.ticket, h.owner, l.n as at, l.id as lane_id, e.state
+    select i.id, h.ticket, h.owner, l.n as at, l.id as lane_id, e.state, h.id is not null as has_ended
     from (select i.id, min(i.n) as n from unnest(p_ids) with ordinality i(id, n) group by i.id) i
     left join lateral (select h.* from pgfifo.history h where h.id = i.id limit 1) h on true
     left join unnest(v_lanes, v_actions, v_groups) with ordinality l(id, action_id, group_text, n) on l.action_id = h.action_id and l.group_text = h.group_text
@@ -158,7 +158,8 @@ begin
     elsif v_item.owner is not null then
       answer := 'slot';
     elsif v_item.at is null then
-      answer := 'unknown';
+      -- It has ended since the hint was read, and nothing is locked for it: whoever asks again finds it on record.
+      answer := case when v_item.has_ended then 'busy' else 'unknown' end;
     elsif not v_had[v_item.at] then
       answer := 'busy';
     elsif v_closed[v_item.at] then
