@@ -28,12 +28,13 @@ from pgfifo.verify.history import (
     Stay,
 )
 
-ONE, THREE, YIELDS, RELAXED = "one", "three", "yields", "relaxed"
+ONE, THREE, YIELDS, RELAXED, PACED = "one", "three", "yields", "relaxed", "paced"
 RULES = {
     ONE: Rules(slots=1, backoff=1.0),
     THREE: Rules(slots=3, backoff=1.0),
     YIELDS: Rules(slots=1, mode="yield", backoff=1.0),
     RELAXED: Rules(slots=1, strict=False),
+    PACED: Rules(slots=3, shared=2, paced=True),
 }
 LANE = '{"k":1}'
 
@@ -288,6 +289,75 @@ def test_slots_two_starts_in_a_lane_with_one_are_found() -> None:
             f"one {LANE}: 2 handlers at once, 1 allowed: 1, 2",
         ]
     }
+
+
+def batch(*ids: int, start: float = 50, end: float = 53) -> list[Attempt]:
+    """Some that one call started as a batch: they run one after the other and are handed in together."""
+    claim, handed = Span(start - 0.1, start - 0.01), Span(end + 0.01, end + 0.05)
+    each = (end - start) / len(ids)
+    return [
+        Attempt(
+            *(id_, 1, ONE, LANE, "w1", claim, start + n * each, start + (n + 1) * each),
+            (HandIn("succeeded", handed),),
+            *(1, ids[0]),
+        )
+        for n, id_ in enumerate(ids)
+    ]
+
+
+def test_slots_a_batch_has_one_until_the_last_of_it_is_handed_in() -> None:
+    rules = {ONE: RULES[ONE]}
+    members = batch(1, 2, 3)
+    assert violations(History(rules, attempts=members)) == []
+    after = attempt(4, 54, 55)
+    assert violations(History(rules, attempts=[*members, after])) == []
+    beside = attempt(4, 51, 55)
+    found = violations(History(rules, attempts=[*members, beside]))
+    assert any("2 had slots at once, 1 allowed: 1, 4" in each for each in found), found
+    apart = [replace(each, batch=None) for each in members]
+    found = violations(History(rules, attempts=apart))
+    assert any("had slots at once" in each for each in found), (
+        "three starts that are no batch are two too many"
+    )
+
+
+def test_slots_of_a_batch_lost_with_its_worker_only_the_first_is_held() -> None:
+    first, second = (replace(each, handed=(), end=None) for each in batch(1, 2))
+    again = [attempt(1, 60, 61, n=2), attempt(2, 62, 63, n=2)]
+    fault = Fault("w1", "kill", 51, 51.1)
+    history = History(
+        {ONE: RULES[ONE]}, attempts=[first, replace(second, begin=None), *again], faults=[fault]
+    )
+    assert violations(history) == []
+
+
+def test_what_was_put_off_by_a_failure_in_its_batch_has_no_end_and_is_taken_from_nobody() -> None:
+    first, second = batch(1, 2)
+    failed = replace(first, handed=(HandIn("failed", first.handed[0].call, final=False),))
+    put_off = (HandIn("succeeded", second.handed[0].call, "unstarted"),)
+    back = replace(second, begin=None, end=None, handed=put_off)
+    again = [attempt(1, 54, 55, n=2), attempt(2, 56, 57, n=2)]
+    record = Record(outcomes=[outcome(1, n=2), outcome(2, n=2)])
+    history = History(
+        {ONE: RULES[ONE]},
+        enqueues=[enqueue(1, 1), enqueue(2, 2)],
+        attempts=[failed, back, *again],
+        record=record,
+        duties=[Duty("w1", 49, 100, 10)],
+        until=100.0,
+    )
+    assert violations(history) == []
+    late = replace(history, attempts=[failed, back, again[0], attempt(2, 96, 97, n=2)])
+    assert any("stood still" in each for each in violations(late)), violations(late)
+
+
+def test_slots_more_than_share_a_limit_over_all_lanes_are_found() -> None:
+    of_lanes = [replace(attempt(n, 50 + n / 10, 55, PACED), lane=f'{{"k":{n}}}') for n in (1, 2, 3)]
+    rules = {PACED: RULES[PACED]}
+    assert violations(History(rules, attempts=of_lanes[:2])) == []
+    assert violations(History(rules, attempts=of_lanes)) == [
+        "within the slots: paced: 3 made 3 of 2 that share a limit"
+    ]
 
 
 def test_slots_a_handler_that_ends_after_it_was_handed_in_is_found_by_its_own_clock() -> None:
@@ -584,7 +654,7 @@ LINES = [
     line("ending", 5.1, "p1", tx=3, commit=True),  # and then the connection broke
     enqueued(4, 5.5, 4),  # and then the producer was killed
     line("serving", 0, registration=7, room=5),
-    line("claimed", 6, called=5.9, registration=7, starts=[[1, 1, ONE, LANE], [3, 1, ONE, LANE]]),
+    line("claimed", 6, called=5.9, registration=7, starts=[[1, 1, ONE, LANE, None], [3, 1, ONE, LANE, None]]),
     line("begin", 6.1, id=1, attempt=1, action=ONE, lane=LANE),
     line("end", 6.2, id=1, attempt=1, returned=True),
     line("begin", 6.1, "plain", id=9, attempt=1, action=ONE, lane=LANE),  # a worker that nobody listens to

@@ -30,6 +30,7 @@ _ANSWERS: Mapping[str, Answer] = {
     "taken": "taken",
     "lost": "lost",
     "retry": "retry",
+    "unstarted": "unstarted",
     "none": "none",
 }
 
@@ -143,7 +144,7 @@ def _attempts(kinds: Mapping[str, list[Line]]) -> Iterable[Attempt]:
             said = refused.get((id_, attempt), "taken") if answer is not None else "none"
             handed[line["who"], (id_, attempt)].append(HandIn(outcome, call, _ANSWERS[said], final))
     for line in kinds["claimed"]:
-        for id_, attempt, action, lane in line["starts"]:
+        for id_, attempt, action, lane, batch in line["starts"]:
             who = line["who"]
             yield Attempt(
                 id_,
@@ -156,6 +157,7 @@ def _attempts(kinds: Mapping[str, list[Line]]) -> Iterable[Attempt]:
                 ends.get((who, id_, attempt)),
                 tuple(handed[who, (id_, attempt)]),
                 line["registration"],
+                batch,
             )
             told.add((who, id_, attempt))
     # Of a worker whose calls nobody has listened to, only its handlers tell.

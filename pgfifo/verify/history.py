@@ -17,9 +17,10 @@ Lane = tuple[str, str]
 Key = tuple[int, int]
 """An execution's id and the number of an attempt."""
 
-Answer = Literal["taken", "lost", "retry", "none"]
+Answer = Literal["taken", "lost", "retry", "unstarted", "none"]
 """What became of an end that was handed in: it counts; it was refused, as the attempt is not the worker's any
-more; it was to be said again; nobody knows."""
+more; it was to be said again; it does not count, as one before it in its batch had failed, and the execution
+is back at its place; nobody knows."""
 
 Fate = Literal["committed", "rolled back", "unknown"]
 """What became of a transaction; ``unknown`` when its commit was asked for and never answered."""
@@ -48,6 +49,9 @@ class Rules:
         strict: whether the order of enqueues is strict.
         backoff: the longest time from a failed attempt to the next one, in seconds.
         max_attempts: after how many failures it has failed.
+        shared: how many may be active at once over all its lanes, by a shared limit; None: any number.
+        paced: whether more than slots decides when a lane goes on, a rate or a shared limit; then nobody can
+            say from outside that it has stood still.
     """
 
     slots: int = 1
@@ -55,6 +59,8 @@ class Rules:
     strict: bool = True
     backoff: float = 0.0
     max_attempts: int = 5
+    shared: int | None = None
+    paced: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,6 +120,8 @@ class Attempt:
         end: when its handler had ended; None if it never did.
         handed: what was said of its end, as often as that was done.
         registration: the number that the worker had in the database then, where that is known.
+        batch: the id of the first of those that the same call has started as one batch with it, which have
+            one slot; None where it has its own.
     """
 
     id: int
@@ -126,6 +134,7 @@ class Attempt:
     end: float | None = None
     handed: tuple[HandIn, ...] = ()
     registration: int | None = None
+    batch: int | None = None
 
     @property
     def key(self) -> Key:

@@ -21,8 +21,8 @@ from pgfifo.verify.recorder import Recorder
 
 PACK = "pgfifo_verify"
 """The part of their names before the dot."""
-SINGLE, SEVERAL, YIELDING, TAILED, RELAXED = (
-    f"{PACK}.{name}" for name in ("single", "several", "yielding", "tailed", "relaxed")
+SINGLE, SEVERAL, YIELDING, TAILED, RELAXED, BATCHED, PACED = (
+    f"{PACK}.{name}" for name in ("single", "several", "yielding", "tailed", "relaxed", "batched", "paced")
 )
 
 MAX_ATTEMPTS = 4
@@ -35,15 +35,23 @@ RULES: Mapping[str, Rules] = {
     YIELDING: Rules(1, "yield", strict=True, backoff=_LONGEST, max_attempts=MAX_ATTEMPTS),
     TAILED: Rules(2, "tail", strict=True, backoff=_LONGEST, max_attempts=MAX_ATTEMPTS),
     RELAXED: Rules(2, "hold", strict=False, backoff=_LONGEST, max_attempts=MAX_ATTEMPTS),
+    BATCHED: Rules(1, "hold", strict=True, backoff=_LONGEST, max_attempts=MAX_ATTEMPTS),
+    PACED: Rules(2, "hold", strict=True, backoff=_LONGEST, max_attempts=MAX_ATTEMPTS, shared=3, paced=True),
 }
-"""The actions: one slot and several, each way of failing, and one in relaxed order."""
+"""The actions: one slot and several, each way of failing, one in relaxed order, one whose handler takes
+batches, and one with a rate and a shared limit."""
+
+BATCH = 10
+"""The largest batch."""
+_RATES = {PACED: "50/s"}
 
 LANES = 5
 """Lanes of each action."""
 
 
-def policy(rules: Rules) -> dict[str, Any]:
+def policy(action: str) -> dict[str, Any]:
     """Return the policy of an action, with everything that a wider scope could set otherwise."""
+    rules = RULES[action]
     return {
         "group_by": ["lane"],
         "max_concurrent": rules.slots,
@@ -60,7 +68,7 @@ def policy(rules: Rules) -> dict[str, Any]:
         "max_queue_length": "unlimited",
         "max_action_queue_length": "unlimited",
         "max_wait": "unlimited",
-        "rate": "unlimited",
+        "rate": _RATES.get(action, "unlimited"),
         "spacing": 0,
         "gap": 0,
         "timeout": "unlimited",
@@ -151,11 +159,36 @@ async def relaxed(execution: pgfifo.Execution) -> None:
         _end(execution, begin)
 
 
+@actions.action(BATCHED, batch=BATCH)
+def batched(executions: list[pgfifo.Execution]) -> None:
+    """Run one after the other, up to the first that fails; those behind it have not begun."""
+    for execution in executions:
+        with recorder().running(execution):
+            time.sleep(execution.payload["seconds"])
+            try:
+                _fail(execution)
+            except pgfifo.Abort as error:
+                execution.fail(error)
+            else:
+                execution.succeed()
+
+
+@actions.action(PACED)
+def paced(execution: pgfifo.Execution) -> None:
+    """Run at a rate, and under a limit over all lanes."""
+    _handle(execution)
+
+
 def _end(execution: pgfifo.Execution, begin: float) -> None:
     """End as the payload says; after a pause as long as the lease, first try to finish as a zombie would."""
     late = time.monotonic() - begin - execution.payload["seconds"]
     if late > float(os.environ["PGFIFO_VERIFY_LEASE"]) and _finish_late(execution):
         return
+    _fail(execution)
+
+
+def _fail(execution: pgfifo.Execution) -> None:
+    """Fail, if the payload says so."""
     if execution.payload["aborts"]:
         raise pgfifo.Abort("the payload says so")
     if execution.attempt <= execution.payload["fails"]:

@@ -22,6 +22,8 @@ def progresses(index: Index) -> Check:
     if history.duties:
         closed = _no_room(index)
         for (action, lane), steps in _steps(index).items():
+            if history.rules[action].paced:
+                continue
             for still in _standing(index, action, steps, closed):
                 length = still.answered - still.called
                 longest = max(longest, length)
@@ -77,6 +79,9 @@ def _during(line: list[Step], since: float, until: float, *, waits: bool) -> Non
 def _back_at(index: Index, attempt: Attempt) -> float:
     """Return when an attempt's slot is surely free again, or its execution due to be started again."""
     rules, history = index.history.rules[attempt.action], index.history
+    put_off = next((each.call for each in attempt.handed if each.answer == "unstarted"), None)
+    if put_off is not None:
+        return put_off.answered
     said = attempt.taken
     if said is not None:
         return said.call.answered + (rules.backoff if said.outcome == "failed" and not said.final else 0.0)

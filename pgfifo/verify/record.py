@@ -14,11 +14,12 @@ _OUTCOMES = """
 _STAYS = """
     with ours as (
       select distinct e.lane_id, e.action, e.group_text from pgfifo.executions e where e.action = any (%s))
-    select o.action, o.group_text, s.id, s.attempt, s.ticket, s.joined_no, s.start_no, s.start_limit, s.end_no
+    select o.action, o.group_text, s.id, s.attempt, s.ticket, s.joined_no,
+      s.start_no, s.start_limit, s.end_no, s.batch_no
     from pgfifo.starts s join ours o on o.lane_id = s.lane_id
     union all
     -- What has come back to the line is left out: since when it waits, no view tells.
-    select e.action, e.group_text, e.id, 1, e.ticket, 0, null, null, null from pgfifo.executions e
+    select e.action, e.group_text, e.id, 1, e.ticket, 0, null, null, null, null from pgfifo.executions e
     where e.action = any (%s) and e.state = 'waiting' and e.attempt = 0
 """
 _CHECK = "select severity, kind, lane, detail from pgfifo.check() where severity = 'violation'"

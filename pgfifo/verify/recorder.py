@@ -8,7 +8,7 @@ having seen an answer is on record by the question.
 import json
 import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -101,7 +101,9 @@ class Producer:
         self._conn.execute("rollback" if roll_back else "commit")
         self._recorder.note("ended", tx=number, commit=not roll_back)
 
-    def enqueue(self, tx: int, action: str, payload: Mapping[str, Any], *, delay: float = 0.0) -> "Enqueued":
+    def enqueue(
+        self, tx: int, action: str, payload: Mapping[str, Any], *, delay: float = 0.0, key: str | None = None
+    ) -> "Enqueued":
         """Enqueue within a transaction of `transaction`.
 
         Args:
@@ -109,13 +111,31 @@ class Producer:
             action: the action.
             payload: the payload.
             delay: seconds after which it is to join its line. Defaults to none.
+            key: the dedup_key. Defaults to none.
         """
         called = now()
-        made = self._fifo.enqueue(action, payload, delay=delay or None)
-        self._recorder.note(
-            "enqueue", tx=tx, called=called, id=made.id, action=action, lane=made.lane.group_text, delay=delay
-        )
+        made = self._fifo.enqueue(action, payload, delay=delay or None, dedup_key=key)
+        if made.created:
+            self._note(tx, called, action, made.id, made.lane.group_text, delay)
         return made
+
+    def enqueue_many(self, tx: int, action: str, payloads: Sequence[Mapping[str, Any]]) -> "list[Enqueued]":
+        """Enqueue several by one call, within a transaction of `transaction`."""
+        called = now()
+        made = self._fifo.enqueue_many(action, payloads)
+        for each in made:
+            self._note(tx, called, action, each.id, each.lane.group_text)
+        return made
+
+    def retry(self, tx: int, before: "Enqueued") -> int:
+        """Put a finished execution back, within a transaction of `transaction`."""
+        called = now()
+        made = self._fifo.retry(before.id)
+        self._note(tx, called, before.lane.action, made, before.lane.group_text)
+        return made
+
+    def _note(self, tx: int, called: float, action: str, made: int, lane: str, delay: float = 0.0) -> None:
+        self._recorder.note("enqueue", tx=tx, called=called, id=made, action=action, lane=lane, delay=delay)
 
     def cancel(self, id_: int) -> str | None:
         """Cancel an execution by a call of its own."""

@@ -136,8 +136,11 @@ def verify(dsn: str, settings: Settings, say: Callable[[str], None]) -> Report:
         _clean(fifo, 0.0)
         with interrupts.waiting():
             stack.callback(_leave_nothing, fifo, interrupts, say)
+            for action in RULES:
+                fifo.set_policy(action, **policy(action))
             for action, rules in RULES.items():
-                fifo.set_policy(action, **policy(rules))
+                if rules.shared is not None:
+                    fifo.set_shared_limit(action, max_concurrent=rules.shared, actions=[action])
         environment = {
             **os.environ,
             "PGFIFO_DSN": dsn,
@@ -424,6 +427,8 @@ def _leave_nothing(fifo: Client, interrupts: Interrupts, say: Callable[[str], No
 def _clean(fifo: Client, patience: float) -> str:
     """Remove what a verification has made; return what stands in the way, if anything does."""
     deadline = time.monotonic() + patience
+    for limit in {each.name for each in fifo.shared_limits()} & RULES.keys():
+        fifo.drop_shared_limit(limit)
     for action in RULES:
         while True:
             try:

@@ -25,10 +25,7 @@ def within_slots(index: Index) -> Check:
     most: Counter[str] = Counter()
     for (action, lane), attempts in index.by_lane.items():
         where = place(action, lane)
-        starts = [
-            _Stay(each.claim.answered, _kept_until(index, each), each.claim.called, each.id)
-            for each in attempts
-        ]
+        starts = _one_a_batch(index, attempts)
         findings += (
             f"{where}: {given} had slots at once, {allowed} allowed: {who}"
             for given, allowed, who in _too_many(index, action, starts)
@@ -43,12 +40,52 @@ def within_slots(index: Index) -> Check:
             f"{where}: {given} handlers at once, {allowed} allowed: {who}"
             for given, allowed, who in _too_many(index, action, runs)
         )
+    findings += _over_shared_limits(index)
     record = index.history.record
     if record is not None:
         findings += (f"on record: {fault}" for fault in slot_faults(record.stays))
     seen = ", ".join(f"{action} {most[action]} of {_said(index, action)}" for action in index.history.rules)
     said = f"0 slot violations (at most {seen} at once)"
     return Check("within the slots", said, findings, exercised=any(most.values()))
+
+
+def _one_a_batch(index: Index, attempts: Iterable[Attempt]) -> list[_Stay]:
+    """Return the stays in slots: a batch has one slot until the last of it has left it."""
+    stays: list[_Stay] = []
+    batches: dict[tuple[str, float, int], _Stay] = {}
+    for each in attempts:
+        stay = _Stay(each.claim.answered, _kept_until(index, each), each.claim.called, each.id)
+        if each.batch is None:
+            stays.append(stay)
+            continue
+        key = (each.worker, each.claim.called, each.batch)
+        before = batches.get(key, stay)
+        batches[key] = stay._replace(until=max(before.until, stay.until), id=each.batch)
+    return [*stays, *batches.values()]
+
+
+def _over_shared_limits(index: Index) -> Iterable[str]:
+    """Find moments with more of an action active, over all its lanes, than its shared limit allows.
+
+    What is held through a backoff has given its part of the limit back.
+    """
+    for action, rules in index.history.rules.items():
+        if rules.shared is None:
+            continue
+        active: list[float] = []
+        starts = [
+            (each.claim.answered, index.held_until(each), each.id)
+            for (of, _), attempts in index.by_lane.items()
+            if of == action
+            for each in attempts
+        ]
+        for since, until, id_ in sorted(starts):
+            while active and active[0] <= since:
+                heapq.heappop(active)
+            if until > since:
+                heapq.heappush(active, until)
+            if len(active) > rules.shared:
+                yield f"{action}: {id_} made {len(active)} of {rules.shared} that share a limit"
 
 
 def _said(index: Index, action: str) -> str:
@@ -62,6 +99,10 @@ def _kept_until(index: Index, attempt: Attempt) -> float:
     Where a failed attempt keeps it through its backoff, and a lost one does, that is until the next attempt.
     """
     held = index.held_until(attempt)
+    if attempt.batch is not None and not any(each.outcome == "failed" for each in attempt.handed):
+        return (
+            held  # of a batch that was lost only the first one is held, and nobody here knows which that is
+        )
     after = index.next_of(attempt)
     rules = index.history.rules[attempt.action]
     if after is None or after.attempt != attempt.attempt + 1 or rules.mode != "hold":

@@ -78,9 +78,18 @@ class _Claims(Claims):
         if batch:
             note("handed in", call=call, refused=[(*key, said) for key, said in answer.refused.items()])
         if answer.starts:
-            starts = [(*run.key, run.execution.action, run.execution.group_text) for run in answer.starts]
+            starts = [
+                (*run.key, run.execution.action, run.execution.group_text, _batch(run))
+                for run in answer.starts
+            ]
             note("claimed", called=called, registration=who, starts=starts)
         return answer
+
+
+def _batch(run: Run) -> int | None:
+    """Return the id of the first of a run's batch, if it shares its slot with others."""
+    batch = run.together
+    return batch.execution.id if batch is not None and len(batch.members) > 1 else None
 
 
 def _said(run: Run) -> tuple[int, int, str, bool]:
