@@ -1650,6 +1650,29 @@ class Client(Holding, Following):
             connection=connection,
         )
 
+    def pause_everything(self, *, reason: str | None = None, connection: object = None) -> bool:
+        """Let nothing more start at all; what is active goes on. What is paused by itself stays so after it.
+
+        Args:
+            reason: Why, for those who look.
+            connection: The caller's connection; the pause commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything: False if everything was paused already.
+        """
+        return self._row("select pgfifo.pause_everything(%s::text)", (reason,), bool, connection=connection)
+
+    def resume_everything(self, *, connection: object = None) -> bool:
+        """End the pause of everything, also that in which a restored copy of a database begins.
+
+        Args:
+            connection: The caller's connection; the change commits or rolls back with its transaction.
+
+        Returns:
+            Whether that changed anything: False if not everything was paused.
+        """
+        return self._row("select pgfifo.resume_everything()", (), bool, connection=connection)
+
     def close_action(
         self,
         action: str,

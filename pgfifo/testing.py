@@ -58,7 +58,7 @@ begin
   select string_agg(c.oid::regclass::text, ', ') into v_tables
   from pg_class c
   where c.relnamespace = 'pgfifo'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition
-    and c.relname not in ('installation', 'ticks');
+    and c.relname not in ('installation', '_home', 'ticks');
   execute 'truncate ' || v_tables;
   delete from pgfifo.ticks;
   update pgfifo.installation set clock_offset = '0';

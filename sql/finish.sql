@@ -11,5 +11,8 @@ order by r.oid;
 select pgfifo._partition((now() at time zone 'utc')::date + d.n) from generate_series(0, 4) d(n)
 where not exists (select from pgfifo.installation);
 insert into pgfifo.installation (version, min_client) values (1, 1) on conflict (singleton) do nothing;
+-- Only where there is none: that of a restored copy says where it comes from.
+insert into pgfifo._home (system_id, timeline, database_id, table_id, database_name)
+select h.system_id, h.timeline, h.database_id, h.table_id, h.database_name from pgfifo._here() h on conflict (singleton) do nothing;
 -- Back to the caller.
 select pg_catalog.set_config(b.key, b.value, true) from pg_catalog.json_each_text(pg_catalog.current_setting('pgfifo.before')::pg_catalog.json) b;

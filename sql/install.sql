@@ -111,6 +111,7 @@ end $$;
 \ir internal/put_back.sql
 \ir internal/finish_one.sql
 \ir internal/finish_batch.sql
+\ir internal/home.sql
 \ir internal/fence_worker.sql
 \ir internal/lock_run.sql
 \ir internal/expire.sql
@@ -229,6 +230,8 @@ end $$;
 \ir functions/drop_shared_limit.sql
 \ir functions/pause.sql
 \ir functions/resume.sql
+\ir functions/pause_everything.sql
+\ir functions/resume_everything.sql
 \ir functions/finish_execution.sql
 \ir functions/close.sql
 \ir functions/open.sql

@@ -3,7 +3,6 @@
 Server and schema are made once; each test begins with a clean database. All DSNs work in subprocesses.
 """
 
-import os
 from collections.abc import Callable, Generator, Iterator
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,7 @@ from tests.support.server import clean_environment
 clean_environment()  # before anything of pgfifo looks at it
 
 from pgfifo.embedded import PrivateServer, remove_abandoned  # noqa: E402
-from tests.mutations import VARIABLE, mutated  # noqa: E402
-from tests.support.database import Databases, clean, remember_seed  # noqa: E402
+from tests.support.database import Databases, clean, install_for_this_run, remember_seed  # noqa: E402
 from tests.support.server import make_server  # noqa: E402
 
 pytest_plugins = ["tests.support.skips"]
@@ -64,15 +62,9 @@ def databases(server: PrivateServer) -> Databases:
 @pytest.fixture(scope="session")
 def template(server: PrivateServer, databases: Databases) -> str:
     """The name of a database with a fresh schema (one where time can be moved), to make copies of."""
-    import pgfifo.schema
-
     databases.create(name=Databases.TEMPLATE)
     with psycopg.connect(server.dsn(Databases.TEMPLATE), autocommit=True) as conn:
-        mutation = os.environ.get(VARIABLE)
-        if mutation is None:
-            pgfifo.schema.install(conn)
-        else:
-            conn.execute(mutated(pgfifo.schema.sql_text(), mutation).encode())
+        install_for_this_run(conn)
         # Tests move the clock instead of waiting.
         conn.execute("update pgfifo.installation set testing = true")
     return Databases.TEMPLATE

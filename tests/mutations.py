@@ -78,6 +78,8 @@ GONE_UNNOTICED = "        from (select null::timestamptz as closed_at) l;\n     
 DUE_ONES_FIRST = "  if v_due then\n"
 BOUND_LOOKED_AT_AGAIN = "then least(f.upto, o.first) end"
 TIME_TO_COME_BACK = "and w.relocked_tick >= p_tick - c_return)\n"
+HOME_LOCK = "    lock table pgfifo._home in share row exclusive mode;\n"
+COPY_NOTICED = "tests/test_restore.py::test_sessions_that_come_at_once_start_nothing_before_a_copy_is_noticed"
 SORTED = "i(lane_id, max_length, refuses, quota) order by pgfifo._key(i.lane_id) offset 0) s;\n"
 UNSORTED = """\
 with ordinality i(lane_id, max_length, refuses, quota, n)
@@ -347,6 +349,36 @@ MUTATIONS = (
         "roles",
         (("pg_has_role(pgfifo._caller(), r.oid, 'usage')", "true"),),
         ("tests/test_attacks.py::test_attacks_guessing_ids_and_tokens_ends_nothing_of_others",),
+    ),
+    Mutation(
+        "pause of a restored copy",
+        "restore",
+        (("    if v_is.o_copied then\n", "    if false then\n"),),
+        ("tests/test_restore.py::test_a_restored_copy_starts_nothing_until_it_is_resumed",),
+    ),
+    Mutation(
+        "one who notices a copy",
+        "restore",
+        ((HOME_LOCK, ""),),
+        (COPY_NOTICED,),
+    ),
+    Mutation(
+        "look after that lock",
+        "restore",
+        ((HOME_LOCK + "    select * into strict v_is from pgfifo._where();\n", HOME_LOCK),),
+        (COPY_NOTICED,),
+    ),
+    Mutation(
+        "epoch of a new timeline",
+        "fencing",
+        (("    if v_is.o_forked then\n", "    if false then\n"),),
+        ("tests/test_holes_crash.py::test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only",),
+    ),
+    Mutation(
+        "heartbeat of a new epoch",
+        "fencing",
+        (("  if v_limit > 0 and v_settled and ", "  if v_limit > 0 and "),),
+        ("tests/test_holes_crash.py::test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only",),
     ),
 )
 

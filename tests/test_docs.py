@@ -39,6 +39,7 @@ PAGES = [
     "docs/testing.md",
     "docs/explain.md",
     "docs/failure.md",
+    "docs/durability.md",
     "docs/schedules.md",
     "docs/stability.md",
     "docs/migrations.md",

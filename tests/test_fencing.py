@@ -90,10 +90,10 @@ def test_fencing_a_finish_in_flight_keeps_its_worker_alive(conn: Connection, con
     engine.enqueue()
     worker = engine.worker()
     (start,) = engine.claim(worker)
-    engine.tick(30)
+    engine.tick(28)
     finishing = Engine(connect(autocommit=False))
     assert finishing.hand_in(worker, start) == {}
-    engine.tick(3)
+    engine.tick(5)
     assert engine.one("select state from pgfifo.workers") == "alive"
     finishing.conn.commit()
     assert engine.state(start.id) == "succeeded"
@@ -216,6 +216,8 @@ def test_fencing_released_executions_get_a_new_token(conn: Connection) -> None:
     assert engine.hand_in(worker, first) == {new: "lost"}, "a released attempt could still be finished"
     conn.execute("update pgfifo.installation set epoch = epoch + 1")
     engine.release(second)
+    assert engine.claim(worker) == [], "given out before the worker said what it still holds of older ones"
+    conn.execute("select from pgfifo.heartbeat(%s)", [worker])
     (third,) = engine.claim(worker)
     assert third.token == f"{epoch + 1}-{new}-3", "after a restore old tokens must not match"
     engine.hand_in(worker, third)

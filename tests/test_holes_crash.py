@@ -10,8 +10,7 @@ import psycopg
 import pytest
 
 from pgfifo.embedded import PrivateServer
-from pgfifo.schema import install
-from tests.support.database import wait_for
+from tests.support.database import install_for_this_run, wait_for
 from tests.support.server import make_server
 from tests.support.sqlworker import (
     SqlWorker,
@@ -35,7 +34,7 @@ def own() -> Iterator[PrivateServer]:
         synchronous_commit=False, wal_writer_delay="10s", wal_retrieve_retry_interval="100ms"
     ) as server:
         with psycopg.connect(server.dsn(), autocommit=True) as conn:
-            install(conn)
+            install_for_this_run(conn)
             conn.execute("update pgfifo.installation set testing = true")
             conn.execute("create table control (n integer)")
         yield server
@@ -139,6 +138,45 @@ def test_e2_a_promoted_standby_goes_on_where_the_primary_was(own: PrivateServer)
             all_run(promoted, 200)
             attempts = dict(promoted.execute("select id, attempt from pgfifo.executions").fetchall())
             assert all(attempts[start.id] > start.attempt for start in held)
+
+
+def test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only(own: PrivateServer) -> None:
+    """An asynchronous standby is promoted that has not seen a start, nor an enqueue."""
+    token = "select token from pgfifo.work(%s, array['a'], 1, 7) where kind = 'start'"
+    with own.standby() as standby:
+        with connected(own) as conn, connected(standby) as replica:
+            policy(conn, "a")
+            kept = enqueue(conn, "a")
+            worker = SqlWorker(conn, "a")
+            conn.execute("set synchronous_commit = local; insert into control values (0)")
+            reached = value(conn, "select pg_current_wal_flush_lsn()")
+            replayed = "select pg_last_wal_replay_lsn() >= %s::pg_lsn"
+            wait_for(lambda: value(replica, replayed, reached), message="the standby to have everything")
+        standby.stop()
+        with connected(own) as conn:
+            assert value(conn, token, worker.id) == f"1-{kept}-1"
+            lost = [enqueue(conn, "a") for _ in range(40)]  # more than a sequence is ahead of its log
+        own.kill()
+        standby.start()
+        with connected(standby) as promoted:
+            assert value(promoted, "select pg_promote()")
+        with connected(standby) as promoted:
+            # The worker has survived. It still runs what nobody here knows to be started.
+            worker.conn = promoted
+            assert promoted.execute(token, [worker.id]).fetchall() == [], (
+                "one attempt runs twice in one worker"
+            )
+            heartbeat = "select id, signal from pgfifo.heartbeat(%s, 0, %s)"
+            assert promoted.execute(heartbeat, [worker.id, [kept]]).fetchall() == [(kept, "lost")]
+            worker.work(0, [{"id": kept, "attempt": 1, "outcome": "succeeded"}])
+            assert worker.refused == [(kept, "lost")], "an outcome was taken for another start"
+            assert value(promoted, token, worker.id) == f"2-{kept}-1", "a token was given out twice"
+            again = [enqueue(promoted, "a") for _ in range(40)]
+            assert set(again) & set(lost), "no id was given out twice, so this has shown nothing"
+            assert value(promoted, "select count(*) from pgfifo.executions") == 41
+            assert violations(promoted) == []
+            audit = "select detail from pgfifo.audit where what = 'raise_epoch'"
+            assert promoted.execute(audit).fetchall() == [({"epoch": 2},)]
 
 
 def test_e2_every_table_is_logged(conn: Connection) -> None:

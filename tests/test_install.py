@@ -141,6 +141,7 @@ def test_install_again_over_a_changed_schema_mends_it(empty_dsn: str) -> None:
             "an upgrade let old tokens match again"
         )
         engine.hand_in(worker, start)
+        conn.execute("select from pgfifo.heartbeat(%s)", [worker])
         assert [start.id, *engine.drain(worker)] == ids, "an upgrade lost executions"
         engine.assert_promises()
 

@@ -103,6 +103,11 @@ begin
   from pgfifo._workers w
   where (w.state <> 'alive' or w.last_seen < pgfifo._now() - w.lease) and exists (select from pgfifo.runs r where r.worker_id = w.id)
   union all
+  -- Also when no worker has come yet, whose first call would notice.
+  select 'overdue', 'copy', null, format('this database is a copy of %s (restored, or made from it), and nothing starts here until it is resumed: pgfifo resume --everything',
+    coalesce((w.o_home).copy_of, (w.o_home).database_name))
+  from pgfifo._where() w where w.o_copied or (w.o_home).copied_at is not null
+  union all
   select 'overdue', 'held', null, format('execution %s was due again at %s', r.id, r.due_at)
   from pgfifo.runs r where r.state = 'held' and r.due_at < pgfifo._now() - interval '5 s'
   union all

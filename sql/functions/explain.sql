@@ -54,12 +54,15 @@ begin
       then pgfifo._open_holders('pgfifo._executions'::regclass, null, null, false) else '[]' end);
   end if;
   select a.id as action_id, l.id as lane_id, a.closed_at as action_closed_at, a.closed_by as action_closed_by, a.closed_reason as action_closed_reason,
-      l.closed_at, l.closed_by, l.closed_reason, p.paused_at as action_paused_at, p.paused_by as action_paused_by, p.paused_reason as action_paused_reason,
+      l.closed_at, l.closed_by, l.closed_reason, pa.paused_at as action_paused_at, pa.paused_by as action_paused_by, pa.paused_reason as action_paused_reason,
+      pe.paused_at as all_paused_at, pe.paused_by as all_paused_by, pe.paused_reason as all_paused_reason,
       lp.paused_at, lp.paused_by, lp.paused_reason, x.paused_for, coalesce(lp.max_concurrent, p.max_concurrent) as max_concurrent, g.running, g.held,
       g.running + g.held - g.riding as taken
     into v_lane
   from pgfifo.actions a
   join pgfifo._action_policies p on p.action_id = a.id
+  left join lateral (select x.* from pgfifo.policies x where x.scope = 'action' and x.action_id = a.id offset 0) pa on true
+  left join pgfifo.policies pe on pe.scope = 'everything'
   left join pgfifo.lanes l on l.id = v_it.lane_id
   left join lateral (select g.* from pgfifo.ledger g where g.lane_id = l.id order by g.lane_id desc, g.version desc limit 1) g on true
   left join lateral (select lp.* from pgfifo._lane_policies lp where lp.lane_id = l.id offset 0) lp on true
@@ -149,6 +152,7 @@ begin
     -- Paused; or closed, which does not hold up what is in the line.
     for v_row in
       select * from (values
+        ('paused', 'everything', 'Everything', v_lane.all_paused_at, v_lane.all_paused_by, v_lane.all_paused_reason, null),
         ('paused', 'action', 'The action', v_lane.action_paused_at, v_lane.action_paused_by, v_lane.action_paused_reason, null),
         ('paused', 'lane', 'Its lane', v_lane.paused_at, v_lane.paused_by, v_lane.paused_reason, v_lane.paused_for),
         ('closed', 'action', 'The action', v_lane.action_closed_at, v_lane.action_closed_by, v_lane.action_closed_reason, null),

@@ -20,7 +20,8 @@ begin
   perform pgfifo._durable();
   perform pgfifo._fence_worker(p_worker);
   select w.seen_call into strict v_before from pgfifo._workers w where w.id = p_worker;
-  update pgfifo._workers w set last_seen = pgfifo._now(), seen_tick = (select t.tick from pgfifo.ticks t order by t.tick desc limit 1)
+  update pgfifo._workers w set last_seen = pgfifo._now(), seen_tick = (select t.tick from pgfifo.ticks t order by t.tick desc limit 1),
+    epoch = (select i.epoch from pgfifo.installation i)
   where w.id = p_worker;
   if p_call > v_before then
     v_unknown := array(select r.id from pgfifo.runs r

@@ -25,6 +25,9 @@ declare
   v_forgotten integer;
 begin
   perform pgfifo._require_read_committed('maintain');
+  if current_setting('pgfifo.home', true) is distinct from 'pgfifo._home'::regclass::oid::text then
+    perform pgfifo._come_home();
+  end if;
   if not pg_try_advisory_xact_lock('pgfifo.ticks'::regclass::oid::integer, 0) then
     return '{"elected": false, "more": false}';
   end if;

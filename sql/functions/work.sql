@@ -32,6 +32,8 @@ set enable_memoize = off
 set jit = off
 as $$
 declare
+  -- Whether it may be given something: see _fence_worker.
+  v_settled boolean;
   v_action_ids integer[];
   v_limits integer[];
   v_status jsonb;
@@ -144,7 +146,7 @@ begin
     raise exception using errcode = 'QF022', message = format('p_batches must say a number from 1 to 1000, or null, for each of p_actions, not %s', p_batches),
       detail = json_build_object('name', 'p_batches', 'value', p_batches)::text, hint = 'Without it nothing runs in batches.';
   end if;
-  perform pgfifo._fence_worker(p_worker);
+  v_settled := pgfifo._fence_worker(p_worker);
   select array_agg(n.id order by a.n), case when p_limits is not null then array_agg(a.cap order by a.n) end
     into v_action_ids, v_limits
   from unnest(p_actions, p_limits) with ordinality a(name, cap, n) join pgfifo.actions n on n.name = a.name;
@@ -182,7 +184,7 @@ begin
   end if;
   -- The limits stay as they are until we commit: a change takes these locks exclusive. So the policies are read in a
   -- statement after the locks. What is not kept is asked for, and kept for the next.
-  if v_limit > 0 and pg_try_advisory_xact_lock_shared(c_policies, 0) then
+  if v_limit > 0 and v_settled and pg_try_advisory_xact_lock_shared(c_policies, 0) then
     v_open := array(select a.id from unnest(v_action_ids) a(id) where pg_try_advisory_xact_lock_shared(c_policies, a.id));
     v_soon := cardinality(v_open) < cardinality(v_action_ids);
     select array_agg(a.id) filter (where f.action_id is null), array_agg(a.id) filter (where f.is_startable),

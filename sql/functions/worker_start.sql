@@ -32,9 +32,12 @@ begin
       message = 'a worker needs at least one action (one of kind slot none), a concurrency of 1 or more and a lease from 1 s to 1 day',
       detail = json_build_object('actions', p_actions, 'concurrency', p_concurrency, 'lease', p_lease)::text;
   end if;
-  insert into pgfifo._workers (kind, name, role, host, pid, actions, concurrency, lease, locked, locked_on, started_at, last_seen, seen_tick)
+  if current_setting('pgfifo.home', true) is distinct from 'pgfifo._home'::regclass::oid::text then
+    perform pgfifo._come_home();
+  end if;
+  insert into pgfifo._workers (kind, name, role, host, pid, actions, concurrency, lease, locked, locked_on, started_at, last_seen, epoch, seen_tick)
   select p_kind, coalesce(p_name, ''), pgfifo._caller(), coalesce(p_host, ''), coalesce(p_pid, 0), coalesce(p_actions, '{}'), p_concurrency, p_lease, p_locked,
-    case when p_locked then pg_postmaster_start_time() end, pgfifo._now(), pgfifo._now(), max(t.tick)
+    case when p_locked then pg_postmaster_start_time() end, pgfifo._now(), pgfifo._now(), (select i.epoch from pgfifo.installation i), max(t.tick)
   from pgfifo.ticks t
   returning id into strict v_id;
   if p_locked then

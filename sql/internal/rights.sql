@@ -103,6 +103,8 @@ as $$
   ('drop_shared_limit', 'admin'),
   ('pause', 'admin'),
   ('resume', 'admin'),
+  ('pause_everything', 'admin'),
+  ('resume_everything', 'admin'),
   ('finish_execution', 'admin'),
   ('close', 'admin'),
   ('remove_action', 'admin'),

@@ -60,3 +60,29 @@ begin
   end if;
   return v_changed;
 end $$;
+
+-- Pause or resume everything at once, whatever is paused by itself besides. Returns whether that was a change.
+create or replace function pgfifo._set_everything_paused(p_paused boolean, p_reason text, p_by text) returns boolean
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  -- As above: the locks of the scope, exclusive, so that once this has committed no start commits.
+  perform pgfifo._set_policy('everything', null, null, null, '{}', false);
+  update pgfifo.policies p set
+    paused_at = case when p_paused then pgfifo._now() end,
+    paused_by = case when p_paused then p_by end,
+    paused_reason = case when p_paused then left(p_reason, 1000) end
+  where p.scope = 'everything' and (p.paused_at is null) = p_paused;
+  if not found then
+    return false;
+  end if;
+  perform pgfifo._audit(case when p_paused then 'pause' else 'resume' end, null, null,
+    jsonb_build_object('scope', 'everything', 'reason', p_reason) || case when p_by <> session_user then jsonb_build_object('by', p_by) else '{}' end);
+  if not p_paused then
+    -- The marks of what could not start are still there.
+    update pgfifo._home h set copied_at = null, copy_of = null, written_by = default where h.copied_at is not null;
+    perform pgfifo._wake(a.id, a.name) from pgfifo.actions a;
+  end if;
+  return true;
+end $$;

@@ -58,7 +58,7 @@ create table if not exists pgfifo.policies (
     scope <> 'lane' or num_nonnulls(ordering, max_action_queue_length, retention, lane_retention, max_payload) = 0),
   constraint policies_declared_only_belongs_to_everything check (declared_actions_only is null or scope = 'everything'),
   constraint policies_audit_retention_belongs_to_everything check (audit_retention is null or scope = 'everything'),
-  constraint policies_pause_belongs_to_actions_and_lanes check (paused_at is null or scope in ('action', 'lane'))
+  constraint policies_pause_has_its_scope check (paused_at is null or scope in ('action', 'lane', 'everything'))
 );
 create unique index if not exists policies_everything on pgfifo.policies (scope) where scope = 'everything';
 create unique index if not exists policies_pack on pgfifo.policies (pack) where scope = 'pack';

@@ -24,6 +24,8 @@ create table if not exists pgfifo._workers (
   relocked_tick bigint,
   -- Rows of claims up to this call are known to have arrived.
   seen_call bigint not null default 0,
+  -- The epoch in which it has last said what it holds: of an older one it may know attempts that the server has forgotten.
+  epoch integer not null,
   ended_at timestamptz
 ) with (fillfactor = 50);
 create index if not exists workers_alive on pgfifo._workers (id) where state = 'alive';

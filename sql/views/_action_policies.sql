@@ -38,9 +38,9 @@ select a.id as action_id,
   coalesce(translate(o.v ->> 'pack_quota', '[]', '{}')::text[], pp.quota) as pack_quota,
   coalesce(translate(o.v ->> 'everything_quota', '[]', '{}')::text[], pe.quota) as everything_quota,
   a.pack as pack,
-  pa.paused_at as paused_at,
-  pa.paused_by as paused_by,
-  pa.paused_reason as paused_reason,
+  coalesce(pe.paused_at, pa.paused_at) as paused_at,
+  case when pe.paused_at is not null then pe.paused_by else pa.paused_by end as paused_by,
+  case when pe.paused_at is not null then pe.paused_reason else pa.paused_reason end as paused_reason,
   a.closed_at as closed_at,
   -- Whether starts are limited over time; whether an enqueue has to look at more than its lane's length.
   (coalesce(translate(o.v ->> 'rate', '[]', '{}')::double precision[], pa.rate, pd.rate, pp.rate, pe.rate, b.rate))[1] < 'infinity'

@@ -1,5 +1,6 @@
 """Databases for tests, and what races between sessions need: background threads and waiting for events."""
 
+import os
 import threading
 import time
 from collections.abc import Callable
@@ -9,6 +10,8 @@ import psycopg
 from psycopg import sql
 
 from pgfifo.embedded import PrivateServer
+from pgfifo.schema import install, sql_text
+from tests.mutations import VARIABLE, mutated
 
 T = TypeVar("T")
 
@@ -105,6 +108,19 @@ class Databases:
     def _run(self, query: sql.Composed) -> None:
         with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
             conn.execute(query)
+
+
+def install_for_this_run(conn: psycopg.Connection[Any]) -> None:
+    """Install the schema, without the safeguard that this run is to do without (see `tests.mutations`).
+
+    Args:
+        conn: an autocommit connection.
+    """
+    mutation = os.environ.get(VARIABLE)
+    if mutation is None:
+        install(conn)
+    else:
+        conn.execute(mutated(sql_text(), mutation).encode())
 
 
 def remember_seed(conn: psycopg.Connection[Any]) -> None:
