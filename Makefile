@@ -70,7 +70,7 @@ faults: $(VENV)/.dev ## Do harm for longer than the suite has time for, and judg
 bench-quick: $(VENV)/.dev ## Measure, in under two minutes
 	$(BIN)/python -m bench quick $(ARGS)
 
-bench: $(VENV)/.dev ## Measure everything
+bench: $(VENV)/.dev ## Measure all side by side with floors and other queues (ARGS="--list": what there is)
 	$(BIN)/python -m bench $(ARGS)
 
 docs: $(VENV)/.dev ## Write the generated pages anew

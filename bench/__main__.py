@@ -1,6 +1,7 @@
 """The benchmark's command line."""
 
 import argparse
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Collection
@@ -8,10 +9,20 @@ from pathlib import Path
 
 from rich.console import Console
 
-from bench import claims, floors, profile, scenarios
+from bench import claims, floors, profile
+from bench import scenarios as own
 from bench.bench import Bench, Sizes
+from bench.cases import cases
+from bench.comparison import Comparison
+from bench.comparison import as_json as comparison_json
+from bench.comparison import markdown as comparison_page
+from bench.comparison import terminal as told
+from bench.environments import ENVIRONMENTS, ROOT
 from bench.ground import Ground, machine, open_ground
 from bench.report import Report, as_json, markdown, terminal
+from bench.side_by_side import SETTINGS, Plan, scenarios
+from bench.side_by_side import run as compare
+from bench.systems import PEER, SYSTEMS, chosen
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 
@@ -22,10 +33,10 @@ def quick(bench: Bench, only: Collection[str]) -> None:
         with bench.ground.connect(small) as conn:
             floors.prepare(conn)
         measures: dict[str, Callable[[], None]] = {
-            "drain": lambda: scenarios.drain(bench, small),
-            "many": lambda: _apart(bench, scenarios.produce_many),
-            "produce": lambda: _apart(bench, scenarios.produce_singly),
-            "consume": lambda: scenarios.consume_singly(bench, small),
+            "drain": lambda: own.drain(bench, small),
+            "many": lambda: _apart(bench, own.produce_many),
+            "produce": lambda: _apart(bench, own.produce_singly),
+            "consume": lambda: own.consume_singly(bench, small),
             "claims": lambda: claims.claim_cost(bench, small, big),
         }
         for name, measure in measures.items():
@@ -34,7 +45,7 @@ def quick(bench: Bench, only: Collection[str]) -> None:
                 measure()
     if "held" in only or not only:
         bench.step("held")
-        scenarios.beside_snapshot(bench, bench.sizes.held, rounds=1)
+        own.beside_snapshot(bench, bench.sizes.held, rounds=1)
         bench.report.notes.append(
             "The run beside a held snapshot is short here; `python -m bench held` drains 100,000 executions."
         )
@@ -52,7 +63,7 @@ def _apart(bench: Bench, measure: Callable[[Bench, str], None]) -> None:
 def held(bench: Bench) -> None:
     """The long run beside a held snapshot, and the same without."""
     bench.step("held")
-    scenarios.beside_snapshot(bench, bench.sizes.held, rounds=bench.sizes.rounds)
+    own.beside_snapshot(bench, bench.sizes.held, rounds=bench.sizes.rounds)
     bench.step("done")
 
 
@@ -79,6 +90,51 @@ def run(
     return report
 
 
+def side_by_side(arguments: argparse.Namespace, console: Console, errors: Console) -> None:
+    """All systems in all scenarios, or some of them; results are written unless only some were asked for."""
+    plan = Plan(
+        chosen(arguments.systems),
+        scenarios(arguments.scenarios),
+        arguments.scale,
+        arguments.rounds or 3,
+        arguments.cap,
+        " ".join(["python -m bench", *sys.argv[1:]]),
+    )
+    with open_ground(arguments.dsn, SETTINGS) as ground:
+        comparison = compare(ground, plan, errors)
+    if arguments.note:
+        comparison.notes.append(arguments.note)
+    console.print(told(comparison))
+    if arguments.out is None and (arguments.systems or arguments.scenarios or arguments.scale != 1):
+        errors.print("A part of it: nothing is written. --out FOLDER writes it there.")
+    else:
+        _write(comparison, arguments.out or RESULTS, errors)
+    failed = [line for line in comparison.lines if line.kind != PEER and line.dash]
+    if failed:
+        raise SystemExit(1)
+
+
+def _write(comparison: Comparison, out: Path, errors: Console) -> None:
+    """Leave JSON, plots and Markdown."""
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "side-by-side.json"
+    results.write_text(comparison_json(comparison))
+    for old in out.glob("side-by-side-*.svg"):
+        old.unlink()
+    try:
+        environment = ENVIRONMENTS["plots"]
+        environment.make()
+        plotter = [str(environment.folder / "bin" / "python"), "-m", "bench.plots", str(results), str(out)]
+        subprocess.run(plotter, check=True, cwd=ROOT)
+    except (OSError, subprocess.CalledProcessError) as error:
+        errors.print(f"There are no plots: {error}", style="red")
+    plots = sorted(path.name for path in out.glob("side-by-side-*.svg"))
+    (out / "side-by-side.md").write_text(comparison_page(comparison, plots))
+    errors.print(
+        f"{comparison.seconds:.0f} s; written to {out}/side-by-side.md, .json and {len(plots)} plots"
+    )
+
+
 def main() -> None:
     """Read the command line and do what it says."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=sys.modules["bench"].__doc__)
@@ -87,40 +143,61 @@ def main() -> None:
         "--dsn", help="use this server, in databases made for the run (default: a server of its own)"
     )
     parser.add_argument("--rounds", type=int, help="rounds of each comparison (default: 3; 1 for `held`)")
-    parser.add_argument(
-        "--out", type=Path, default=RESULTS, help="where results go (default: docs/benchmarks)"
+    parser.add_argument("--out", type=Path, help="where results go (default: docs/benchmarks)")
+    parser.add_argument("--note", help="what a reader must know about this run; goes into the report")
+    whole = parser.add_argument_group("all: side by side with floors and peers")
+    whole.add_argument(
+        "--systems", default="", help="as pgfifo,pgmq:best, or floors, peers (default: all); see --list"
     )
-    parser.add_argument(
+    whole.add_argument("--scenarios", default="", help="as S1,S4 (default: all)")
+    whole.add_argument("--scale", type=float, default=1.0, help="times all sizes (default: 1)")
+    whole.add_argument(
+        "--cap", type=float, default=60.0, help="seconds after which a trial is stopped (default: 60)"
+    )
+    whole.add_argument("--list", action="store_true", help="say what there is, and end")
+    parts = parser.add_argument_group("quick, profile")
+    parts.add_argument(
         "--only", default="", help="scenarios of `quick`, as drain,many; nothing is written then"
     )
-    parser.add_argument("--note", help="what a reader must know about this run; goes into the report")
-    parser.add_argument("--calls", type=int, default=500, help="calls that `profile` looks at (default: 500)")
-    parser.add_argument("--least", type=float, default=5, help="what `profile` leaves out (µs; default: 5)")
+    parts.add_argument("--calls", type=int, default=500, help="calls that `profile` looks at (default: 500)")
+    parts.add_argument("--least", type=float, default=5, help="what `profile` leaves out (µs; default: 5)")
     arguments = parser.parse_args()
     errors, console = Console(stderr=True), Console()
-    if arguments.what == "profile":
+    if arguments.list:
+        for system in SYSTEMS:
+            console.print(f"{system.code}: {system.says}", highlight=False)
+        for case in cases(arguments.scale):
+            console.print(f"{case.scenario:4} {case.title}", highlight=False)
+    elif arguments.what == "profile":
         with open_ground(arguments.dsn) as ground:
             profile.run(ground, arguments.calls, arguments.least, console)
-        return
+    elif arguments.what == "all":
+        side_by_side(arguments, console, errors)
+    else:
+        alone(arguments, console, errors)
+
+
+def alone(arguments: argparse.Namespace, console: Console, errors: Console) -> None:
+    """The quick run or the held one: pgfifo beside its floors."""
+    what, out = arguments.what, arguments.out or RESULTS
     only = {name for name in arguments.only.split(",") if name}
-    for what in ["quick", "held"] if arguments.what == "all" else [arguments.what]:
-        sizes = Sizes(rounds=arguments.rounds or 3)
-        if what == "held":
-            sizes = Sizes(rounds=arguments.rounds or 1, held=100_000)
-        with open_ground(arguments.dsn) as ground:
-            report = run(ground, what, sizes, errors, only)
-        if arguments.note:
-            report.notes.append(arguments.note)
-        console.print(terminal(report))
-        if only:
-            continue
-        arguments.out.mkdir(parents=True, exist_ok=True)
-        (arguments.out / f"{what}.md").write_text(markdown(report))
-        (arguments.out / f"{what}.json").write_text(as_json(report))
-        errors.print(f"{report.seconds:.0f} s; written to {arguments.out}/{what}.md and .json")
-        missed = [f"{row.scenario}: {row.system}" for row in report.rows if row.met is False]
-        if missed:
-            errors.print("missed: " + "; ".join(missed), style="red")
+    sizes = Sizes(rounds=arguments.rounds or 3)
+    if what == "held":
+        sizes = Sizes(rounds=arguments.rounds or 1, held=100_000)
+    with open_ground(arguments.dsn) as ground:
+        report = run(ground, what, sizes, errors, only)
+    if arguments.note:
+        report.notes.append(arguments.note)
+    console.print(terminal(report))
+    if only:
+        return
+    out.mkdir(parents=True, exist_ok=True)
+    (out / f"{what}.md").write_text(markdown(report))
+    (out / f"{what}.json").write_text(as_json(report))
+    errors.print(f"{report.seconds:.0f} s; written to {out}/{what}.md and .json")
+    missed = [f"{row.scenario}: {row.system}" for row in report.rows if row.met is False]
+    if missed:
+        errors.print("missed: " + "; ".join(missed), style="red")
 
 
 if __name__ == "__main__":

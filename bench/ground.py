@@ -56,18 +56,27 @@ class Ground:
         return psycopg.connect(where, autocommit=True)
 
     @contextlib.contextmanager
-    def database(self, purpose: str) -> Iterator[str]:
-        """Make a database with pgfifo in it for the length of a block."""
+    def bare_database(self, purpose: str, template: str = "template1") -> Iterator[str]:
+        """Make an empty database, or a copy of one, for the length of a block."""
         name = f"pgfifo_bench_{purpose}_{os.getpid()}"
+        made = sql.SQL("create database {} template {}").format(
+            sql.Identifier(name), sql.Identifier(template)
+        )
         with self.connect() as conn:
-            conn.execute(sql.SQL("create database {}").format(sql.Identifier(name)))
+            conn.execute(made)
         try:
-            with self.connect(name) as conn:
-                pgfifo.schema.install(conn)
             yield name
         finally:
             with self.connect() as conn:
                 conn.execute(sql.SQL("drop database if exists {} with (force)").format(sql.Identifier(name)))
+
+    @contextlib.contextmanager
+    def database(self, purpose: str) -> Iterator[str]:
+        """Make a database with pgfifo in it for the length of a block."""
+        with self.bare_database(purpose) as name:
+            with self.connect(name) as conn:
+                pgfifo.schema.install(conn)
+            yield name
 
     @contextlib.contextmanager
     def careless(self) -> Iterator[bool]:

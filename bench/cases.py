@@ -1,0 +1,533 @@
+"""The scenarios, S1 to S14: what each makes a system do, and what it takes as its result."""
+
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from bench import journal, pgbench
+from bench.peers.common import DONE, Consume, Produce
+from bench.systems import FLOOR, OURS, System
+from bench.trial import Outcome, Trial, drained
+
+Measure = Callable[[Trial], Outcome]
+
+
+@dataclass(frozen=True)
+class Case:
+    """One thing to measure, of every system.
+
+    Attributes:
+        scenario: S1 to S14.
+        title: what is done, in words.
+        measure: does it.
+        unit: of the result: executions a second, or milliseconds.
+        needs: features; what a system cannot do of them is a dash with its reason.
+        keys: over how many keys.
+        against: what a system is compared with, if with anything: the label of another one in the same case,
+            or the title of another case, a colon, and the label.
+        target: what the ratio of pgfifo shall be, at least (rates) or at most (milliseconds).
+    """
+
+    scenario: str
+    title: str
+    measure: Measure
+    unit: str = "/s"
+    needs: tuple[str, ...] = ("drain",)
+    keys: int = 100
+    against: Callable[[System], str | None] = lambda _: None
+    target: Callable[[System], float | None] = lambda _: None
+
+
+def reason(case: Case, system: System) -> str | None:
+    """Why a system has no result in a case; None where it has one."""
+    for feature in (case.scenario, *case.needs):
+        if feature in system.cannot:
+            return system.cannot[feature]
+    if case.scenario != "S7" and "drain" in case.needs and "consume" in system.cannot:
+        return system.cannot["consume"]
+    if system.is_pgbench and case.scenario not in pgbench.SCENARIOS:
+        return "is a floor for single statements"
+    if system.most_keys is not None and case.keys > system.most_keys:
+        return system.cannot.get("keys", f"is not made for more than {system.most_keys:,} keys")
+    return None
+
+
+def cases(scale: float) -> list[Case]:
+    """All cases, each so many times as large as the issue of it says."""
+
+    def sized(count: int, least: int = 20) -> int:
+        return max(least, round(count * scale))
+
+    return [
+        *_enqueue(sized),
+        *_drain(sized),
+        *_hot_key(sized),
+        *_behind_full_key(sized),
+        *_latency(sized),
+        *_to_finish(sized),
+        *_keys(sized),
+        *_snapshot(sized),
+        *_processes(sized),
+        *_working(sized),
+        *_beside_idle(sized),
+        *_failing(sized),
+    ]
+
+
+Sized = Callable[..., int]
+
+
+def _ours(label: str) -> Callable[[System], str | None]:
+    return lambda system: label if system.kind == OURS else None
+
+
+def _shall(value: float) -> Callable[[System], float | None]:
+    return lambda system: value if system.kind == OURS and "poll" not in system.options else None
+
+
+def _floor_of_same_batch(system: System) -> str | None:
+    if system.kind != OURS:
+        return None
+    return f"F1b, batch {system.options.get('concurrency', 10)}, 1 connection"
+
+
+def _of_floor(system: System) -> float | None:
+    if system.kind != OURS or "poll" in system.options:
+        return None
+    return 0.5 if system.options.get("handlers") == "sync" else 0.7
+
+
+def _filled(trial: Trial, task: Produce) -> None:
+    """Fill a queue: in bulk, or one by one where bulk would lose the order."""
+    if trial.system.program == "floor_peer":
+        pgbench.fill(trial, task.count)
+        return
+    careless = trial.system.fill == 1 or task.count > 20_000
+    trial.fill(_chunked(trial.system, task), careless=careless)
+
+
+def _chunked(system: System, task: Produce) -> Produce:
+    values = {name: getattr(task, name) for name in task.__dataclass_fields__}
+    return Produce(**(values | {"chunk": system.fill if task.ordered else 1000}))
+
+
+# S1, S2
+
+
+def _enqueue(sized: Sized) -> Iterator[Case]:
+    def case(scenario: str, title: str, task: Produce, target: float) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            program = trial.producer(task)
+            before = trial.meter()
+            program.go()
+            answer = program.answer(600)
+            outcome = trial.outcome(before, task.count, (answer["ended"] - answer["began"]) / 1e9)
+            outcome.memory = None
+            return outcome
+
+        return Case(
+            scenario,
+            title,
+            measure,
+            needs=("produce", "bulk") if scenario == "S2" else ("produce",),
+            keys=task.keys,
+            against=_ours("bare insert"),
+            target=_shall(target),
+        )
+
+    for connections, count in ((1, 2_000), (8, 8_000)):
+        for lanes in (1, 100):
+            yield case(
+                "S1",
+                f"Enqueue one by one, own commits, {connections} connection{'s' if connections > 1 else ''},"
+                f" {lanes} lane{'s' if lanes > 1 else ''}",
+                Produce(sized(count), keys=lanes, connections=connections),
+                0.4 if lanes == 1 and connections > 1 else 0.7,
+            )
+    count = sized(20_000)
+    yield case("S2", f"Enqueue {count:,} in bulk, 100 lanes", Produce(count, chunk=count), 0.5)
+
+
+# S3, S4
+
+
+def _drain(sized: Sized) -> Iterator[Case]:
+    count = sized(10_000)
+
+    def unordered(trial: Trial) -> Outcome:
+        if trial.system.is_pgbench:
+            return pgbench.drained(trial, count)
+        _filled(trial, Produce(count, ordered=False))
+        outcome, _ = drained(trial, Consume(str(trial.journal), ordered=False), count, 100)
+        outcome.violations = outcome.at_once = outcome.limit = None
+        return outcome
+
+    def ordered(trial: Trial) -> Outcome:
+        _filled(trial, Produce(count))
+        outcome, _ = drained(trial, Consume(str(trial.journal)), count, 100)
+        if trial.system.kind == FLOOR:
+            outcome.at_once = outcome.limit = None
+        return outcome
+
+    yield Case(
+        "S3", f"Drain {count:,}, no order asked", unordered, against=_floor_of_same_batch, target=_of_floor
+    )
+    yield Case(
+        "S4",
+        f"Drain {count:,} over 100 keys, in order, one at a time per key",
+        ordered,
+        against=_floor_of_same_batch,
+        target=_of_floor,
+    )
+
+
+# S5
+
+
+def _hot_key(sized: Sized) -> Iterator[Case]:
+    count = sized(2_000)
+
+    def case(limit: int) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            if trial.system.is_pgbench:
+                return pgbench.drained(trial, count)
+            _filled(trial, Produce(count, keys=1, limit=limit))
+            outcome, _ = drained(trial, Consume(str(trial.journal), keys=1, limit=limit), count, 1)
+            return outcome
+
+        return Case(
+            "S5",
+            f"Drain {count:,} on one key, limit {limit}",
+            measure,
+            keys=1,
+            needs=("drain", "limit") if limit > 1 else ("drain",),
+            against=_ours("F2, batch 1, 1 client"),
+            target=_shall(0.6 if limit == 1 else 2.4),
+        )
+
+    yield case(1)
+    yield case(10)
+
+
+# S6
+
+
+def _behind_full_key(sized: Sized) -> Iterator[Case]:
+    backlog, count = sized(100_000), sized(1_000, 200)
+    alone = f"{count:,} on 100 keys, beside a full key"
+
+    def case(title: str, chunk: int) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            blocker = Produce(1, keys=1, prefix="full", first=10_000_000, work=3_600_000)
+            trial.fill(blocker)
+            task = Consume(str(trial.journal), extra=("full0",))
+            for consumer in trial.consumers(task, 2 if _one_at_a_time(trial.system) else 1):
+                consumer.go()
+            if not trial.wait_for(lambda: journal.has_begun(trial.journal), 60):
+                raise RuntimeError("the key was not filled")
+            if chunk:
+                waiting = Produce(
+                    backlog,
+                    keys=1,
+                    prefix="full",
+                    first=20_000_000,
+                    chunk=chunk,
+                    connections=4 if chunk == 1 else 1,
+                )
+                trial.fill(waiting, careless=True)
+            already = journal.count(trial.journal)
+            producer = trial.producer(_chunked(trial.system, Produce(count)))
+            before = trial.meter()
+            producer.go()
+            began = trial.produced(producer)["began"]
+            _, stopped = trial.wait_done_beside(count, already, 1 + (backlog if chunk else 0))
+            runs = [run for run in trial.runs() if run.number < count]
+            ended = max((run.end for run in runs), default=began + 1)
+            outcome = trial.outcome(before, max(1, len(runs)), (ended - began) / 1e9)
+            if stopped:
+                outcome.stopped = True
+                outcome.value = len(runs) / trial.cap
+            trial.judge(outcome, runs, 100)
+            return outcome
+
+        return Case(
+            "S6",
+            title,
+            measure,
+            against=(lambda system: f"{alone}: {system.label}") if chunk else (lambda _: None),
+            target=_shall(0.9) if chunk else (lambda _: None),
+        )
+
+    yield case(alone, 0)
+    yield case(f"{alone} with {backlog:,} behind it, enqueued in bulk", 1000)
+    yield case(f"{alone} with {backlog:,} behind it, enqueued one by one", 1)
+
+
+def _one_at_a_time(system: System) -> bool:
+    """Whether one process of it runs one handler at a time: a long one would leave nobody for the others."""
+    options = system.options
+    return system.name == "pgmq" or options.get("concurrency") == 1 or options.get("concurrentJobs") == 1
+
+
+# S7
+
+
+def _latency(sized: Sized) -> Iterator[Case]:
+    count = sized(500, 50)
+
+    def measure(trial: Trial) -> Outcome:
+        for consumer in trial.consumers(Consume(str(trial.journal))):
+            consumer.go()
+        producer = trial.producer(Produce(count, interval=20, stamps=str(trial.stamps)))
+        time.sleep(2)  # so that it has nothing to do for a while, as it is in life
+        before = trial.meter()
+        producer.go()
+        trial.produced(producer)
+        _, stopped = trial.wait_done(count)
+        runs = trial.runs()
+        lines = trial.stamps.read_text().splitlines()
+        committed = {int(number): int(at) for number, at in (line.split() for line in lines)}
+        took = sorted((run.begin - committed[run.number]) / 1e6 for run in runs if run.number in committed)
+        outcome = trial.outcome(before, max(1, len(runs)), count * 0.02)
+        outcome.stopped = stopped
+        if took:
+            outcome.value = journal.quantile(took, 0.5)
+            outcome.more = {
+                "p50": outcome.value,
+                "p95": journal.quantile(took, 0.95),
+                "p99": journal.quantile(took, 0.99),
+            }
+        trial.judge(outcome, runs, 100)
+        return outcome
+
+    yield Case(
+        "S7",
+        "From the commit of an enqueue to its handler's start, idle workers, one every 20 ms (median)",
+        measure,
+        unit="ms",
+        needs=("latency", "consume"),
+    )
+
+
+# S8
+
+
+def _to_finish(sized: Sized) -> Iterator[Case]:
+    def case(count: int, limit: int, chunk: int) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            task = Produce(count, keys=1, limit=limit, chunk=chunk)
+            producer = trial.producer(task)
+            for consumer in trial.consumers(Consume(str(trial.journal), keys=1, limit=limit)):
+                consumer.go()
+            time.sleep(2)
+            before = trial.meter()
+            producer.go()
+            began = trial.produced(producer)["began"]
+            ended, stopped = trial.wait_done(count)
+            runs = trial.runs()
+            outcome = trial.outcome(before, max(1, len(runs)), (ended - began) / 1e9)
+            outcome.stopped = stopped
+            trial.judge(outcome, runs, 1, limit)
+            return outcome
+
+        how = "one by one" if chunk == 1 else "in hundreds"
+        return Case(
+            "S8",
+            f"{count:,} on one key at concurrency {limit}, enqueued {how}, from the enqueue to the finish",
+            measure,
+            keys=1,
+            needs=("drain", "limit", "latency", "produce-and-drain"),
+        )
+
+    yield case(sized(1_000), 5, 100)
+    yield case(sized(10_000), 10, 100)
+    yield case(sized(10_000), 10, 1)
+
+
+# S9
+
+
+def _keys(sized: Sized) -> Iterator[Case]:
+    total = sized(100_000)
+
+    def case(lanes: int) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            _filled(trial, Produce(total, keys=lanes))
+            outcome, _ = drained(trial, Consume(str(trial.journal), keys=lanes), total, lanes)
+            return outcome
+
+        title = f"Drain {total:,} over {lanes:,} lanes"
+        middle = f"Drain {total:,} over {min(1_000, total):,} lanes"
+        return Case(
+            "S9",
+            title,
+            measure,
+            keys=lanes,
+            against=(lambda system: f"{middle}: {system.label}") if lanes > 1_000 else (lambda _: None),
+            target=_shall(0.9) if lanes > 1_000 else (lambda _: None),
+        )
+
+    for lanes in dict.fromkeys((10, min(1_000, total), min(100_000, total))):
+        yield case(lanes)
+
+
+# S10
+
+
+def _snapshot(sized: Sized) -> Iterator[Case]:
+    count = sized(200_000, 200)
+
+    def case(held: bool) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            with trial.snapshot(held):
+                _filled(trial, Produce(count))
+                outcome, runs = drained(trial, Consume(str(trial.journal)), count, 100)
+            parts = journal.rates([run for run in runs if run.state == DONE], 10)
+            if parts:
+                outcome.more = {"tenths": parts, "last to first": parts[-1] / parts[0]}
+            return outcome
+
+        how = "a snapshot held open from before" if held else "no snapshot"
+        return Case(
+            "S10",
+            f"Drain {count:,} over 100 lanes, {how}",
+            measure,
+            against=(lambda system: f"Drain {count:,} over 100 lanes, no snapshot: {system.label}")
+            if held
+            else (lambda _: None),
+            target=_shall(0.9) if held else (lambda _: None),
+        )
+
+    yield case(False)
+    yield case(True)
+
+
+# S11
+
+
+def _processes(sized: Sized) -> Iterator[Case]:
+    count = sized(10_000)
+
+    def case(processes: int) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            _filled(trial, Produce(count))
+            outcome, _ = drained(trial, Consume(str(trial.journal)), count, 100, processes=processes)
+            return outcome
+
+        one = f"Drain {count:,} over 100 keys with 1 process"
+        title = one if processes == 1 else f"Drain {count:,} over 100 keys with {processes} processes"
+        return Case(
+            "S11",
+            title,
+            measure,
+            against=(lambda system: f"{one}: {system.label}") if processes > 1 else (lambda _: None),
+            target=_shall(1.0) if processes > 1 else (lambda _: None),
+        )
+
+    for processes in (1, 2, 4, 8):
+        yield case(processes)
+
+
+# S12
+
+
+def _working(sized: Sized) -> Iterator[Case]:
+    def case(work: float, count: int) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            if trial.system.is_pgbench:
+                outcome = pgbench.drained(trial, max(count, 500))
+                outcome.value = 1000 * outcome.seconds / outcome.done
+                return outcome
+            trial.fill(_chunked(trial.system, Produce(count, keys=1, work=work)))
+            outcome, runs = drained(trial, Consume(str(trial.journal), keys=1), count, 1)
+            between = journal.gaps(runs)
+            if between:
+                outcome.value = statistics.median(between)
+                busy = sum(run.end - run.begin for run in runs) / (
+                    max(run.end for run in runs) - runs[0].begin
+                )
+                outcome.more = {"busy": busy, "p95": journal.quantile(between, 0.95)}
+            return outcome
+
+        return Case(
+            "S12",
+            f"The gap between two runs of a slot, handlers that take {work:g} ms (median)",
+            measure,
+            unit="ms",
+            keys=1,
+            needs=("drain", "work"),
+            against=_ours("F2, batch 1, 1 client"),
+            target=_shall(1.5),
+        )
+
+    yield case(1, sized(500, 50))
+    yield case(10, sized(200, 50))
+    yield case(100, sized(50, 10))
+
+
+# S13
+
+
+def _beside_idle(sized: Sized) -> Iterator[Case]:
+    count, lanes = sized(10_000), sized(100_000)
+    alone = f"Drain {count:,} over 100 keys, nothing beside"
+
+    def case(title: str, queue: str | None) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            also: tuple[str, ...] = ()
+            if queue is not None:
+                paused = queue == "paused"
+                beside = Produce(lanes, keys=lanes, chunk=1000, queue=queue, paused=paused)
+                trial.fill(beside, careless=True)
+                also = (queue,) if paused else ()
+            _filled(trial, Produce(count))
+            outcome, _ = drained(trial, Consume(str(trial.journal), also=also), count, 100)
+            return outcome
+
+        return Case(
+            "S13",
+            title,
+            measure,
+            needs=("drain", "pause") if queue == "paused" else ("drain",),
+            against=(lambda system: f"{alone}: {system.label}") if queue else (lambda _: None),
+            target=_shall(0.9) if queue else (lambda _: None),
+        )
+
+    yield case(alone, None)
+    yield case(f"Drain {count:,} beside {lanes:,} lanes of a queue that nobody serves", "idle")
+    yield case(f"Drain {count:,} beside {lanes:,} lanes of a queue that is paused", "paused")
+
+
+# S14
+
+
+def _failing(sized: Sized) -> Iterator[Case]:
+    count = sized(10_000, 200)
+
+    def case(held: bool) -> Case:
+        def measure(trial: Trial) -> Outcome:
+            with trial.snapshot(held):
+                _filled(trial, Produce(count, fail_every=10, delay_every=10, delay=3000))
+                task = Consume(str(trial.journal))
+                outcome, runs = drained(trial, task, count, 100, failures=count // 10)
+            trial.judge(outcome, runs, 100, late=lambda number: number % 10 == 1)
+            finished = sorted(run.end for run in runs if run.state == DONE)
+            if len(finished) > 10:
+                # To four fifths: the end is about waiting for backoffs and delays.
+                most = finished[: len(finished) * 4 // 5]
+                outcome.value = len(most) / ((most[-1] - min(run.begin for run in runs)) / 1e9)
+            return outcome
+
+        title = f"Drain {count:,}, every tenth fails once, every tenth delayed"
+        return Case(
+            "S14",
+            title + (", a snapshot held open" if held else ""),
+            measure,
+            needs=("drain", "delay", "fail"),
+            against=(lambda system: f"{title}: {system.label}") if held else (lambda _: None),
+            target=_shall(0.9) if held else (lambda _: None),
+        )
+
+    yield case(False)
+    yield case(True)
