@@ -432,6 +432,9 @@ _NOT_MY_SESSION = (psycopg.errors.InvalidSqlStatementName, psycopg.errors.Duplic
 _POOLER = """
 HINT:  Is there a pooler in transaction mode, such as PgBouncer, in between? Then a client needs
 prepare_threshold=None, a worker poll_only=True or listen_dsn=…, and a command --poll-only or --listen-dsn."""
+_OPPOSITE = """: two transactions wait for each other, and this one has to give way
+HINT:  Roll back and run the whole transaction again: nothing of it has happened. It does not come to this where
+all transactions enqueue to their lanes in one order, or in one batch."""
 
 
 def translated(error: psycopg.Error, *, database: str | None = None) -> psycopg.Error:
@@ -443,8 +446,8 @@ def translated(error: psycopg.Error, *, database: str | None = None) -> psycopg.
 
     Returns:
         SnapshotTooOld for SQLSTATE 40001, SchemaMissing for an undefined schema, table or function of
-        pgfifo's, an error of the same class that says what to do about a prepared statement that is not
-        there or there already, and in all other cases the error itself.
+        pgfifo's, an error of the same class that says what to do about a deadlock, and about a prepared
+        statement that is not there or there already, and in all other cases the error itself.
     """
     state = error.sqlstate
     if state == "40001" and not isinstance(error, PgfifoError):
@@ -457,6 +460,8 @@ def translated(error: psycopg.Error, *, database: str | None = None) -> psycopg.
         return schema_missing(database, error.diag.message_primary)
     if isinstance(error, _NOT_MY_SESSION):
         return type(error)(f"{error.diag.message_primary}{_POOLER}")
+    if isinstance(error, psycopg.errors.DeadlockDetected):
+        return type(error)(f"{error.diag.message_primary}{_OPPOSITE}")
     return error
 
 

@@ -61,6 +61,49 @@ begin
   end if;
 end $$;
 
+-- What is there may be in use, by calls that lock some of it and wait for more of it, as we do: in another order. So all
+-- of it is locked now, before anything else is, and never waited for longer than it takes the server to see a deadlock (it
+-- would not choose us): whoever waits for us gets on, and we begin anew. Calls touch actions first, so that lock closes the
+-- door, and those who are inside come to their end. After ten seconds a wait may be long enough for a vacuum to give way.
+do $$
+declare
+  v_tables text := (
+    select string_agg(format('pgfifo.%I', c.relname), ', ' order by c.relname <> 'actions', c.oid)
+    from pg_class c where c.relnamespace = 'pgfifo'::regnamespace and c.relkind in ('r', 'p') and not c.relispartition);
+  v_view name;
+  v_before text := current_setting('lock_timeout');
+  v_short text := least(100, extract(epoch from current_setting('deadlock_timeout')::interval) * 500)::integer || 'ms';
+  v_begun timestamptz := clock_timestamp();
+begin
+  if v_tables is null then
+    return;
+  end if;
+  loop
+    begin
+      perform set_config('lock_timeout', case when clock_timestamp() < v_begun + interval '10 s' then v_short else '3s' end, true);
+      execute format('lock table %s in access exclusive mode', v_tables);
+      -- To lock a view would lock the catalogs that it reads, too. That it has the owner that it has locks it alone.
+      for v_view in
+        select c.relname from pg_class c where c.relnamespace = 'pgfifo'::regnamespace and c.relkind = 'v' order by c.oid
+      loop
+        execute format('alter view pgfifo.%I owner to current_user', v_view);
+      end loop;
+      exit;
+    exception when lock_not_available or deadlock_detected then
+      if clock_timestamp() > v_begun + interval '60 s' then
+        raise exception using errcode = 'QF023', message = 'pgfifo cannot be installed anew while somebody uses it in a long transaction',
+          detail = json_build_object('pids', array(
+            select distinct l.pid from pg_locks l join pg_class c on c.oid = l.relation
+            where c.relnamespace = 'pgfifo'::regnamespace and l.database = (select d.oid from pg_database d where d.datname = current_database())
+              and l.granted and l.pid <> pg_backend_pid()))::text,
+          hint = 'pg_stat_activity has the transactions of these pids. Nothing has been changed; try again when they have ended.';
+      end if;
+      perform pg_sleep(0.05 + random() * 0.1);
+    end;
+  end loop;
+  perform set_config('lock_timeout', v_before, true);
+end $$;
+
 -- Steps from older versions
 
 -- Tables
