@@ -433,8 +433,8 @@ _POOLER = """
 HINT:  Is there a pooler in transaction mode, such as PgBouncer, in between? Then a client needs
 prepare_threshold=None, a worker poll_only=True or listen_dsn=…, and a command --poll-only or --listen-dsn."""
 _OPPOSITE = """: two transactions wait for each other, and this one has to give way
-HINT:  Roll back and run the whole transaction again: nothing of it has happened. It does not come to this where
-all transactions enqueue to their lanes in one order, or in one batch."""
+HINT:  Roll back and run the whole transaction again: nothing of it has happened. It does not come to this
+where all transactions enqueue to their lanes in one order, or in one batch."""
 
 
 def translated(error: psycopg.Error, *, database: str | None = None) -> psycopg.Error:

@@ -31,10 +31,10 @@ REFUSED = {
     "apply_policies", "cancel", "cancel_many", "cancel_where", "claim", "close", "complete",
     "create_roles", "declare_action", "drop_shared_limit", "finish", "finish_execution",
     "grant_enqueue", "grant_role", "heartbeat", "maintain", "open", "override_default_policy",
-    "override_pack_policy", "override_policy", "pause", "release", "remove_action", "reschedule",
-    "resume", "retry", "retry_many", "retry_where", "revoke_enqueue", "revoke_role",
-    "set_default_policy", "set_pack_policy", "set_policy", "set_shared_limit", "slot_enter",
-    "slot_leave", "slot_look", "work", "worker_relock", "worker_stop",
+    "override_pack_policy", "override_policy", "pause", "pause_everything", "release", "remove_action",
+    "reschedule", "resume", "resume_everything", "retry", "retry_many", "retry_where", "revoke_enqueue",
+    "revoke_role", "set_default_policy", "set_pack_policy", "set_policy", "set_shared_limit",
+    "slot_enter", "slot_leave", "slot_look", "work", "worker_relock", "worker_stop",
 }
 # fmt: on
 """What decides about executions, or changes what such decisions go by: at READ COMMITTED only."""
