@@ -141,6 +141,31 @@ def test_a_lane_whose_action_nobody_serves_does_not_keep_the_others_waiting(conn
     engine.assert_promises()
 
 
+def test_many_lanes_that_nobody_has_looked_at_do_not_keep_a_free_shared_slot_from_all(
+    conn: Connection,
+) -> None:
+    """Whoever is called for it has a mark behind theirs; it would be free until all were looked at."""
+    engine = Engine(conn)
+    engine.policy("a", max_concurrent=1)
+    share(engine, max_concurrent=1, actions=["a"])
+    engine.enqueue_many("a", [{}] * 400, [f"{n:03}" for n in range(400)])
+    worker = engine.worker("a")
+    (held,) = engine.claim(worker, 5, ["a"])
+    engine.hand_in(worker, held)
+    assert engine.claim(worker, 5, ["a"]) == [], "it is the turn of those who were called"
+    engine.advance("1100 ms")
+    started = [held.id]
+    for _ in range(3):
+        (held,) = engine.claim(worker, 5, ["a"])
+        started.append(held.id)
+        engine.hand_in(worker, held)
+    looked_at = engine.one("select count(*) from pgfifo.shared_waits")
+    assert looked_at < 390, "they had all been looked at: the test says nothing"
+    rest = engine.drain(worker, ["a"])
+    assert len(set(started + rest)) == 400
+    engine.assert_promises()
+
+
 @pytest.mark.parametrize("end", ["failed", "released", "lost", "finished by an operator", "cancelled"])
 def test_a_shared_slot_comes_back_however_an_attempt_ends(conn: Connection, end: str) -> None:
     engine = Engine(conn)

@@ -130,7 +130,9 @@ begin
     if v_free > 0 then
       -- Turns: one start each while others wait. Who was not called leaves to the others what they were called for or will
       -- be in a moment, but only for a second: they may be of an action that nobody serves now. The next round of
-      -- maintenance calls others then.
+      -- maintenance calls others then. And where one of its own action has not come for a second, its mark is behind those
+      -- of lanes that nobody has looked at yet, maybe a hundred thousand: what is free would stay so until all of them were
+      -- looked at, so it is nobody's turn any more, and marks decide.
       select w.* into v_wait from pgfifo.shared_waits w where w.limit_id = v_shared.id and w.lane_id = p_lane_id;
       if v_wait.called_at <= p_now then
         if v_free > 1 and exists (select from pgfifo.shared_waits w where w.limit_id = v_shared.id and w.lane_id <> p_lane_id) then
@@ -140,7 +142,10 @@ begin
         select count(*) into v_before
         from (select from pgfifo.shared_waits w
               where w.limit_id = v_shared.id and w.lane_id <> p_lane_id
-                and (w.called_at is null or w.called_at > p_now - interval '1 s' and w.called_at <= p_now) limit v_free) c;
+                and (w.called_at is null or w.called_at > p_now - interval '1 s' and w.called_at <= p_now)
+                and not exists (select from pgfifo.shared_waits o where o.limit_id = v_shared.id and o.action_id = v_policy.action_id
+                                and o.lane_id <> p_lane_id and o.called_at <= p_now - interval '1 s')
+              limit v_free) c;
         v_free := v_free - v_before::integer;
         if v_free = 0 then
           o_why := o_why || jsonb_build_object('reason', 'shared_turn', 'name', v_shared.name);
