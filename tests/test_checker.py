@@ -322,13 +322,25 @@ def test_slots_a_batch_has_one_until_the_last_of_it_is_handed_in() -> None:
 
 
 def test_slots_of_a_batch_lost_with_its_worker_only_the_first_is_held() -> None:
-    first, second = (replace(each, handed=(), end=None) for each in batch(1, 2))
+    first, second = (replace(each, handed=()) for each in batch(1, 2))
     again = [attempt(1, 60, 61, n=2), attempt(2, 62, 63, n=2)]
-    fault = Fault("w1", "kill", 51, 51.1)
-    history = History(
-        {ONE: RULES[ONE]}, attempts=[first, replace(second, begin=None), *again], faults=[fault]
-    )
-    assert violations(history) == []
+    fault = Fault("w1", "kill", 52.5, 52.6)
+    lost = [first, replace(second, end=None)]
+    history = History({ONE: RULES[ONE]}, attempts=[*lost, *again], faults=[fault])
+    assert violations(history) == [], "the first was done before the second began, and was not handed in"
+    apart = [replace(each, batch=None) for each in lost]
+    found = violations(replace(history, attempts=[*apart, *again]))
+    assert any("1 began again after the younger 2" in each for each in found), found
+
+
+def test_slots_what_a_zombie_says_of_its_batch_keeps_no_slot() -> None:
+    refused = [
+        replace(each, handed=(replace(each.handed[0], outcome=said, answer="lost", final=False),))
+        for each, said in zip(batch(1, 2, end=70), ("succeeded", "failed"), strict=True)
+    ]
+    again = [attempt(1, 60, 61, n=2), attempt(2, 62, 63, n=2)]
+    fault = Fault("w1", "pause", 52, 69)
+    assert violations(History({ONE: RULES[ONE]}, attempts=[*refused, *again], faults=[fault])) == []
 
 
 def test_what_was_put_off_by_a_failure_in_its_batch_has_no_end_and_is_taken_from_nobody() -> None:

@@ -182,8 +182,14 @@ def handlers(index: Index) -> Iterable[str]:
                 yield f"{place(action, lane)}: {id_} began before {older_ones}"
         if slots == 1:
             for (_, before, _), (_, after, attempt) in pairwise(runs):
-                if attempt > 1 and after < before:
+                if attempt > 1 and after < before and not _together(index, before, after):
                     yield f"{place(action, lane)}: {after} began again after the younger {before}"
+
+
+def _together(index: Index, younger: int, older: int) -> bool:
+    """Tell whether two were of one batch: if that was lost, nothing of what had begun was handed in."""
+    batches = {each.batch for each in index.by_id[older]} - {None}
+    return any(each.batch in batches for each in index.by_id[younger])
 
 
 def _should_begin(index: Index, id_: int) -> bool:

@@ -99,10 +99,9 @@ def _kept_until(index: Index, attempt: Attempt) -> float:
     Where a failed attempt keeps it through its backoff, and a lost one does, that is until the next attempt.
     """
     held = index.held_until(attempt)
-    if attempt.batch is not None and not any(each.outcome == "failed" for each in attempt.handed):
-        return (
-            held  # of a batch that was lost only the first one is held, and nobody here knows which that is
-        )
+    if attempt.batch is not None and (attempt.taken is None or attempt.taken.outcome != "failed"):
+        # Of a batch that was lost only the first one is held, and nobody here knows which that is.
+        return held
     after = index.next_of(attempt)
     rules = index.history.rules[attempt.action]
     if after is None or after.attempt != attempt.attempt + 1 or rules.mode != "hold":
