@@ -46,8 +46,11 @@ _HEADINGS = {
     "total_expired": "expired",
 }
 _LANES = (
-    "select l.*, pgfifo.format_group(l.group_text) as shown from pgfifo.lane_stats l where l.action = %s"
-    " order by l.queue_length + l.active_count desc, l.group_text limit %s"
+    # Which ones is decided by as few columns as do: the others cost a look into the line of each lane.
+    "select l.*, pgfifo.format_group(l.group_text) as shown from pgfifo.lane_stats l"
+    " where l.lane_id in (select b.lane_id from pgfifo.lane_stats b where b.action = %s"
+    " order by b.queue_length + b.active_count desc, b.group_text limit %s)"
+    " order by l.queue_length + l.active_count desc, l.group_text"
 )
 
 
@@ -83,7 +86,7 @@ def lanes(
         return {"group": row["shown"] or "-", **_counts(row)}
 
     with connected(dsn) as fifo:
-        fifo.stats(action)  # refuses an action that there is not
+        fifo.effective_policy(action)  # refuses an action that there is not
 
         def read() -> list[Row]:
             return list(rows(fifo, _LANES, [action, limit or None]))
