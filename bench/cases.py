@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from bench import journal, pgbench
 from bench.peers.common import DONE, Consume, Produce
-from bench.systems import FLOOR, OURS, System
+from bench.systems import OURS, System
 from bench.trial import Outcome, Trial, drained
 
 Measure = Callable[[Trial], Outcome]
@@ -166,8 +166,6 @@ def _drain(sized: Sized) -> Iterator[Case]:
     def ordered(trial: Trial) -> Outcome:
         _filled(trial, Produce(count))
         outcome, _ = drained(trial, Consume(str(trial.journal)), count, 100)
-        if trial.system.kind == FLOOR:
-            outcome.at_once = outcome.limit = None
         return outcome
 
     yield Case(

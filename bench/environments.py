@@ -124,6 +124,9 @@ ENVIRONMENTS = {
             ("node", "graphile-worker", "pg-boss", "pg"),
             node=True,
         ),
+        Environment("dbos", ("dbos",), ("dbos",)),
+        Environment("chancy", ("chancy", "psycopg[binary]"), ("chancy",)),
+        Environment("absurd", ("absurd-sdk", "absurdctl"), ("absurd-sdk",)),
         Environment("plots", ("matplotlib",), ("matplotlib",)),
     )
 }

@@ -211,6 +211,87 @@ def _graphile(setting: str, says: str, cannot: Mapping[str, str] | None = None, 
     )
 
 
+def _pgboss(setting: str, says: str, cannot: Mapping[str, str] | None = None, **options: object) -> System:
+    groups = bool(options.get("groups"))
+    return System(
+        "pg-boss",
+        setting,
+        PEER,
+        "pgboss_peer.mjs",
+        "select count(*) from pgboss.job where name = 'bench' and state < 'completed'",
+        says,
+        "node",
+        options,
+        limits=groups,
+        fill=1,
+        cannot={
+            "pause": _NO_PAUSE,
+            **(
+                {} if groups else {"limit": "key_strict_fifo runs one job of a key at a time; see its groups"}
+            ),
+            **(cannot or {}),
+        },
+    )
+
+
+def _dbos(setting: str, says: str, cannot: Mapping[str, str] | None = None, **options: object) -> System:
+    return System(
+        "DBOS",
+        setting,
+        PEER,
+        "dbos_peer",
+        "select count(*) from dbos.workflow_status where queue_name = 'bench'"
+        " and status in ('ENQUEUED', 'PENDING', 'DELAYED')",
+        says,
+        "dbos",
+        options,
+        limits=True,
+        fill=1,
+        cannot={
+            "pause": _NO_PAUSE,
+            "fail": "a workflow that fails has failed: its retries are of steps",
+            **(cannot or {}),
+        },
+    )
+
+
+_KEYLESS = dict.fromkeys(
+    ("S4", "S5", "S6", "S8", "S9", "S10", "S11", "S12", "S13", "S14"),
+    "has neither an order nor a limit per key",
+)
+
+
+def _chancy(setting: str, says: str, cannot: Mapping[str, str] | None = None, **options: object) -> System:
+    return System(
+        "Chancy",
+        setting,
+        PEER,
+        "chancy_peer",
+        "select count(*) from chancy_jobs where queue = 'bench'"
+        " and state in ('pending', 'retrying', 'running')",
+        says,
+        "chancy",
+        options,
+        orders=False,
+        cannot={**_KEYLESS, **(cannot or {})},
+    )
+
+
+def _absurd(setting: str, says: str, cannot: Mapping[str, str] | None = None, **options: object) -> System:
+    return System(
+        "absurd",
+        setting,
+        PEER,
+        "absurd_peer",
+        "select count(*) from absurd.t_bench where state in ('pending', 'running', 'sleeping')",
+        says,
+        "absurd",
+        options,
+        orders=False,
+        cannot={**_KEYLESS, "bulk": "has no call for many", **(cannot or {})},
+    )
+
+
 SYSTEMS: tuple[System, ...] = (
     _floor("bare insert", "", "one row, or one multi-row insert; pgfifo's columns, primary key", "bare"),
     _floor("bare insert", "COPY", "the same by COPY", "bare", copy=True),
@@ -303,6 +384,35 @@ SYSTEMS: tuple[System, ...] = (
         completeJobBatchDelay=0,
         failJobBatchDelay=0,
     ),
+    _pgboss("default", "key_strict_fifo; one worker, one job at a time, a look each two seconds"),
+    _pgboss(
+        "best",
+        "key_strict_fifo; a worker that takes 100 keys at once, is notified, and goes on after a full batch",
+        boss={"useListenNotify": True},
+        queue={"notify": True},
+        work={"batchSize": 100, "burstWhenBatchFull": True, "pollingIntervalSeconds": 0.5},
+    ),
+    _pgboss(
+        "groups",
+        "standard policy, the key as a group with groupConcurrency; otherwise as best",
+        groups=True,
+        boss={"useListenNotify": True},
+        queue={"notify": True},
+        work={"batchSize": 100, "burstWhenBatchFull": True, "pollingIntervalSeconds": 0.5},
+    ),
+    _dbos("default", "a queue partitioned by key, a look each second"),
+    _dbos("best", "a queue partitioned by key, a look each 10 ms", _SAME_ENQUEUE, polling_interval_sec=0.01),
+    _chancy("default", "the async executor, ten at once, a look each five seconds", concurrency=10),
+    _chancy(
+        "best",
+        "the async executor, 100 at once, and again at once after each",
+        _SAME_ENQUEUE,
+        concurrency=100,
+        eager_polling=True,
+        polling_interval=1,
+    ),
+    _absurd("default", "one at a time, a look each 250 ms", concurrency=1),
+    _absurd("best", "50 at a time, a look each 10 ms", _SAME_ENQUEUE, concurrency=50, poll_interval=0.01),
 )
 
 

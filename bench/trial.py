@@ -248,13 +248,14 @@ class Trial:
         late: Callable[[int], bool] = lambda _: False,
     ) -> None:
         """Say what the journal tells about order and limits. `late` names what joined its line later."""
-        outcome.limit = limit
-        if self.system.orders:
-            outcome.violations = journal.order_violations(
-                [run for run in runs if not late(run.number)], lambda number: number % keys, limit
-            )
-        outcome.at_once = journal.most_at_once(runs, lambda number: number % keys)
         outcome.repeated = journal.repeated(runs)
+        if not self.system.orders:
+            return
+        outcome.limit = limit
+        outcome.violations = journal.order_violations(
+            [run for run in runs if not late(run.number)], lambda number: number % keys, limit
+        )
+        outcome.at_once = journal.most_at_once(runs, lambda number: number % keys)
 
     def runs(self) -> list[Run]:
         """What has been run until now."""
