@@ -14,7 +14,7 @@ from bench.comparison import Comparison, Line, compare
 from bench.environments import ENVIRONMENTS
 from bench.ground import Ground, machine
 from bench.programs import ProgramError
-from bench.systems import PEER, SAME_ENQUEUE, SYSTEMS, System
+from bench.systems import ONE_KEY, PEER, SAME_ENQUEUE, SYSTEMS, System
 from bench.trial import Trials
 from pgfifo.embedded import Setting
 
@@ -78,7 +78,7 @@ def run(ground: Ground, plan: Plan, console: Console) -> Comparison:
             lines = []
             for system in plan.systems:
                 dash = reason(case, system) or missing.get(system.environment or "")
-                if dash and (system.kind != PEER or dash == SAME_ENQUEUE):
+                if dash and (system.kind != PEER or dash in (SAME_ENQUEUE, ONE_KEY)):
                     continue
                 line = Line(case.scenario, case.title, case.unit, system.label, system.kind, dash=dash)
                 line.against, line.target = case.against(system), case.target(system)

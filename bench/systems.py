@@ -100,7 +100,11 @@ def _f2(setting: str, floor: str, batch: int, clients: int) -> System:
         says,
         options={"floor": floor, "batch": batch, "threads": clients, "pgbench": True},
         orders=False,
-        cannot={"produce": "the bare inserts stand for it", "latency": "does not wait for work"},
+        cannot={
+            "produce": "the bare inserts stand for it",
+            "latency": "does not wait for work",
+            **({} if (floor, batch, clients) == ("f1", 1, 1) else {"S5": _NO_KEYS, "S12": _NO_KEYS}),
+        },
     )
 
 
@@ -126,6 +130,11 @@ def _pgfifo(setting: str, says: str, cannot: Mapping[str, str] | None = None, **
 
 SAME_ENQUEUE = "enqueues as the default setting does"
 _SAME_ENQUEUE = {"produce": SAME_ENQUEUE}
+ONE_KEY = "is the best for one key, and measured there only"
+_ONE_KEY = {
+    **_SAME_ENQUEUE,
+    **dict.fromkeys(("S3", "S4", "S6", "S7", "S9", "S10", "S11", "S13", "S14"), ONE_KEY),
+}
 _NO_PAUSE = "cannot pause one queue"
 
 
@@ -364,6 +373,13 @@ SYSTEMS: tuple[System, ...] = (
         batch_size=100,
         min_dequeue_poll_interval=0.001,
     ),
+    _pgqueuer(
+        "one key",
+        "batch_size 1, so that finishes are not gathered, and a look each millisecond while something waits",
+        _ONE_KEY,
+        batch_size=1,
+        min_dequeue_poll_interval=0.001,
+    ),
     _graphile("default", "one job at a time", concurrentJobs=1),
     _graphile(
         "best",
@@ -372,6 +388,13 @@ SYSTEMS: tuple[System, ...] = (
         concurrentJobs=24,
         maxPoolSize=26,
         pollInterval=20,
+    ),
+    _graphile(
+        "one key",
+        "two jobs at a time, a look each millisecond: it looks before the one that has ended is finished",
+        _ONE_KEY,
+        concurrentJobs=2,
+        pollInterval=1,
     ),
     _graphile(
         "batches",

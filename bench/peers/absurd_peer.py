@@ -26,13 +26,13 @@ def setup(spec: Spec) -> None:
 def produce(spec: Spec, task: Produce, stage: Stage) -> None:
     """Spawn."""
     clients = [Absurd(spec.dsn, queue_name=task.queue) for _ in range(task.connections)]
-    common.send_all_in_threads(task, stage, [_sender(client) for client in clients])
+    common.send_all_in_threads(task, stage, [_sender(client, task.queue) for client in clients])
 
 
-def _sender(client: Absurd) -> common.SendAndWait:
+def _sender(client: Absurd, queue: str) -> common.SendAndWait:
     def each(part: Sequence[Job]) -> None:
         for job in part:
-            client.spawn("handle", job.payload)
+            client.spawn("handle", job.payload, queue=queue)
 
     return each
 
