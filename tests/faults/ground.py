@@ -56,6 +56,7 @@ class Ground:
         with self.connected() as conn:
             self._swept = swept(conn)
         self._named = 0
+        self._over = threading.Event()
 
     @contextlib.contextmanager
     def connected(self) -> Iterator[psycopg.Connection[Any]]:
@@ -144,10 +145,9 @@ class Ground:
     def supervised(self, count: int, **options: Any) -> Iterator[None]:
         """Have so many workers in a block, and others for those that end, as a supervisor does."""
         names = [self.worker(**options) for _ in range(count)]
-        over = threading.Event()
 
         def supervise() -> None:
-            while not over.wait(0.05):
+            while not self._over.wait(0.05):
                 for nth, name in enumerate(names):
                     if self.children.all[name].poll() is not None:
                         self.children.expected.add(name)
@@ -159,7 +159,7 @@ class Ground:
         try:
             yield
         finally:
-            over.set()
+            self._over.set()
             running.result()
             self.children.expected.update(names)
 
@@ -178,11 +178,20 @@ class Ground:
                 return [producer.enqueue(tx, action, payload).id for action, payload in items]
 
     @contextlib.contextmanager
-    def load(self, producers: int = 2, rate: float = 40.0, dsn: str | None = None) -> Iterator[None]:
-        """Enqueue in a block, from several threads, whatever becomes of their connections."""
+    def load(
+        self, producers: int = 2, rate: float = 40.0, dsn: str | None = None, fails: float = 0.0
+    ) -> Iterator[None]:
+        """Enqueue in a block, from several threads, whatever becomes of their connections.
+
+        Args:
+            producers: how many threads.
+            rate: how many transactions each makes a second.
+            dsn: how they get to the database. Defaults to that of the ground.
+            fails: the share of what fails at first.
+        """
         over = threading.Event()
         running = [
-            in_background(partial(self._produce, number, rate, dsn or self.dsn, over))
+            in_background(partial(self._produce, number, rate, fails, dsn or self.dsn, over))
             for number in range(producers)
         ]
         try:
@@ -192,7 +201,7 @@ class Ground:
             for each in running:
                 each.result(60)
 
-    def _produce(self, number: int, rate: float, dsn: str, over: threading.Event) -> None:
+    def _produce(self, number: int, rate: float, fails: float, dsn: str, over: threading.Event) -> None:
         chance = random.Random(number)
         connections = 0
         while not over.is_set():
@@ -205,9 +214,10 @@ class Ground:
                         (chance.choice((ONE, SEVERAL, YIELDING)), chance.randrange(LANES))
                         for _ in range(chance.choice((1, 1, 2)))
                     )
+                    harm = "fail" if chance.random() < fails else None
                     with producer.transaction(roll_back=chance.random() < 0.05) as tx:
                         for action, lane in lanes:
-                            producer.enqueue(tx, action, {"lane": lane})
+                            producer.enqueue(tx, action, {"lane": lane, "harm": harm})
             over.wait(0.05)
 
     @contextlib.contextmanager
@@ -243,6 +253,7 @@ class Ground:
     def judge(self) -> History:
         """Stop all workers, and assert that every promise was kept, from what everybody saw."""
         until = now()
+        self._over.set()
         living = [name for name, process in self.children.all.items() if process.poll() is None]
         for name in living:
             self.recorder.note("stopping", worker=name)

@@ -82,6 +82,8 @@ def _handle(execution: pgfifo.Execution) -> None:
             _take_all(seconds)
         elif harm == "interpreter":
             ctypes.PyDLL(None).usleep(int(seconds * 1_000_000))  # unlike CDLL it keeps the interpreter's lock
+        elif harm == "fail":
+            raise pgfifo.Retry("the payload says so")
         elif harm == "spin":
             until = time.monotonic() + seconds
             while time.monotonic() < until:
@@ -123,7 +125,7 @@ async def several(execution: pgfifo.Execution) -> None:
         with recorder().running(execution):
             await asyncio.sleep(3600)
     elif _harm(execution):
-        _handle(execution)  # blocks the loop
+        _handle(execution)  # it blocks the loop
     else:
         with recorder().running(execution):
             await asyncio.sleep(execution.payload.get("seconds", 0.01))

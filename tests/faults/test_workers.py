@@ -169,7 +169,7 @@ def test_an_event_loop_that_is_blocked_for_longer_than_the_lease_costs_nothing(g
 
 
 def test_a_handler_that_holds_the_interpreter_for_longer_than_the_lease_is_fenced(ground: Ground) -> None:
-    """No thread of its process runs, nor the heartbeat's: it counts as dead, and what it hands in is refused."""
+    """No thread of its process runs, nor the heartbeat's: it counts as dead; what it hands in is refused."""
     holding = ground.enqueue(ONE, 0, harm="interpreter", seconds=3 * ground.lease)
     first = ground.worker()
     wait_for(lambda: ground.state(holding) == "running")
