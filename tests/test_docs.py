@@ -274,7 +274,7 @@ def names_of_tests(path: str) -> set[str]:
 
 @pytest.mark.parametrize("page", PAGES)
 def test_the_tests_that_a_page_names_are_there(page: str) -> None:
-    for path, name in re.findall(r"(tests/test_\w+\.py)(?:::(test_\w+))?", read(page)):
+    for path, name in re.findall(r"(tests/(?:faults/)?test_\w+\.py)(?:::(test_\w+))?", read(page)):
         assert (ROOT / path).is_file(), f"{page} names {path}"
         assert not name or name in names_of_tests(path), f"{page} names {path}::{name}"
 

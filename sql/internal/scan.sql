@@ -41,6 +41,14 @@ begin
   if p_now - v_scan.seen_at between interval '0' and interval '100 ms' then
     return;
   end if;
+  if v_scan.seen_at > p_now + interval '1 s' then
+    -- The clock was set back: what becomes due from now on lies before where it was, and what was noted by it says nothing.
+    v_scan.seen_at := '-infinity';
+    v_scan.hot_timer := '-infinity';
+    v_scan.safe_timer := '-infinity';
+    v_scan.pending_at := '-infinity';
+    v_scan.full_at := '-infinity';
+  end if;
   v_seen := pgfifo._last_mark();
   v_xmin := pg_snapshot_xmin(pg_current_snapshot());
   -- From here on, statements see at least what was over at v_xmin.
@@ -49,9 +57,9 @@ begin
   select min(m.id) into v_first from pgfifo.marks m where m.action_id = p_action_id and m.id > v_scan.hot_mark;
   v_next.hot_mark := greatest(v_scan.hot_mark, least(v_scan.seen_mark, v_first - 1));
   select min(t.due_at) into v_first_at from pgfifo.timers t where t.action_id = p_action_id and t.due_at >= v_scan.hot_timer;
-  -- Never later than now: when the clock was set back, what becomes due from now on lies before where it was.
+  -- Never later than now: another claim's clock may have been ahead of ours.
   v_next.hot_timer := least(p_now, greatest(v_scan.hot_timer, least(v_scan.seen_at, v_first_at)));
-  v_full := v_scan.full_at <= p_now or v_scan.full_at > p_now + interval '1 hour';
+  v_full := v_scan.full_at <= p_now;
   if v_full then
     o_mark := v_scan.safe_mark;
     o_timer := v_scan.safe_timer;
