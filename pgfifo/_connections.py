@@ -146,6 +146,16 @@ async def answered(conn: psycopg.AsyncConnection[Any]) -> AsyncIterator[None]:
         timer.cancel()
 
 
+def _own(session: Session | None, told: int) -> Session | None:
+    """Return a connection's session if it is its own; behind a pooler it may be anybody's when it is lost.
+
+    Args:
+        session: Who has answered.
+        told: The process that the connection was told it has; a pooler makes one up.
+    """
+    return session if session is not None and session[0] == told else None
+
+
 class Link:
     """A connection for calls of one statement each, at READ COMMITTED, which commits at once."""
 
@@ -171,7 +181,7 @@ class Link:
             # What a session of a pooler has for a default is not ours to change, so we say it each time.
             self._explicit = pooled and told != (True,)
             if not pooled:
-                self.session = self.conn.execute(_SESSION).fetchone()
+                self.session = _own(self.conn.execute(_SESSION).fetchone(), self.conn.info.backend_pid)
                 if after is not None:
                     with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
                         self.conn.execute(_END, after)
@@ -220,6 +230,7 @@ class AsyncLink:
                 told = await cursor.fetchone()
                 if not pooled:
                     session = await (await conn.execute(_SESSION)).fetchone()
+                    session = _own(session, conn.info.backend_pid)
                     if after is not None:
                         with contextlib.suppress(psycopg.errors.InsufficientPrivilege):
                             await conn.execute(_END, after)

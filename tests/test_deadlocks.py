@@ -164,6 +164,10 @@ class Caller:
             for id_, version, due in self.engine.rows(query):
                 known |= {"p_id": id_, "p_version": version, "p_due": due}
             known |= {"p_ticks": [], "p_next": "2040-01-01", "p_error": None}
+        elif of == "slot_look":
+            query = "select id from pgfifo.slots where is_slot and worker_id = %s limit 1"
+            for (id_,) in self.engine.rows(query, self.holder):
+                known["p_id"] = id_
         elif of == "reschedule":
             query = "select id from pgfifo.executions where state = 'delayed' limit 1"
             for (id_,) in self.engine.rows(query):
@@ -189,7 +193,7 @@ class Caller:
         elif of.startswith("revoke_"):
             arguments["p_from"] = ROLE
         elif of == "declare_schedules":
-            arguments["p_schedules"] = json.dumps({action: [{"name": f"of {action}", "cron": "* * * * *"}]})
+            arguments["p_schedules"] = json.dumps({action: [{"name": f"of.{action}", "cron": "* * * * *"}]})
         return arguments
 
 
@@ -203,7 +207,9 @@ def test_no_two_calls_deadlock(conn: Connection, connect: Connect) -> None:
 @pytest.mark.timeout(600)
 def test_no_two_calls_deadlock_for_longer(conn: Connection, connect: Connect) -> None:
     done = hammer(conn, connect, 90)
-    assert {each.name for each in functions(conn)} - {"create_roles"} == {*done}, "never called with success"
+    # An action that nobody has anything in, to be removed, is there now and then only.
+    rare = {"create_roles", "remove_action"}
+    assert {each.name for each in functions(conn)} - {*done} <= rare, "never called with success"
 
 
 def hammer(conn: Connection, connect: Connect, seconds: float) -> Counter[str]:

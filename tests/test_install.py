@@ -246,6 +246,8 @@ def test_install_needs_no_superuser(empty_dsn: str) -> None:
             engine.maintain()
             assert engine.drain(worker) == ids
             engine.assert_promises()
+            conn.execute("update pgfifo.installation set script_hash = 'another package'")
+            assert schema.upgrade(conn) == schema.VERSION
             schema.uninstall(conn)
 
 

@@ -24,6 +24,7 @@ from psycopg.pq import TransactionStatus
 
 import pgfifo
 from pgfifo import Actions, Execution, _holder
+from pgfifo._connections import AsyncLink, Link
 from pgfifo.embedded import PrivateServer
 from tests.support.bouncer import SESSIONS, PgBouncer, bouncer, find_pgbouncer
 from tests.support.cli import CommandLine, program
@@ -376,6 +377,23 @@ def test_the_command_line(
     cli.ok("worker", "--poll-only", "--until-empty", "--action", "deploy", "--", "true")
     cli.ok("run", "deploy", "--poll-only", "--", "true")
     assert engine.stats()["total_succeeded"] == 8
+
+
+def test_a_pooled_session_is_never_taken_for_the_workers_own(
+    pooler: PgBouncer, dsn: str, conn: Connection
+) -> None:
+    """Who does not know of the pooler would end a stranger's session, as the one that it has lost itself."""
+    with contextlib.closing(Link(dsn, pooled=False)) as direct:
+        assert direct.session is not None
+    with contextlib.closing(Link(pooler.dsn(conn.info.dbname), pooled=False)) as unaware:
+        assert unaware.session is None
+
+    async def connect() -> None:
+        link = await AsyncLink.connect(pooler.dsn(conn.info.dbname), pooled=False)
+        assert link.session is None
+        await link.close()
+
+    asyncio.run(connect())
 
 
 @pytest.mark.faults
