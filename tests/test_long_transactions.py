@@ -89,15 +89,17 @@ def test_every_promise_holds_beside_long_transactions(fresh_dsn: str) -> None:
             timeout=400,
             check=False,
         )
-        assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
-        assert json.loads(done.stdout)["done"]["starts"] > 1000
-        assert not waiting.done
+        still_waits = not waiting.done
         engine.one('select pgfifo.cancel_where(\'{"action": "deploy"}\')')
         after = measured(engine)
-        for what, least, most in zip(("claim", "finish"), before, after, strict=True):
-            assert most < bound(least), f"a {what} touches {most} pages, before {least}"
         producer.commit()
-        worker = engine.worker("held_up")
-        assert engine.drain(worker, ["held_up"]) == [first, waiting.result()]
+        ids = [first, waiting.result()]
         snapshot.rollback()
         writer.rollback()
+        assert done.returncode == 0, done.stderr.decode() + done.stdout.decode()
+        assert json.loads(done.stdout)["done"]["starts"] > 1000
+        assert still_waits
+        for what, least, most in zip(("claim", "finish"), before, after, strict=True):
+            assert most < bound(least), f"a {what} touches {most} pages, before {least}"
+        worker = engine.worker("held_up")
+        assert engine.drain(worker, ["held_up"]) == ids
