@@ -100,25 +100,33 @@ def side_by_side(arguments: argparse.Namespace, console: Console, errors: Consol
         arguments.cap,
         " ".join(["python -m bench", *sys.argv[1:]]),
     )
+    part = arguments.systems or arguments.scenarios or arguments.scale != 1
+    out: Path | None = arguments.out or (None if part else RESULTS)
+
+    def keep(comparison: Comparison) -> None:
+        if out is not None:
+            out.mkdir(parents=True, exist_ok=True)
+            (out / "side-by-side.json").write_text(comparison_json(comparison))
+            (out / "side-by-side.md").write_text(comparison_page(comparison))
+
     with open_ground(arguments.dsn, SETTINGS) as ground:
-        comparison = compare(ground, plan, errors)
+        comparison = compare(ground, plan, errors, keep)
     if arguments.note:
         comparison.notes.append(arguments.note)
     console.print(told(comparison))
-    if arguments.out is None and (arguments.systems or arguments.scenarios or arguments.scale != 1):
+    if out is None:
         errors.print("A part of it: nothing is written. --out FOLDER writes it there.")
     else:
-        _write(comparison, arguments.out or RESULTS, errors)
+        keep(comparison)
+        _plot(comparison, out, errors)
     failed = [line for line in comparison.lines if line.kind != PEER and line.dash]
     if failed:
         raise SystemExit(1)
 
 
-def _write(comparison: Comparison, out: Path, errors: Console) -> None:
-    """Leave JSON, plots and Markdown."""
-    out.mkdir(parents=True, exist_ok=True)
+def _plot(comparison: Comparison, out: Path, errors: Console) -> None:
+    """Draw what is written, and write the page anew with the plots in it."""
     results = out / "side-by-side.json"
-    results.write_text(comparison_json(comparison))
     for old in out.glob("side-by-side-*.svg"):
         old.unlink()
     try:

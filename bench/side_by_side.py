@@ -3,9 +3,10 @@
 import itertools
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
+import psycopg
 from rich.console import Console
 
 from bench import floors
@@ -14,7 +15,7 @@ from bench.comparison import Comparison, Line, compare
 from bench.environments import ENVIRONMENTS
 from bench.ground import Ground, machine
 from bench.programs import ProgramError
-from bench.systems import ONE_KEY, PEER, SAME_ENQUEUE, SYSTEMS, System
+from bench.systems import FLOOR, ONE_KEY, PEER, SAME_ENQUEUE, SYSTEMS, System
 from bench.trial import Trials
 from pgfifo.embedded import Setting
 
@@ -63,36 +64,57 @@ def scenarios(names: str) -> frozenset[str]:
     return wanted
 
 
-def run(ground: Ground, plan: Plan, console: Console) -> Comparison:
-    """Make the run and return what came out."""
+def run(
+    ground: Ground, plan: Plan, console: Console, keep: Callable[[Comparison], None] = lambda _: None
+) -> Comparison:
+    """Make the run and return what came out.
+
+    Args:
+        ground: the server.
+        plan: what to run.
+        console: where to say what is being done.
+        keep: called after each case, since this may take hours. Ctrl-C ends the run with what there is.
+    """
     comparison = Comparison(plan.command, machine(ground), rounds=plan.rounds, scale=plan.scale)
     began = time.perf_counter()
     missing = _environments(plan.systems, comparison, console)
     _count_statements(ground)
     for system in plan.systems:
         comparison.settings[system.label] = system.says
-    with Trials(ground, plan.cap) as trials:
-        for case in plan.cases():
-            comparison.load.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
-            console.log(f"{case.scenario} {case.title}")
-            lines = []
-            for system in plan.systems:
-                dash = reason(case, system) or missing.get(system.environment or "")
-                if dash and (system.kind != PEER or dash in (SAME_ENQUEUE, ONE_KEY)):
-                    continue
-                line = Line(case.scenario, case.title, case.unit, system.label, system.kind, dash=dash)
-                line.against, line.target = case.against(system), case.target(system)
-                lines.append((line, system))
-            for turn in range(plan.rounds):
-                for line, system in lines if turn % 2 == 0 else reversed(lines):
-                    if line.dash is None:
-                        _once(trials, case, line, system, console)
-            comparison.lines += [line for line, _ in lines]
-    if any(line.kind == "floor" for line in comparison.lines):
+    if any(system.kind == FLOOR for system in plan.systems):
         comparison.plans = _plans(ground)
-    compare(comparison.lines)
+    try:
+        with Trials(ground, plan.cap) as trials:
+            for case in plan.cases():
+                comparison.load.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
+                console.log(f"{case.scenario} {case.title}")
+                comparison.lines += _lines(trials, case, plan, missing, console)
+                compare(comparison.lines)
+                comparison.seconds = time.perf_counter() - began
+                keep(comparison)
+    except KeyboardInterrupt:
+        comparison.notes.append("Interrupted: what comes after the last case is missing.")
     comparison.seconds = time.perf_counter() - began
     return comparison
+
+
+def _lines(
+    trials: Trials, case: Case, plan: Plan, missing: Mapping[str, str], console: Console
+) -> list[Line]:
+    """Measure one case: all systems in each round, forwards and backwards in turns."""
+    lines: list[tuple[Line, System]] = []
+    for system in plan.systems:
+        dash = reason(case, system) or missing.get(system.environment or "")
+        if dash and (system.kind != PEER or dash in (SAME_ENQUEUE, ONE_KEY)):
+            continue
+        line = Line(case.scenario, case.title, case.unit, system.label, system.kind, dash=dash)
+        line.against, line.target = case.against(system), case.target(system)
+        lines.append((line, system))
+    for turn in range(plan.rounds):
+        for line, system in lines if turn % 2 == 0 else reversed(lines):
+            if line.dash is None:
+                _once(trials, case, line, system, console)
+    return [line for line, _ in lines]
 
 
 def _once(trials: Trials, case: Case, line: Line, system: System, console: Console) -> None:
@@ -100,7 +122,7 @@ def _once(trials: Trials, case: Case, line: Line, system: System, console: Conso
     try:
         with trials.trial(system) as made:
             outcome = case.measure(made)
-    except (ProgramError, RuntimeError, OSError) as error:
+    except (ProgramError, RuntimeError, OSError, psycopg.Error) as error:
         line.dash, line.outcomes = f"failed: {error}", []
         console.log(f"  {system.label}: failed: {error}", style="red")
         return

@@ -206,6 +206,19 @@ def test_bench_gives_programs_an_address_that_every_driver_reads() -> None:
     assert made == "postgresql://me:p%40ss@/y?host=%2Frun%2Fa%20b&port=5433"
 
 
+def test_bench_keeps_what_it_has_when_it_is_interrupted(server: PrivateServer) -> None:
+    def keep(comparison: Comparison) -> None:
+        kept.append(len(comparison.load))
+        if len(kept) == 2:
+            raise KeyboardInterrupt
+
+    kept: list[int] = []
+    plan = Plan((), frozenset({"S1"}), rounds=1)
+    comparison = run(Ground(server.dsn(), None), plan, Console(file=io.StringIO()), keep)
+    assert kept == [1, 2]
+    assert "Interrupted" in comparison.notes[0]
+
+
 @pytest.mark.long
 @pytest.mark.timeout(300)
 def test_bench_measures_a_floor_and_pgfifo_side_by_side(server: PrivateServer) -> None:
