@@ -1,10 +1,11 @@
 """The benchmark's command line."""
 
 import argparse
+import shlex
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from rich.console import Console
@@ -90,6 +91,18 @@ def run(
     return report
 
 
+def command(typed: Sequence[str]) -> str:
+    """What was typed, without where it ran and where results went: a DSN may hold a password."""
+    shown: list[str] = []
+    passed = iter(typed)
+    for word in passed:
+        if word in ("--dsn", "--out"):
+            next(passed, None)
+        elif not word.startswith(("--dsn=", "--out=")):
+            shown.append(word)
+    return shlex.join(["python", "-m", "bench", *shown])
+
+
 def side_by_side(arguments: argparse.Namespace, console: Console, errors: Console) -> None:
     """All systems in all scenarios, or some of them; results are written unless only some were asked for."""
     plan = Plan(
@@ -98,7 +111,7 @@ def side_by_side(arguments: argparse.Namespace, console: Console, errors: Consol
         arguments.scale,
         arguments.rounds or 3,
         arguments.cap,
-        " ".join(["python -m bench", *sys.argv[1:]]),
+        command(sys.argv[1:]),
     )
     part = arguments.systems or arguments.scenarios or arguments.scale != 1
     out: Path | None = arguments.out or (None if part else RESULTS)

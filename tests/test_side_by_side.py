@@ -11,6 +11,7 @@ import pytest
 from rich.console import Console
 
 from bench import journal
+from bench.__main__ import command
 from bench.cases import cases, reason
 from bench.comparison import Comparison, Line, as_json, cells, compare, markdown, terminal
 from bench.environments import ENVIRONMENTS
@@ -199,6 +200,20 @@ def test_bench_knows_how_to_run_each_system_and_why_not() -> None:
         assert ran_in, f"{system.label} is measured nowhere"
     ours = [system for system in SYSTEMS if system.label == "pgfifo, async"]
     assert [case.title for case in found if reason(case, ours[0])] == []
+
+
+def test_bench_reports_the_command_without_where_it_ran() -> None:
+    typed = [
+        "--dsn",
+        "postgresql://me:secret@db/x",
+        "--systems",
+        "pgfifo",
+        "--out=/somewhere",
+        "--scale",
+        "0.1",
+    ]
+    assert command(typed) == "python -m bench --systems pgfifo --scale 0.1"
+    assert command(["--scenarios", "S1", "--dsn"]) == "python -m bench --scenarios S1"
 
 
 def test_bench_gives_programs_an_address_that_every_driver_reads() -> None:
