@@ -1,6 +1,5 @@
 """A restored copy of a database begins paused, and no token of before is given out a second time."""
 
-import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -50,7 +49,7 @@ def copied(
     """Restore a dump of the original, or use it as a template."""
     opened: list[Connection] = []
     name = original.info.dbname
-    if request.param == "dump" and not (server.has("pg_dump") or shutil.which("pg_dump")):
+    if request.param == "dump" and not server.has("pg_dump"):
         pytest.skip("this distribution of PostgreSQL has no pg_dump")
 
     def copy() -> Connection:
