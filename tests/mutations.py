@@ -375,6 +375,18 @@ MUTATIONS = (
         ("tests/test_holes_crash.py::test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only",),
     ),
     Mutation(
+        "all claims in a new epoch",
+        "progress",
+        (("w.seen_call else -1 end into", "w.seen_call else w.seen_call end into"),),
+        ("tests/test_holes_crash.py::test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only",),
+    ),
+    Mutation(
+        "new ids of workers in a new epoch",
+        "fencing",
+        (("nextval('pgfifo._workers_id_seq') + 1000000", "nextval('pgfifo._workers_id_seq')"),),
+        ("tests/test_holes_crash.py::test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only",),
+    ),
+    Mutation(
         "heartbeat of a new epoch",
         "fencing",
         (("  if v_limit > 0 and v_settled and ", "  if v_limit > 0 and "),),

@@ -147,7 +147,11 @@ def test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only(own: Pri
         with connected(own) as conn, connected(standby) as replica:
             policy(conn, "a")
             kept = enqueue(conn, "a")
+            other = enqueue(conn, "b")
             worker = SqlWorker(conn, "a")
+            ending = SqlWorker(conn, "b")
+            (ends,) = ending.work(call=1)
+            conn.execute("select from pgfifo.heartbeat(%s, 1, %s)", [ending.id, [other]])
             conn.execute("set synchronous_commit = local; insert into control values (0)")
             reached = value(conn, "select pg_current_wal_flush_lsn()")
             replayed = "select pg_last_wal_replay_lsn() >= %s::pg_lsn"
@@ -155,7 +159,10 @@ def test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only(own: Pri
         standby.stop()
         with connected(own) as conn:
             assert value(conn, token, worker.id) == f"1-{kept}-1"
+            ending.conn = conn
+            ending.work(0, [ends.ended()])
             lost = [enqueue(conn, "a") for _ in range(40)]  # more than a sequence is ahead of its log
+            forgotten = {SqlWorker(conn, "a").id for _ in range(40)}
         own.kill()
         standby.start()
         with connected(standby) as promoted:
@@ -173,7 +180,14 @@ def test_e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only(own: Pri
             assert value(promoted, token, worker.id) == f"2-{kept}-1", "a token was given out twice"
             again = [enqueue(promoted, "a") for _ in range(40)]
             assert set(again) & set(lost), "no id was given out twice, so this has shown nothing"
-            assert value(promoted, "select count(*) from pgfifo.executions") == 41
+            assert value(promoted, "select count(*) from pgfifo.executions") == 42
+            registered = {SqlWorker(promoted, "a").id for _ in range(40)}
+            assert not registered & forgotten, "two processes answer to one worker's id"
+            # What has ended, and nobody here knows of: its worker holds it no longer.
+            ending.conn = promoted
+            promoted.execute("select from pgfifo.heartbeat(%s, 1, '{}')", [ending.id])
+            (run_again,) = ending.work(call=2)
+            assert (run_again.id, run_again.attempt) == (other, 2), "its slot is kept for ever"
             assert violations(promoted) == []
             audit = "select detail from pgfifo.audit where what = 'raise_epoch'"
             assert promoted.execute(audit).fetchall() == [({"epoch": 2},)]

@@ -1,6 +1,7 @@
 -- "I live, I have seen the rows of my claims up to p_call, and of these I still hold p_held." Answers what to stop:
 -- 'cancel' (somebody asked) or 'lost' (not yours any more). What was started for this worker by a claim up to p_call and
--- is not in p_held never reached it, or it has forgotten it: it goes back to its place.
+-- is not in p_held never reached it, or it has forgotten it: it goes back to its place. In a new epoch all its claims are looked
+-- at again: it may have ended, and been told so, what the server has forgotten the end of.
 -- p_slots, of a worker of kind 'slot': of its numbers up to p_call, those under which it has asked for slots and not given
 -- them up (see slot_enter). What it asked for under any other of them is ended: it may be that the answer was lost, or that it
 -- could not say that it left.
@@ -19,7 +20,8 @@ begin
   perform pgfifo._require_read_committed('heartbeat');
   perform pgfifo._durable();
   perform pgfifo._fence_worker(p_worker);
-  select w.seen_call into strict v_before from pgfifo._workers w where w.id = p_worker;
+  select case when w.epoch = (select i.epoch from pgfifo.installation i) then w.seen_call else -1 end into strict v_before
+  from pgfifo._workers w where w.id = p_worker;
   update pgfifo._workers w set last_seen = pgfifo._now(), seen_tick = (select t.tick from pgfifo.ticks t order by t.tick desc limit 1),
     epoch = (select i.epoch from pgfifo.installation i)
   where w.id = p_worker;
@@ -28,7 +30,9 @@ begin
       where r.worker_id = p_worker and r.call_no > v_before and r.call_no <= p_call and r.id <> all (coalesce(p_held, '{}')));
     if v_unknown = '{}' or pgfifo._take_back(p_worker, 'released', 'its worker did not know it', 10000, v_unknown) = cardinality(v_unknown) then
       update pgfifo._workers w set seen_call = p_call where w.id = p_worker;
-    end if;  -- else some are in lanes that are locked: the next heartbeat looks at the same calls again
+    else  -- some are in lanes that are locked: the next heartbeat looks at the same calls again
+      update pgfifo._workers w set seen_call = v_before where w.id = p_worker;
+    end if;
   end if;
   if p_slots is not null then
     v_unknown := array(select e.id from pgfifo._executions e where e.owner = p_worker and e.owner_no <= p_call and e.owner_no <> all (p_slots));

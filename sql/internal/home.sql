@@ -69,6 +69,8 @@ begin
       copied_at = case when v_is.o_copied then pgfifo._now() else h.copied_at end, copy_of = case when v_is.o_copied then h.database_name else h.copy_of end;
     if v_is.o_forked then
       perform pgfifo.raise_epoch();
+      -- Of the registrations that may be forgotten, too, none shall meet another process under its id.
+      perform setval('pgfifo._workers_id_seq', nextval('pgfifo._workers_id_seq') + 1000000);
     end if;
     if v_is.o_copied then
       perform pgfifo._set_everything_paused(true, format('this is a copy of database %s (restored, or made from it): what waits here was meant for there',

@@ -72,6 +72,7 @@ def test_the_postmaster_and_its_children_are_killed_under_load(
     """With synchronous_commit off for everybody, a crash forgets what the WAL writer has not written yet."""
     with make_server(synchronous_commit=synchronous_commit, wal_writer_delay="10s") as server:
         with connected(server.dsn()) as conn:
+            conn.execute("set synchronous_commit = on")
             install_for_this_run(conn)
         ground = Ground(server.dsn(), tmp_path)
         try:
