@@ -5,6 +5,7 @@ import os
 import shutil
 import signal
 import subprocess
+import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from math import inf
@@ -95,19 +96,15 @@ def small_filesystem(size: str) -> Iterator[Path]:
     Raises:
         PermissionError: this machine, or this user, may not mount one.
     """
-    place = Path("/tmp").resolve() / f"pgfifo-small-{os.getpid()}"
-    place.mkdir()
-    try:
-        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)]
+    with tempfile.TemporaryDirectory(prefix="pgfifo-small-") as name:
+        mount = ["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", name]
         done = subprocess.run(mount, capture_output=True, text=True, check=False)
         if done.returncode != 0:
             raise PermissionError(done.stderr.strip())
         try:
-            yield place
+            yield Path(name)
         finally:
-            subprocess.run(["umount", "--lazy", str(place)], check=True)
-    finally:
-        place.rmdir()
+            subprocess.run(["umount", "--lazy", name], check=True)
 
 
 class Ballast:
