@@ -21,13 +21,14 @@ ARGS ?=
 JOBS ?= auto
 SABOTAGE ?=
 FUZZ ?= 5000
+DURATION ?= 30m
 VERSIONS ?= 14 15 16 17 18
 EXAMPLES ?= 1000
 CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-versions lint format mutations model fuzz faults bench-quick bench docs build clean
+.PHONY: help demo test test-versions lint format mutations model fuzz faults bench-quick soak scale bench docs build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -69,6 +70,12 @@ faults: $(VENV)/.dev ## Do harm for longer than the suite has time for, and judg
 
 bench-quick: $(VENV)/.dev ## Measure, in under two minutes
 	$(BIN)/python -m bench quick $(ARGS)
+
+soak: $(VENV)/.dev ## Put everything on the queue at once, with harm, for long, and judge it (DURATION=30m)
+	$(BIN)/python -m bench.soak --duration $(DURATION) $(ARGS)
+
+scale: $(VENV)/.dev ## Use a lane with a million waiting, and 100,000 lanes, and time what people do there
+	$(BIN)/python -m bench.scale $(ARGS)
 
 bench: $(VENV)/.dev ## Measure all side by side with floors and other queues (ARGS="--list": what there is)
 	$(BIN)/python -m bench $(ARGS)

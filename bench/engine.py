@@ -56,11 +56,13 @@ class Worker:
         assert row is not None
         self.id = int(row[0])
 
+    def arguments(self, limit: int, finished: Jsonb | None = None) -> list[object]:
+        """Return those of the next call."""
+        return [self.id, self.actions, limit, next(self._calls), finished]
+
     def work(self, limit: int, finished: Jsonb | None = None) -> tuple[list[tuple[Any, ...]], str | None]:
         """Make one call; return what was started, and the advice about when to call again."""
-        rows = self.conn.execute(
-            WORK, [self.id, self.actions, limit, next(self._calls), finished], prepare=True
-        ).fetchall()
+        rows = self.conn.execute(WORK, self.arguments(limit, finished), prepare=True).fetchall()
         starts = [row for row in rows if row[0] == "start"]
         more = [row[13] for row in rows if row[0] == "more"]
         return starts, more[0] if more else None

@@ -52,8 +52,11 @@ class Ground:
 
     def connect(self, dbname: str | None = None, *, name: str = "pgfifo bench") -> Connection:
         """Connect with autocommit, to a database of the benchmark's or to the one that was given."""
-        where = make_conninfo(self.dsn, application_name=name, **({"dbname": dbname} if dbname else {}))
-        return psycopg.connect(where, autocommit=True)
+        return psycopg.connect(make_conninfo(self.dsn_of(dbname), application_name=name), autocommit=True)
+
+    def dsn_of(self, dbname: str | None) -> str:
+        """Return the address of a database, or of the one that was given."""
+        return make_conninfo(self.dsn, **({"dbname": dbname} if dbname else {}))
 
     @contextlib.contextmanager
     def bare_database(self, purpose: str, template: str = "template1") -> Iterator[str]:

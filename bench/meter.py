@@ -62,13 +62,13 @@ def measured(observer: Connection, *workers: Connection) -> Iterator[Sample]:
     """
     sample = Sample()
     before = observer.execute(_READ).fetchone()
-    server = _server_cpu(workers)
+    server = server_cpu_of(workers)
     client = time.process_time()
     began = time.perf_counter()
     yield sample
     sample.seconds = time.perf_counter() - began
     sample.client_cpu = time.process_time() - client
-    after_cpu = _server_cpu(workers)
+    after_cpu = server_cpu_of(workers)
     after = observer.execute(_READ).fetchone()
     assert before is not None
     assert after is not None
@@ -78,7 +78,7 @@ def measured(observer: Connection, *workers: Connection) -> Iterator[Sample]:
         sample.server_cpu = after_cpu - server
 
 
-def _server_cpu(workers: tuple[Connection, ...]) -> float | None:
+def server_cpu_of(workers: tuple[Connection, ...]) -> float | None:
     """Seconds that these connections' server processes have been on a processor; None where nobody tells."""
     total = 0
     for conn in workers:

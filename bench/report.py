@@ -214,11 +214,7 @@ def markdown(report: Report) -> str:
         "",
         _HOW_TO_READ,
         "",
-        f"- {machine['cores']} x {machine['cpu']}, {machine['memory_gib']:g} GiB, {machine['kernel']}",
-        f"- PostgreSQL {machine['postgresql']}: "
-        + ", ".join(f"{name} = {value}" for name, value in machine["settings"].items()),
-        "- " + _versions(machine),
-        f"- {machine['date']}, {report.seconds:.0f} s; load average while it ran: {_load(report.load)}",
+        *where_and_when(machine, report.seconds, report.load),
     ]
     for scenario, rows in by_scenario(report).items():
         lines += ["", f"## {scenario}", ""]
@@ -233,6 +229,17 @@ def markdown(report: Report) -> str:
         for name, plan in report.plans.items():
             lines += [f"{name}:", "", "```text", *plan, "```", ""]
     return "\n".join(lines).rstrip() + "\n"
+
+
+def where_and_when(machine: dict[str, Any], seconds: float, load: Sequence[float]) -> list[str]:
+    """Say on what, when and for how long something was measured, and how busy the machine was."""
+    return [
+        f"- {machine['cores']} x {machine['cpu']}, {machine['memory_gib']:g} GiB, {machine['kernel']}",
+        f"- PostgreSQL {machine['postgresql']}: "
+        + ", ".join(f"{name} = {value}" for name, value in machine["settings"].items()),
+        "- " + _versions(machine),
+        f"- {machine['date']}, {seconds:.0f} s; load average while it ran: {_load(load)}",
+    ]
 
 
 def _versions(machine: dict[str, Any]) -> str:
