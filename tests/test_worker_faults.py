@@ -76,6 +76,38 @@ def test_progress_a_worker_whose_heartbeat_fails_for_good_ends_and_gives_back(
     engine.assert_promises()
 
 
+def test_progress_a_backoff_that_begins_before_anybody_has_seen_the_clock_go_back_ends(
+    engine: Engine,
+) -> None:
+    """Scans begin where they had come to by the other clock, and its timer lies before that."""
+    engine.policy(backoff="constant", backoff_initial=10, backoff_jitter=0)
+    worker = engine.worker()
+    id_ = engine.enqueue()
+    (start,) = engine.claim(worker)
+    for by in ("1 hour", "2 s", "2 s", "2 s"):
+        engine.advance(by)
+        assert engine.claim(worker) == []
+    engine.advance("-1 hour")
+    assert engine.hand_in(worker, start, outcome="failed") == {}
+    for by in ("1 s", "5 s"):
+        engine.advance(by)
+        assert engine.claim(worker) == []
+    engine.advance("10 s")
+    assert [(again.id, again.attempt) for again in engine.claim(worker)] == [(id_, 2)]
+    engine.assert_promises()
+
+
+def test_progress_a_lane_that_a_claim_has_put_off_when_the_clock_goes_back_gets_going(engine: Engine) -> None:
+    """It was locked, and to be looked at again in a moment; by the new clock that is in an hour."""
+    worker = engine.worker()
+    id_ = engine.enqueue()
+    engine.conn.execute("delete from pgfifo.marks")
+    engine.conn.execute("select pgfifo._timer(id, pgfifo._now() + interval '50 ms') from pgfifo.lanes")
+    engine.advance("-1 hour")
+    assert [start.id for start in engine.claim(worker)] == [id_]
+    engine.assert_promises()
+
+
 def test_progress_what_commits_late_is_found_at_once_though_the_clock_was_set_back(
     engine: Engine, connect: Callable[..., Connection]
 ) -> None:

@@ -60,7 +60,8 @@ begin
   select l.action_id, nextval('pgfifo.mark_ids'), l.id from pgfifo.lanes l where l.id = p_lane_id;
 end $$;
 
--- A mark that becomes due later. Never before the point from which timers are scanned, wherever the clock has gone.
+-- A mark that becomes due later. Never before the point from which timers are scanned, unless that is where the clock was
+-- before it was set back: the next scan notices, and begins anew.
 create or replace function pgfifo._timer(p_lane_id bigint, p_due_at timestamptz, p_tries integer default 0) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
@@ -69,7 +70,8 @@ begin
   perform pg_current_xact_id();
   insert into pgfifo.timers (action_id, due_at, id, lane_id, tries)
   select l.action_id,
-    greatest(p_due_at, (select s.hot_timer from pgfifo.scans s where s.action_id = l.action_id order by s.action_id desc, s.version desc limit 1)),
+    greatest(p_due_at, (select case when s.hot_timer <= pgfifo._now() + interval '1 s' then s.hot_timer end
+      from pgfifo.scans s where s.action_id = l.action_id order by s.action_id desc, s.version desc limit 1)),
     nextval('pgfifo.mark_ids'), l.id, p_tries
   from pgfifo.lanes l where l.id = p_lane_id;
 end $$;

@@ -48,6 +48,11 @@ begin
     v_scan.safe_timer := '-infinity';
     v_scan.pending_at := '-infinity';
     v_scan.full_at := '-infinity';
+    -- Lanes that were to be looked at in a moment by the other clock are looked at now; their timers stay.
+    perform pg_current_xact_id();
+    insert into pgfifo.marks (action_id, id, lane_id)
+    select p_action_id, nextval('pgfifo.mark_ids'), t.lane_id
+    from (select distinct x.lane_id from pgfifo.timers x where x.action_id = p_action_id) t;
   end if;
   v_seen := pgfifo._last_mark();
   v_xmin := pg_snapshot_xmin(pg_current_snapshot());

@@ -150,6 +150,7 @@ class Ground:
             while not self._over.wait(0.05):
                 for nth, name in enumerate(names):
                     if self.children.all[name].poll() is not None:
+                        self.recorder.note("fault", worker=name, fault="exit")
                         self.children.expected.add(name)
                         names[nth] = self.worker(registered=False, **options)
 

@@ -90,9 +90,9 @@ def own(clock: Clock) -> Iterator[PrivateServer]:
 def test_the_servers_clock_jumps_by_hours_under_load(
     own_ground: Ground, clock: Clock, jumps: tuple[str, ...]
 ) -> None:
-    """Leases, backoffs, delays and scans: nothing may stand still, start too often or be given away."""
+    """Leases, scans and timers: nothing may stand still, start too often or be given away."""
     names = [own_ground.worker() for _ in range(3)]
-    with own_ground.load(fails=0.2), own_ground.connected() as conn:
+    with own_ground.load(), own_ground.connected() as conn:
         for to in jumps:
             time.sleep(2)
             clock.jump(to)

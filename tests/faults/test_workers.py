@@ -113,7 +113,8 @@ def test_what_kills_its_worker_every_time_is_given_up_and_the_lane_goes_on(groun
     for id_ in poison:
         assert ground.fifo.execution(id_).attempt == MAX_ATTEMPTS
         assert "was lost" in str(ground.fifo.execution(id_).error)
-    assert len(history.faults) == 2 * MAX_ATTEMPTS
+    # One death may end an attempt of each.
+    assert [fault.kind for fault in history.faults].count("kill") >= MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize(("action", "harm"), [(ONE, "hang"), (SEVERAL, "wait")])
@@ -147,8 +148,6 @@ def test_a_handler_that_hangs_is_ended_by_its_timeout(ground: Ground, action: st
         ground.enqueue(action, 0)
         ground.wait_for_state(hung, "succeeded", 60)
         ground.settle()
-        if action == ONE:  # the process has ended itself
-            ground.recorder.note("fault", worker="worker-1", fault="exit")
         history = ground.judge()
     assert [attempt for attempt, _ in attempts_of(history, hung)] == [1, 2]
     assert ground.fifo.execution(hung).attempt == 2
@@ -170,10 +169,10 @@ def test_an_event_loop_that_is_blocked_for_longer_than_the_lease_costs_nothing(g
 
 def test_a_handler_that_holds_the_interpreter_for_longer_than_the_lease_is_fenced(ground: Ground) -> None:
     """No thread of its process runs, nor the heartbeat's: it counts as dead; what it hands in is refused."""
-    holding = ground.enqueue(ONE, 0, harm="interpreter", seconds=3 * ground.lease)
-    first = ground.worker()
+    names = [ground.worker(), ground.worker()]
+    holding = ground.enqueue(ONE, 0, harm="interpreter", seconds=4 * ground.lease)
     wait_for(lambda: ground.state(holding) == "running")
-    ground.worker()
+    [first] = [each.name for each in ground.fifo.workers() if each.name in names and each.executions]
     behind = ground.enqueue(ONE, 0)
     ground.wait_for_state(behind, "succeeded")
     wait_for(lambda: len(ground.registrations(first)) == 2, 30, "the first to begin a new life")
