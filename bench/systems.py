@@ -301,6 +301,13 @@ def _absurd(setting: str, says: str, cannot: Mapping[str, str] | None = None, **
     )
 
 
+_PGBOSS_WORK = {
+    "batchSize": 100,
+    "burstWhenBatchFull": True,
+    "pollingIntervalSeconds": 0.5,
+    "notifyPollingIntervalSeconds": 0.5,
+}
+
 SYSTEMS: tuple[System, ...] = (
     _floor("bare insert", "", "one row, or one multi-row insert; pgfifo's columns, primary key", "bare"),
     _floor("bare insert", "COPY", "the same by COPY", "bare", copy=True),
@@ -413,7 +420,14 @@ SYSTEMS: tuple[System, ...] = (
         "key_strict_fifo; a worker that takes 100 keys at once, is notified, and goes on after a full batch",
         boss={"useListenNotify": True},
         queue={"notify": True},
-        work={"batchSize": 100, "burstWhenBatchFull": True, "pollingIntervalSeconds": 0.5},
+        work=_PGBOSS_WORK,
+    ),
+    _pgboss(
+        "one key",
+        "key_strict_fifo; two workers, one job each, without a pause while its counts say that more is ready",
+        _ONE_KEY,
+        boss={"monitorIntervalSeconds": 1, "superviseIntervalSeconds": 1, "queueCacheIntervalSeconds": 1},
+        work={"localConcurrency": 2, "burstWhenReadyExceeds": 1, "pollingIntervalSeconds": 0.5},
     ),
     _pgboss(
         "groups",
@@ -421,7 +435,7 @@ SYSTEMS: tuple[System, ...] = (
         groups=True,
         boss={"useListenNotify": True},
         queue={"notify": True},
-        work={"batchSize": 100, "burstWhenBatchFull": True, "pollingIntervalSeconds": 0.5},
+        work=_PGBOSS_WORK,
     ),
     _dbos("default", "a queue partitioned by key, a look each second"),
     _dbos("best", "a queue partitioned by key, a look each 10 ms", _SAME_ENQUEUE, polling_interval_sec=0.01),
