@@ -30,7 +30,7 @@ from psycopg.types.json import Jsonb
 
 from pgfifo import errors
 from tests.support.database import clean
-from tests.support.engine import Engine
+from tests.support.engine import Answer, Engine, Start
 from tests.support.queue import OUTCOMES, Execution, Item, Queue, Rate, Shared, Worker
 
 EXAMPLES = int(os.environ.get("PGFIFO_TEST_EXAMPLES", "0"))
@@ -85,6 +85,8 @@ pick = st.integers(0, 1000)
 """Which one of those there are."""
 lane_keys = st.sampled_from(BUSY)
 delays = st.sampled_from([0, 0, 0, 1, 2])
+sizes = st.sampled_from([None, None, 2, 3])
+"""How many are a batch, of all actions but one."""
 payloads = st.dictionaries(st.sampled_from(["m", "n"]), st.one_of(st.none(), st.integers(0, 3)), max_size=2)
 keys = st.sampled_from([None, None, None, "k1", "k2"])
 
@@ -326,24 +328,27 @@ class Machine(RuleBasedStateMachine):
     # -- consuming -------------------------------------------------------------------------------------------
 
     @precondition(lambda self: self._living_workers())
-    @rule(which=pick, limit=st.sampled_from([1, 1, 2, 5, 20]))
-    def claim(self, which: int, limit: int) -> None:
+    @rule(which=pick, limit=st.sampled_from([1, 1, 2, 5, 20]), size=sizes)
+    def claim(self, which: int, limit: int, size: int | None) -> None:
         """Claim, and hand in nothing."""
-        self._work(_chosen(self._living_workers(), which), limit, [])
+        self._work(_chosen(self._living_workers(), which), limit, [], size=size)
 
     @precondition(lambda self: self._living_workers() and self._all("waiting"))
-    @rule(which=pick)
-    def claim_much(self, which: int) -> None:
+    @rule(which=pick, size=sizes)
+    def claim_much(self, which: int, size: int | None) -> None:
         """Claim what there is."""
-        self._work(_chosen(self._living_workers(), which), 20, [])
+        self._work(_chosen(self._living_workers(), which), 20, [], size=size)
 
     @precondition(lambda self: self._all("running"))
-    @rule(which=pick, limit=st.sampled_from([0, 1, 5]), how=st.sampled_from(["succeeded", "failed"]))
-    def end_and_claim(self, which: int, limit: int, how: str) -> None:
+    @rule(
+        which=pick, limit=st.sampled_from([0, 1, 5]), how=st.sampled_from(["succeeded", "failed"]), size=sizes
+    )
+    def end_and_claim(self, which: int, limit: int, how: str, size: int | None) -> None:
         """Hand in all that a worker has, with one outcome, and claim."""
         worker = self.queue.workers[_chosen(self._all("running"), which).worker]
         if worker in self._living_workers():
-            self._work(worker, limit, [(0, how)] * len(self.queue.running_of(worker.id)), each=True)
+            ends = [(0, how)] * len(self.queue.running_of(worker.id))
+            self._work(worker, limit, ends, each=True, size=size)
 
     @precondition(lambda self: self._all("running"))
     @rule(
@@ -351,12 +356,15 @@ class Machine(RuleBasedStateMachine):
         limit=st.sampled_from([0, 1, 5]),
         ends=st.lists(st.tuples(pick, st.sampled_from(ENDS)), min_size=1, max_size=4),
         capped=st.booleans(),
+        size=sizes,
     )
-    def work(self, which: int, limit: int, ends: list[tuple[int, str]], capped: bool) -> None:
+    def work(
+        self, which: int, limit: int, ends: list[tuple[int, str]], capped: bool, size: int | None
+    ) -> None:
         """Hand in some of what a worker has, in all sorts of ways, and claim."""
         worker = self.queue.workers[_chosen(self._all("running"), which).worker]
         if worker in self._living_workers():
-            self._work(worker, limit, ends, capped=capped)
+            self._work(worker, limit, ends, capped=capped, size=size)
 
     def _work(
         self,
@@ -366,57 +374,104 @@ class Machine(RuleBasedStateMachine):
         *,
         each: bool = False,
         capped: bool = False,
+        size: int | None = None,
     ) -> list[int]:
         running = sorted(self.queue.running_of(worker.id), key=lambda e: e.id)
-        given: dict[int, dict[str, object]] = {}
-        lost: set[int] = set()
-        # Successes come first, whatever the order in which they are handed in.
-        for n, (number, how) in enumerate(sorted(ends, key=lambda end: end[1] != "succeeded")):
-            if not running:
-                break
-            execution = _chosen(running, n if each else number)
-            if execution.id not in given:
-                given[execution.id] = self._end(execution, how)
-                if how == "lost":
-                    lost.add(execution.id)
+        said: dict[Execution, str] = {}
+        for n, (number, how) in enumerate(ends):
+            if running:
+                said.setdefault(_chosen(running, n if each else number), how)
+        given = [_item(execution, how) for execution, how in said.items()]
+        refused = self._hand_in(said)
         worker.call += 1
         caps = [1] * len(worker.actions) if capped else None
-        note(f"  worker {worker.id} hands in {list(given.values())} and claims {limit}")
-        answer = self.engine.work(worker.id, limit, worker.actions, given.values(), worker.call, caps)
-        note(f"  started {answer.ids}, more: {answer.more}")
-        assert set(answer.refused) == lost, answer.refused
-        self._claimed(worker, limit, answer.ids, answer.more, 1 if capped else limit)
+        batches = [None if action == "c" else size for action in worker.actions] if size else None
+        note(f"  worker {worker.id} hands in {given} and claims {limit}, in batches of {size}")
+        answer = self.engine.work(worker.id, limit, worker.actions, given, worker.call, caps, batches)
+        note(f"  started {answer.starts}, more: {answer.more}")
+        assert answer.refused == refused
+        self._claimed(worker, limit, answer, 1 if capped else limit, size or 1)
         return answer.ids
 
-    def _end(self, execution: Execution, how: str) -> dict[str, object]:
-        item: dict[str, object] = {"id": execution.id, "attempt": execution.attempt, "outcome": how}
-        if how == "lost":
-            return item | {"attempt": execution.attempt + 1, "outcome": "succeeded"}
+    def _hand_in(self, said: dict[Execution, str]) -> dict[int, str]:
+        """Do what comes of what is handed in, in this order; return what is not taken, and why."""
+        # What has succeeded comes first, of batches once the first of their members is come by.
+        done = {
+            execution for execution, how in said.items() if how == "succeeded" and execution.batch is None
+        }
+        for execution in done:
+            self.queue.finish(execution, "succeeded")
+        refused = {}
+        rode = False
+        for execution, how in said.items():
+            if execution.batch is not None and not rode:
+                rode = True
+                done |= self._finish_batches(said)
+            if execution in done:
+                continue
+            if how == "lost":
+                refused[execution.id] = "lost"
+            elif execution.state == "running":
+                self._end(execution, how)
+            elif not (
+                how in ("released", execution.state)
+                or (execution.state == "cancelled" and how != "succeeded")
+            ):
+                refused[execution.id] = "unstarted"  # one before it in its batch has failed
+        return refused
+
+    def _finish_batches(self, said: dict[Execution, str]) -> set[Execution]:
+        """Of each batch, end what has succeeded before the first one that has not."""
+        done, broken = [], set()
+        for execution, how in said.items():
+            if execution.batch is None or how == "lost":
+                continue
+            if execution.batch not in broken and (execution.is_completed or how == "succeeded"):
+                done.append(execution)
+            else:
+                broken.add(execution.batch)
+        for execution in done:
+            self.queue.finish(execution, "succeeded")
+        return set(done)
+
+    def _end(self, execution: Execution, how: str) -> None:
         if how == "abort":
             self.queue.finish(execution, "failed", retry=False)
-            return item | {"outcome": "failed", "retry": False}
-        if how == "snooze":
+        elif how == "snooze":
             self.queue.finish(execution, "failed", after=1, count=False)
-            return item | {"outcome": "failed", "after": UNIT, "count": False}
-        if how == "later":
+        elif how == "later":
             self.queue.finish(execution, "failed", after=0)
-            return item | {"outcome": "failed", "after": 0}
-        self.queue.finish(execution, how)
-        return item
+        else:
+            self.queue.finish(execution, how)
 
-    def _claimed(self, worker: Worker, limit: int, ids: list[int], more: str | None, cap: int) -> None:
+    def _claimed(self, worker: Worker, limit: int, answer: Answer, cap: int, size: int) -> None:
         """Follow a claim: what it started must have been allowed, and nothing may have been left behind."""
         rows = self._rows()
         self._follow_joins(rows)
-        self._follow_starts(rows, worker.id, worker.call, ids)
-        assert len(ids) <= limit
-        by_action = [sum(rows[id_].action == action for id_ in ids) for action in worker.actions]
+        self._follow_starts(rows, worker.id, worker.call, answer.starts)
+        runs = [start for start in answer.starts if start.batch is None]
+        assert len(runs) <= limit
+        by_action = [sum(start.action == action for start in runs) for action in worker.actions]
         assert max(by_action) <= cap
+        for start in runs:
+            self._look_at_batch(self.queue.executions[start.id], size if start.action != "c" else 1)
         self._follow_rounds()
-        if len(ids) < limit and more not in ("now", "soon"):
+        if len(runs) < limit and answer.more not in ("now", "soon"):
             served = [a for a, n in zip(worker.actions, by_action, strict=True) if n < cap]
             behind = self.queue.left_behind(served, shared=False)
-            assert not behind, f"{behind}; more is {more}"
+            assert not behind, f"{behind}; more is {answer.more}"
+
+    def _look_at_batch(self, first: Execution, size: int) -> None:
+        """With what was just started from the line ride as many as there are; with what came back, none."""
+        members = [first, *self.queue.mates(first)]
+        assert len(members) <= size
+        assert len(members) == 1 or first.attempt == 1, (
+            f"{first.id} had been started before, and leads others"
+        )
+        line = [e for e in self.queue.waiting(first.lane) if e.place > members[-1].place]
+        ends = len(members) == size or not line or line[0].attempt > 0 or line[0].owner is not None
+        came_back = first.attempt > 1 or first.retry_of is not None
+        assert ends or came_back, f"{line[0].id} comes after {members[-1].id}, and does not ride with it"
 
     def finish(self, which: int, how: str, stale: bool) -> None:
         """Finish or release one by itself, or try to, with another attempt's number."""
@@ -458,7 +513,10 @@ class Machine(RuleBasedStateMachine):
             return
         same = sorted(e.id for e in self.queue.running_of(worker.id) if e.call == execution.call)
         if execution.call is not None:
-            assert sorted(self.engine.work(worker.id, 20, worker.actions, call=execution.call).ids) == same
+            answer = self.engine.work(worker.id, 20, worker.actions, call=execution.call)
+            assert sorted(answer.ids) == same
+            for start in answer.starts:
+                assert (start.batch is None) == (self.queue.executions[start.id].batch is None), start
             self._follow_rounds()
 
     # -- slots in programs' own hands ------------------------------------------------------------------------
@@ -874,19 +932,26 @@ class Machine(RuleBasedStateMachine):
         for execution in sorted(joined, key=lambda e: rows[e.id].ticket or 0):
             self.queue.join(execution, rows[execution.id].ticket)
 
-    def _follow_starts(self, rows: dict[int, Row], worker: int, call: int | None, ids: Sequence[int]) -> None:
+    def _follow_starts(
+        self, rows: dict[int, Row], worker: int, call: int | None, starts: Sequence[Start]
+    ) -> None:
         """A claim may start what it may, and have held ones that are due give up their slots."""
         for execution in self._all("held"):
             if rows[execution.id].state == "waiting":
                 self.queue.give_up_slot(execution)
         started = [e for e in self._all("waiting", "held") if rows[e.id].attempt > e.attempt]
         own = sorted(e.id for e in started if e.owner is None)
-        assert own == sorted(ids), "not what the answer says was started"
+        assert own == sorted(start.id for start in starts), "not what the answer says was started"
+        batches = {start.id: (start.action, start.group, start.batch) for start in starts if start.batch}
+        leaders = {
+            (start.action, start.group, start.start_no): self.queue.executions[start.id] for start in starts
+        }
         for execution in sorted(
             started, key=lambda e: (rows[e.id].action, rows[e.id].group, rows[e.id].start_no)
         ):
             if execution.owner is None:
-                self.queue.start(execution, worker, call)
+                leader = leaders[batches[execution.id]] if execution.id in batches else None
+                self.queue.start(execution, worker, call, leader)
             else:
                 self.queue.start(execution, execution.owner, None)
                 if self.queue.workers[execution.owner].state != "alive":
@@ -988,6 +1053,18 @@ class Machine(RuleBasedStateMachine):
         assert cursor.description is not None
         names = [column.name for column in cursor.description]
         return [dict(zip(names, row, strict=True)) for row in cursor.fetchall()]
+
+
+def _item(execution: Execution, how: str) -> dict[str, object]:
+    """What a worker hands in of an attempt that ended so."""
+    item: dict[str, object] = {"id": execution.id, "attempt": execution.attempt, "outcome": how}
+    if how == "lost":
+        return item | {"attempt": execution.attempt + 1, "outcome": "succeeded"}
+    if how == "abort":
+        return item | {"outcome": "failed", "retry": False}
+    if how == "snooze":
+        return item | {"outcome": "failed", "after": UNIT, "count": False}
+    return item | {"outcome": "failed", "after": 0} if how == "later" else item
 
 
 def _chosen(things: Sequence[Any], number: int) -> Any:

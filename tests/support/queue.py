@@ -120,6 +120,8 @@ class Execution:
     draws: list[Shared] = field(default_factory=list)
     has_gap: bool = False
     """Its lane had a gap when it started."""
+    batch: int | None = None
+    """The id of the first one of the batch that it runs in; all of one batch have one slot."""
     cancel_requested: bool = False
     is_completed: bool = False
     """Its handler has committed its success: whatever is said from now on, it has succeeded."""
@@ -292,8 +294,13 @@ class Queue:
         return sorted(self.all(lane, "waiting"), key=lambda e: e.place)
 
     def active(self, lane: Lane) -> int:
-        """Say how many slots are taken."""
-        return len(self.all(lane, "running", "held"))
+        """Say how many slots are taken: a batch has one."""
+        return len({e.batch or e.id for e in self.all(lane, "running")}) + len(self.all(lane, "held"))
+
+    def mates(self, execution: Execution) -> list[Execution]:
+        """Return the others of its batch that run."""
+        running = [e for e in self.all(execution.lane, "running") if e is not execution]
+        return sorted((e for e in running if e.batch and e.batch == execution.batch), key=lambda e: e.place)
 
     def is_paused(self, lane: Lane) -> bool:
         return lane.action in self.paused or lane.paused or lane.stopped
@@ -484,8 +491,10 @@ class Queue:
         execution.state = "waiting"
         self.touch(lane)
 
-    def start(self, execution: Execution, worker: int, call: int | None) -> None:
-        """Record a start: it must be allowed, and the turn of this one."""
+    def start(
+        self, execution: Execution, worker: int, call: int | None, leader: Execution | None = None
+    ) -> None:
+        """Record a start: it must be allowed, and its turn; or it rides in the slot of another one."""
         lane = execution.lane
         assert execution.state in ("waiting", "held"), (
             f"{execution.id} was started, and was {execution.state}"
@@ -499,6 +508,23 @@ class Queue:
         if execution.state == "waiting":
             held = [e.id for e in self.all(lane, "held") if self.is_due(e) and e.place < execution.place]
             assert not held, f"{execution.id} was started before {held}, which had their slots and were due"
+        if leader is None:
+            self._take_slot(execution)
+        else:
+            assert execution.attempt == 0, f"{execution.id} was started before, and rides with {leader.id}"
+            assert execution.owner is None, f"{execution.id} is a program's, and rides with {leader.id}"
+            assert leader.lane is lane, f"{execution.id} rides with {leader.id} of another lane"
+            assert leader.state == "running", f"{execution.id} rides with {leader.id}, which does not run"
+            execution.batch = leader.batch = leader.id
+        execution.state = "running"
+        execution.attempt += 1
+        execution.worker = worker
+        execution.call = call
+        self.touch(lane)
+
+    def _take_slot(self, execution: Execution) -> None:
+        """Take a slot, and whatever else a start takes."""
+        lane = execution.lane
         active, limit = self.active(lane) + (execution.state == "waiting"), self.of(lane, "max_concurrent")
         assert active <= limit, f"{execution.id} made {active} active of {limit} in {lane.target}"
         for what, most in self.in_the_way(lane):
@@ -510,11 +536,6 @@ class Queue:
         for shared in execution.draws:
             shared.pace.take(shared.rate, shared.burst, self.now)
         execution.has_gap = bool(self.of(lane, "gap"))
-        execution.state = "running"
-        execution.attempt += 1
-        execution.worker = worker
-        execution.call = call
-        self.touch(lane)
 
     def finish(
         self,
@@ -524,10 +545,12 @@ class Queue:
         retry: bool = True,
         after: float | None = None,
         count: bool = True,
+        lost: bool = False,
     ) -> str:
         """End an attempt: to an outcome, into a backoff, or back to its place. Return which."""
         lane = execution.lane
         assert execution.state == "running"
+        mates = self.mates(execution)
         self._leave_slot(execution)
         failures = execution.failures + (outcome == "failed" and count)
         if outcome == "succeeded" or execution.is_completed:
@@ -543,8 +566,12 @@ class Queue:
             self.touch(lane)
             return "returned"
         execution.failures = failures
-        if not retry or (count and failures >= self.of(lane, "max_attempts")):
-            if self.of(lane, "on_exhausted") == "pause" and not lane.paused:
+        is_final = not retry or (count and failures >= self.of(lane, "max_attempts"))
+        stops = self.of(lane, "on_exhausted") == "pause"
+        if lost or (stops if is_final else self.of(lane, "failure_mode") == "hold"):
+            self._put_off(mates)
+        if is_final:
+            if stops and not lane.paused:
                 lane.stopped = True
             return self.end(execution, "failed")
         self.serial += 1
@@ -563,13 +590,28 @@ class Queue:
         grown = initial if self.of(lane, "backoff") == "constant" else initial * factor ** (failures - 1)
         return float(min(grown, self.of(lane, "backoff_cap")))
 
+    def _put_off(self, mates: list[Execution]) -> None:
+        """Have the others of a batch go back to their places: nothing may overtake who has failed."""
+        for mate in mates:
+            self._leave_slot(mate)
+            if mate.is_completed:
+                self.end(mate, "succeeded")
+            elif mate.cancel_requested:
+                self.end(mate, "cancelled")
+            else:
+                mate.state = "waiting"
+                self.touch(mate.lane)
+
     def _leave_slot(self, execution: Execution) -> None:
-        """Give back what it drew; the lane rests from now on, if it keeps a gap."""
-        lane = execution.lane
-        if (execution.draws or execution.has_gap) and self.of(lane, "gap"):
+        """Give back what it drew; the lane rests from now on, if it keeps a gap. Of a batch, the last."""
+        lane, mates = execution.lane, self.mates(execution)
+        if mates and (execution.draws or execution.has_gap):
+            mates[0].draws, mates[0].has_gap = execution.draws, execution.has_gap
+        elif (execution.draws or execution.has_gap) and self.of(lane, "gap"):
             lane.pace.last_end = self.now
         execution.draws = []
         execution.has_gap = False
+        execution.batch = None
         execution.worker = None
         execution.call = None
 
@@ -608,8 +650,9 @@ class Queue:
     def take_back(self, worker: int, outcome: str, only: Iterable[int] | None = None) -> list[Execution]:
         """Take executions back from a worker: 'failed' counts as a failure, 'released' does not."""
         taken = [e for e in self.running_of(worker) if only is None or e.id in only]
-        for execution in sorted(taken, key=lambda e: e.id):
-            self.finish(execution, outcome)
+        for execution in sorted(taken, key=lambda e: e.place):
+            if execution.state == "running":  # else another one of its batch has put it off
+                self.finish(execution, outcome, lost=True)
         if only is None:
             for execution in [e for e in self.executions.values() if e.owner == worker and not e.is_finished]:
                 self.end(execution, "failed")
@@ -698,6 +741,7 @@ class Queue:
         return {
             "queue_length": counts["waiting"],
             "active_count": counts["running"] + counts["held"],
+            "slots_taken": self.active(lane),
             "running_count": counts["running"],
             "held_count": counts["held"],
             "delayed_count": counts["delayed"],
@@ -713,7 +757,14 @@ class Queue:
         """Return an action's statistics, under their names in the view."""
         lanes = [lane for lane in self.lanes.values() if lane.action == action and lane.exists]
         numbers = [self.lane_numbers(lane) for lane in lanes]
-        names = ["queue_length", "active_count", "running_count", "held_count", "delayed_count"]
+        names = [
+            "queue_length",
+            "active_count",
+            "slots_taken",
+            "running_count",
+            "held_count",
+            "delayed_count",
+        ]
         totals = ["total_enqueued", "total_completed", *(f"total_{outcome}" for outcome in OUTCOMES)]
         out = {name: sum(n[name] for n in numbers) for name in (*names, *totals)}
         for outcome, count in self.past[action].items():
