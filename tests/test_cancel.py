@@ -129,6 +129,7 @@ def test_cancel_of_a_held_one_gives_its_slot_on(conn: Connection) -> None:
     held, behind = engine.fill(2)
     worker = engine.worker()
     engine.finish(engine.claim(worker)[0], "failed", "boom")
+    assert engine.claim(worker) == [], "the lane is full; this takes the marks that there were"
     assert engine.cancel(held) == "cancelled"
     show = engine.show(held)
     assert (show["state"], show["failures"], show["error"]) == ("cancelled", 1, "boom")

@@ -159,6 +159,7 @@ def test_a_held_one_that_is_cancelled_gives_its_slot_on(conn: Connection) -> Non
     held, behind = engine.fill(2)
     worker = engine.worker()
     engine.finish(engine.claim(worker)[0], "failed")
+    assert engine.claim(worker) == [], "the lane is full; this takes the marks that there were"
     assert call(engine, state="held") == (1, 0, 0, None)
     assert engine.drain(worker) == [behind]
     assert engine.state(held) == "cancelled"

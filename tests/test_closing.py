@@ -64,6 +64,18 @@ def test_closing_waits_for_an_enqueue_in_flight_and_then_none_gets_in(
     assert engine.state(early) == "waiting", "an enqueue that was in time was lost"
 
 
+def test_closing_waits_for_a_batch_in_flight_whose_lanes_are_new(conn: Connection, connect: Connect) -> None:
+    engine = Engine(conn)
+    engine.enqueue(group="g")
+    producer, operator = Engine(connect(autocommit=False)), Engine(connect())
+    producer.enqueue_many("deploy", [{}, {}], ["h", "i"])
+    closing = in_background(lambda: operator.one(CLOSE[None]))
+    wait_until_blocked(conn, operator.pid)
+    producer.conn.commit()
+    assert closing.result() is True
+    assert engine.stats()["queue_length"] == 3
+
+
 @BOTH
 def test_an_enqueue_that_began_before_the_close_is_refused_after_it(
     conn: Connection, connect: Connect, group: str | None

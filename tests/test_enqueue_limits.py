@@ -139,6 +139,23 @@ def test_a_quota_is_held_to_the_commit(conn: Connection, connect: Connect, end: 
     assert value(conn, "select count(*) from pgfifo.executions where action = 'a'") == 1
 
 
+@pytest.mark.parametrize("scope", ["pack", "everything"])
+def test_a_quota_of_several_actions_is_held_to_the_commit(
+    conn: Connection, connect: Connect, scope: str
+) -> None:
+    enqueue(conn, "p.a", "g")
+    enqueue(conn, "p.b", "g")
+    call = "set_pack_policy('p', %s)" if scope == "pack" else "set_default_policy(%s)"
+    conn.execute(f"select * from pgfifo.{call}", [json.dumps({"quota": "1/day"})])
+    one, two = connect(autocommit=False), connect()
+    enqueue(one, "p.a", "g")
+    asked = in_background(partial(enqueue, two, "p.b", "g"))
+    wait_until_blocked(conn, two.info.backend_pid)
+    one.commit()
+    with pytest.raises(pgfifo.QuotaExceeded):
+        asked.result()
+
+
 def test_a_quota_is_given_back_with_a_savepoint(conn: Connection) -> None:
     policy(conn, "a", quota="1/day")
     with conn.transaction(), conn.transaction(force_rollback=True):

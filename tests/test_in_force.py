@@ -107,12 +107,14 @@ def test_in_force_a_change_waits_for_a_claim_that_is_keeping_the_old(
     engine.assert_promises()
 
 
+@pytest.mark.parametrize("is_kept", [True, False])
 def test_in_force_changes_of_one_and_of_all_actions_wait_for_each_other(
-    engine: Engine, connect: Connect
+    engine: Engine, connect: Connect, is_kept: bool
 ) -> None:
     """Each forgets what is kept of the action: none of them may see the other's half of it."""
     worker = engine.worker("web.get")
-    engine.claim(worker, 1, actions=["web.get"])
+    if is_kept:
+        engine.claim(worker, 1, actions=["web.get"])
     one, all_ = connect(autocommit=False), Engine(connect())
     one.execute(CHANGES["action"])
     change = in_background(lambda: all_.conn.execute(CHANGES["everything"]))
@@ -150,6 +152,16 @@ def test_in_force_an_override_ends_by_the_clock(engine: Engine) -> None:
     assert engine.claim(worker, 6, actions=["web.get"]) == []
     assert kept(engine) == [1]
     engine.assert_promises()
+
+
+def test_in_force_an_override_of_a_length_ends_by_the_clock_of_an_enqueue(engine: Engine) -> None:
+    engine.policy("web.get", max_queue_length=5)
+    engine.rows("select * from pgfifo.override_policy('web.get', '{\"max_queue_length\": 9}', '1 hour')")
+    assert len(engine.claim(engine.worker("web.get"), 1, actions=["web.get"])) == 1
+    engine.enqueue("web.get", group="prod")
+    engine.advance("1 hour")
+    with pytest.raises(errors.QueueFull):
+        engine.enqueue("web.get", group="prod")
 
 
 def test_in_force_enqueues_read_what_is_kept_and_ask_where_nothing_is(engine: Engine) -> None:

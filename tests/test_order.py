@@ -168,15 +168,16 @@ def test_order_survives_the_rollback_of_the_first_of_two_producers(
 
 def test_order_of_a_batch_and_a_single_enqueue_that_overlap(conn: Connection, connect: Connect) -> None:
     engine, batch, single = Engine(conn), Engine(connect(autocommit=False)), Engine(connect())
+    # The lanes are there: nobody waits for somebody who makes one.
+    first = engine.enqueue_many("deploy", [{}] * 2, ["a", "b"])
     many = batch.enqueue_many("deploy", [{}] * 4, ["a", "b", "a", "b"])
     waiting = in_background(lambda: single.enqueue(group="b"))
     wait_until_blocked(conn, single.pid)
     batch.conn.commit()
     one = waiting.result()
-    worker = engine.worker()
-    engine.drain(worker)
-    assert engine.started(group="a") == [many[0], many[2]]
-    assert engine.started(group="b") == [many[1], many[3], one], "an enqueue cut into a batch"
+    engine.drain(engine.worker())
+    assert engine.started(group="a") == [first[0], many[0], many[2]]
+    assert engine.started(group="b") == [first[1], many[1], many[3], one], "an enqueue cut into a batch"
     engine.assert_promises()
 
 
@@ -475,6 +476,28 @@ def test_order_switching_between_strict_and_relaxed_waits_for_enqueues_in_flight
     producer.conn.commit()
     change.result()
     assert engine.effective("deploy")["ordering"][0] == "relaxed"
+
+
+def test_order_of_two_snapshots_from_before_the_action_became_strict(
+    conn: Connection, connect: Connect
+) -> None:
+    """Both see a relaxed action, whose enqueues would not wait for each other."""
+    engine = Engine(conn)
+    engine.policy(ordering="relaxed")
+    (there,) = engine.fill(1)
+    first, second = (Engine(connect(autocommit=False)) for _ in range(2))
+    for each in first, second:
+        each.conn.isolation_level = IsolationLevel.REPEATABLE_READ
+        each.one("select count(*) from pgfifo.executions")
+    engine.policy(ordering="strict")
+    older = first.enqueue()
+    waiting = in_background(second.enqueue)
+    wait_until_blocked(conn, second.pid)
+    first.conn.commit()
+    younger = waiting.result()
+    second.conn.commit()
+    assert engine.drain(engine.worker()) == [there, older, younger]
+    engine.assert_promises()
 
 
 def test_order_under_load_while_ordering_is_switched(conn: Connection, connect: Connect) -> None:

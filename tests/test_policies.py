@@ -502,6 +502,22 @@ def test_policies_of_twenty_producers_at_once_exactly_ten_get_in(conn: Connectio
     engine.assert_promises()
 
 
+def test_policies_enqueues_to_a_relaxed_line_with_a_limit_are_counted_one_by_one(
+    conn: Connection, connect: Connect
+) -> None:
+    engine = Engine(conn)
+    engine.policy(ordering="relaxed", max_queue_length=2)
+    engine.enqueue()
+    first, second = Engine(connect(autocommit=False)), Engine(connect())
+    first.enqueue()
+    waiting = in_background(second.enqueue)
+    wait_until_blocked(conn, second.pid)
+    first.conn.commit()
+    with pytest.raises(errors.QueueFull):
+        waiting.result()
+    assert engine.stats()["queue_length"] == 2
+
+
 def test_policies_a_batch_that_does_not_fit_is_rejected_as_a_whole(conn: Connection) -> None:
     engine = Engine(conn)
     engine.policy(max_queue_length=3)

@@ -278,6 +278,18 @@ def test_progress_an_enqueue_whose_mark_was_taken_while_the_lane_was_full_starts
     engine.assert_promises()
 
 
+def test_progress_a_completion_whose_worker_claims_nothing_leaves_a_mark(conn: Connection) -> None:
+    engine = Engine(conn)
+    engine.enqueue()
+    worker, other = engine.worker(), engine.worker()
+    (start,) = engine.claim(worker)
+    new = engine.enqueue()
+    assert engine.claim(other) == [], "the lane is full; this takes the mark of the enqueue"
+    assert engine.hand_in(worker, start) == {}
+    assert engine.drain(other) == [new], "nobody looks at a lane that has got a free slot"
+    engine.assert_promises()
+
+
 def test_progress_a_claim_beside_an_open_completion_loses_nothing(conn: Connection, connect: Connect) -> None:
     """The claim finds the lane locked by a completion; the mark is still there when that has committed."""
     engine = Engine(conn)

@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -450,12 +450,16 @@ def test_roles_that_own_the_schema_are_left_alone(owner: Connection) -> None:
     assert Engine(owner).enqueue("deploy")
 
 
-def test_roles_two_who_grant_take_turns(owner: Connection, role: Callable[..., str], fresh_dsn: str) -> None:
+@pytest.mark.parametrize("call", ["grant_enqueue('deploy', %s)", "grant_role('worker', %s)"])
+def test_roles_two_who_grant_take_turns(
+    owner: Connection, role: Callable[..., str], fresh_dsn: str, call: LiteralString
+) -> None:
     """PostgreSQL refuses two changes of one function's rights at once, with an internal error."""
     one, other = role(), role()
+    owner.execute("select pgfifo.set_policy('deploy', '{}')")
     with psycopg.connect(fresh_dsn) as first, psycopg.connect(fresh_dsn, autocommit=True) as second:
-        first.execute("select pgfifo.grant_enqueue('deploy', %s)", [one])
-        waiting = in_background(lambda: second.execute("select pgfifo.grant_enqueue('deploy', %s)", [other]))
+        first.execute(f"select pgfifo.{call}", [one])
+        waiting = in_background(lambda: second.execute(f"select pgfifo.{call}", [other]))
         wait_until_blocked(owner, second.info.backend_pid)
         first.commit()
         waiting.result()
