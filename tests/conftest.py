@@ -10,13 +10,12 @@ from typing import Any
 import psycopg
 import pytest
 
-from tests.support.server import clean_environment
+from tests.support import server as servers
 
-clean_environment()  # before anything of pgfifo looks at it
+servers.clean_environment()  # before anything of pgfifo looks at it
 
 from pgfifo.embedded import PrivateServer, remove_abandoned  # noqa: E402
-from tests.support.database import Databases, clean, install_for_this_run, remember_seed  # noqa: E402
-from tests.support.server import make_server  # noqa: E402
+from tests.support.database import Databases, clean  # noqa: E402
 
 pytest_plugins = ["tests.support.skips"]
 
@@ -48,8 +47,11 @@ def _home(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 @pytest.fixture(scope="session")
 def server() -> Iterator[PrivateServer]:
     """The running server of this run."""
+    if servers.kept is not None:
+        yield servers.kept
+        return
     remove_abandoned()
-    with make_server() as running:
+    with servers.make_server() as running:
         yield running
 
 
@@ -60,23 +62,15 @@ def databases(server: PrivateServer) -> Databases:
 
 
 @pytest.fixture(scope="session")
-def template(server: PrivateServer, databases: Databases) -> str:
+def template(databases: Databases) -> str:
     """The name of a database with a fresh schema (one where time can be moved), to make copies of."""
-    databases.create(name=Databases.TEMPLATE)
-    with psycopg.connect(server.dsn(Databases.TEMPLATE), autocommit=True) as conn:
-        install_for_this_run(conn)
-        # Tests move the clock instead of waiting.
-        conn.execute("update pgfifo.installation set testing = true")
-    return Databases.TEMPLATE
+    return databases.template()
 
 
 @pytest.fixture(scope="session")
-def _shared(server: PrivateServer, databases: Databases, template: str) -> str:
+def _shared(databases: Databases) -> str:
     """The DSN of the database that most tests share, one after the other."""
-    dsn = server.dsn(databases.create(template, name=Databases.SHARED))
-    with psycopg.connect(dsn, autocommit=True) as conn:
-        remember_seed(conn)
-    return dsn
+    return databases.shared()
 
 
 @pytest.fixture

@@ -10,7 +10,8 @@ import psycopg
 import pytest
 
 from pgfifo.embedded import PrivateServer
-from tests.support.database import install_for_this_run, wait_for
+from pgfifo.schema import install
+from tests.support.database import wait_for
 from tests.support.server import make_server
 from tests.support.sqlworker import (
     SqlWorker,
@@ -34,7 +35,7 @@ def own() -> Iterator[PrivateServer]:
         synchronous_commit=False, wal_writer_delay="10s", wal_retrieve_retry_interval="100ms"
     ) as server:
         with psycopg.connect(server.dsn(), autocommit=True) as conn:
-            install_for_this_run(conn)
+            install(conn)
             conn.execute("update pgfifo.installation set testing = true")
             conn.execute("create table control (n integer)")
         yield server

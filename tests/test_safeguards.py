@@ -128,14 +128,52 @@ def test_independence_lanes_of_several_actions_are_served_by_the_age_of_their_ma
     for action in "first", "second":
         engine.policy(action)
     older = engine.enqueue("second")
-    younger = engine.enqueue("first")
+    younger = [engine.enqueue("first", group=str(n)) for n in range(30)]
     worker = engine.worker("first", "second")
-    for expected in older, younger:
+    for expected in older, younger[0]:
         (start,) = engine.claim(worker, 1, ["first", "second"])
         assert start.id == expected
 
 
+def test_independence_a_claim_starts_no_more_than_it_asks_for_in_lanes_with_many_slots(
+    engine: Engine,
+) -> None:
+    engine.policy(max_concurrent=10)
+    for group in "a", "b":
+        engine.fill(10, group=group)
+    starts = engine.claim(engine.worker(), 4)
+    assert sorted(start.group for start in starts) == ["a", "a", "b", "b"]
+
+
 # -- marks ---------------------------------------------------------------------------------------------------
+
+
+def test_progress_a_claim_that_could_not_take_all_leaves_a_mark(engine: Engine) -> None:
+    engine.policy(max_concurrent=5)
+    ids = engine.fill(5)
+    worker = engine.worker()
+    assert [start.id for start in engine.claim(worker, 2)] == ids[:2]
+    assert [start.id for start in engine.claim(worker, 5)] == ids[2:]
+
+
+def test_progress_a_claim_takes_no_mark_of_a_lane_that_somebody_has(engine: Engine, connect: Connect) -> None:
+    locked = engine.enqueue(group="a")
+    free = engine.enqueue(group="b")
+    worker = engine.worker()
+    holder = Engine(connect(autocommit=False))
+    hold_lane(holder, locked)
+    assert [start.id for start in engine.claim(worker, 5)] == [free]
+    holder.conn.rollback()
+    assert [start.id for start in engine.claim(worker, 5)] == [locked]
+
+
+def test_progress_a_retry_leaves_a_mark(engine: Engine) -> None:
+    old = engine.enqueue()
+    worker = engine.worker()
+    engine.finish(engine.claim(worker)[0], "failed", retry=False)
+    assert engine.drain(worker) == []
+    new = engine.retry(old)
+    assert engine.drain(worker) == [new]
 
 
 def test_progress_a_release_leaves_a_mark(engine: Engine) -> None:

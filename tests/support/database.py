@@ -1,6 +1,5 @@
 """Databases for tests, and what races between sessions need: background threads and waiting for events."""
 
-import os
 import threading
 import time
 from collections.abc import Callable
@@ -10,8 +9,7 @@ import psycopg
 from psycopg import sql
 
 from pgfifo.embedded import PrivateServer
-from pgfifo.schema import install, sql_text
-from tests.mutations import VARIABLE, mutated
+from pgfifo.schema import install
 
 T = TypeVar("T")
 
@@ -91,6 +89,30 @@ class Databases:
         self._server = server
         self._made = 0
 
+    def template(self) -> str:
+        """Return the name of a database with a fresh schema (one where time can be moved), to make copies of."""
+        if not self._is_there(self.TEMPLATE):
+            self.create(name=self.TEMPLATE)
+            with psycopg.connect(self._server.dsn(self.TEMPLATE), autocommit=True) as conn:
+                install(conn)
+                # Tests move the clock instead of waiting.
+                conn.execute("update pgfifo.installation set testing = true")
+        return self.TEMPLATE
+
+    def shared(self) -> str:
+        """Return the DSN of the database that most tests share, one after the other."""
+        dsn = self._server.dsn(self.SHARED)
+        if not self._is_there(self.SHARED):
+            self.create(self.template(), name=self.SHARED)
+            with psycopg.connect(dsn, autocommit=True) as conn:
+                remember_seed(conn)
+        return dsn
+
+    def _is_there(self, name: str) -> bool:
+        with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
+            query = "select exists (select from pg_database where datname = %s)"
+            return conn.execute(query, [name]).fetchone() == (True,)
+
     def create(self, template: str | None = None, name: str | None = None) -> str:
         """Make a database, empty or as a copy, and return its name."""
         self._made += 1
@@ -108,19 +130,6 @@ class Databases:
     def _run(self, query: sql.Composed) -> None:
         with psycopg.connect(self._server.dsn(), autocommit=True) as conn:
             conn.execute(query)
-
-
-def install_for_this_run(conn: psycopg.Connection[Any]) -> None:
-    """Install the schema, without the safeguard that this run is to do without (see `tests.mutations`).
-
-    Args:
-        conn: an autocommit connection.
-    """
-    mutation = os.environ.get(VARIABLE)
-    if mutation is None:
-        install(conn)
-    else:
-        conn.execute(mutated(sql_text(), mutation).encode())
 
 
 def remember_seed(conn: psycopg.Connection[Any]) -> None:

@@ -14,6 +14,9 @@ SETTINGS: dict[str, Setting] = {
     "log_line_prefix": "%m [%p] %d %a ",
 }
 
+kept: PrivateServer | None = None
+"""A server that is there already, for several runs of pytest in one process (see `tests.mutations`)."""
+
 
 def clean_environment() -> None:
     """Take everything out of the environment that could lead a test to somebody's own database.
