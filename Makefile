@@ -22,13 +22,15 @@ JOBS ?= auto
 SABOTAGE ?=
 FUZZ ?= 5000
 DURATION ?= 30m
+MUTATION ?=
+SECONDS_EACH ?= 60
 VERSIONS ?= 14 15 16 17 18
 EXAMPLES ?= 1000
 CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-versions lint format mutations model fuzz faults bench-quick soak scale bench docs build clean
+.PHONY: help demo test test-versions lint format mutations model fuzz fuzz-parsers faults bench-quick soak scale bench docs build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -55,8 +57,8 @@ format: $(VENV)/.dev ## Put the code into the common format
 	$(BIN)/python -m ruff check --fix $(CODE)
 	$(BIN)/python -m ruff format $(CODE)
 
-mutations: $(VENV)/.dev ## Take safeguards out of the SQL, one at a time: a test must notice
-	$(BIN)/python -m tests.mutations $(ARGS)
+mutations: $(VENV)/.dev ## Take safeguards out, one at a time: a test must notice (MUTATION="name": the whole suite without that one)
+	$(BIN)/python -m tests.mutations --jobs $(JOBS) $(if $(MUTATION),--whole "$(MUTATION)") $(ARGS)
 
 model: $(VENV)/.dev ## Compare the engine with a model, and try all limits at once, for long (EXAMPLES=1000)
 	PGFIFO_TEST_EXAMPLES=$(EXAMPLES) PGFIFO_TEST_SECONDS=60 \
@@ -64,6 +66,12 @@ model: $(VENV)/.dev ## Compare the engine with a model, and try all limits at on
 
 fuzz: $(VENV)/.dev ## Call everything with arguments of all kinds, other ones each time (FUZZ=5000 examples a test)
 	PGFIFO_TEST_FUZZ=$(FUZZ) $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py $(ARGS)
+
+fuzz-parsers: $(VENV)/.atheris ## Give the parsers bytes that libFuzzer makes up (needs atheris, on Linux; SECONDS_EACH=60)
+	@set -e; for parser in jsonlines jsontext dsn envelopes; do \
+	  echo "== $$parser"; \
+	  $(BIN)/python -m tests.fuzz_parsers $$parser -max_total_time=$(SECONDS_EACH) -artifact_prefix=.cache/ $(ARGS); \
+	done
 
 faults: $(VENV)/.dev ## Do harm for longer than the suite has time for, and judge what clients saw
 	$(BIN)/python -m pytest -m faults --timeout=900 tests $(ARGS)
@@ -103,3 +111,7 @@ $(VENV)/.embedded: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 	$(PIP) --editable '.[dev]'
 	@touch $@ $(VENV)/.embedded
+
+$(VENV)/.atheris: | $(VENV)/.dev
+	$(PIP) atheris
+	@mkdir -p .cache; touch $@

@@ -325,7 +325,7 @@ class Engine:
             for run in batch:
                 _log_lost(run)
             return
-        except BaseException:
+        except BaseException:  # also a cancellation: what was to be handed in is not lost by it
             self._finished.extendleft(reversed(batch))
             raise
         # A batch is one of those that run at once.

@@ -222,7 +222,7 @@ class Slot:
         place = holder.place(Bell())
         try:
             seen = self._wait(place, given, at_once=at_once)
-        except BaseException as error:
+        except BaseException as error:  # also an interrupt: the place in the line would be kept
             self._give_up(place, given, error)
             raise
         if seen.id is None:

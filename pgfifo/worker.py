@@ -287,7 +287,7 @@ class Worker:
         try:
             with asyncio.Runner(loop_factory=new_loop) as runner:
                 runner.run(self._run(_nothing))
-        except BaseException as error:
+        except BaseException as error:  # whatever it is: `start` or `stop` raises it in its caller's thread
             self._error = error
             if self._ready.is_set():
                 logger.exception("worker %s ended", self.name)

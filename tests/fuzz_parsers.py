@@ -1,8 +1,8 @@
-"""Give the parsers what no user would: bytes that libFuzzer makes up, led by the lines of code that they reach.
+"""Give the parsers what no user would: bytes that libFuzzer makes up, led by the lines that they reach.
 
 ``python -m tests.fuzz_parsers jsonlines -max_total_time=60`` (`make fuzz-parsers` for all of them). Needs
-atheris, which has wheels for a few platforms only, and no PostgreSQL: what it may keep is for the other tests to
-say, which ask it. Here a parser must answer, or refuse in the one way that is documented, whatever it is given.
+atheris, which has wheels for a few platforms only, and no PostgreSQL: what that takes is for other tests to
+say, which ask it. Here a parser must answer, or refuse in the one way that is documented, whatever comes.
 """
 
 import contextlib

@@ -31,6 +31,15 @@ def fail(engine: Engine, worker: int, *ids: int) -> None:
                 engine.hand_in(worker, start)
 
 
+def failed(conn: Connection, count: int) -> tuple[Engine, int, list[int]]:
+    """Have so many fail for good; return the engine, the worker that ran them, and their ids."""
+    engine = Engine(conn)
+    ids = engine.fill(count)
+    worker = engine.worker()
+    fail(engine, worker, *ids)
+    return engine, worker, ids
+
+
 def identity(engine: Engine, action: str = "deploy") -> dict[str, Any]:
     stats = engine.stats(action)
     parts = ("total_completed", "queue_length", "active_count", "delayed_count")
@@ -246,10 +255,7 @@ def test_retry_what_cannot_be_put_back(conn: Connection) -> None:
 
 
 def test_retry_fills_a_line_up_to_its_length_and_not_beyond(conn: Connection) -> None:
-    engine = Engine(conn)
-    ids = engine.fill(6)
-    worker = engine.worker()
-    fail(engine, worker, *ids)
+    engine, worker, ids = failed(conn, 6)
     engine.policy(max_queue_length=4)
     engine.enqueue()
     assert [answer for answer, _ in engine.retry_many(ids)] == ["retried"] * 3 + ["full"] * 3
@@ -318,10 +324,7 @@ def test_retry_counts_for_quotas_like_an_enqueue(conn: Connection, scope: str, h
 
 
 def test_retry_obeys_a_lane_that_refuses_what_cannot_start_at_once(conn: Connection) -> None:
-    engine = Engine(conn)
-    ids = engine.fill(4)
-    worker = engine.worker()
-    fail(engine, worker, *ids)
+    engine, worker, ids = failed(conn, 4)
     engine.policy(on_limit="cancel", max_concurrent=2)
     assert [answer for answer, _ in engine.retry_many(ids)] == ["retried"] * 2 + ["limit"] * 2
     with pytest.raises(errors.ConcurrencyLimit, match="max_concurrent is 2"):
@@ -478,10 +481,7 @@ def test_retry_at_the_head_beside_a_claim_in_flight(conn: Connection, connect: C
 
 
 def test_retry_many_keeps_the_order_that_is_given(conn: Connection) -> None:
-    engine = Engine(conn)
-    ids = engine.fill(20)
-    worker = engine.worker()
-    fail(engine, worker, *ids)
+    engine, worker, ids = failed(conn, 20)
     given = list(ids)
     random.Random(3).shuffle(given)
     answers = engine.retry_many(given)
@@ -564,10 +564,7 @@ def test_retry_where_each_key_selects_what_it_says(conn: Connection) -> None:
 
 
 def test_retry_where_counts_what_was_refused_and_goes_on_later(conn: Connection) -> None:
-    engine = Engine(conn)
-    ids = engine.fill(10)
-    worker = engine.worker()
-    fail(engine, worker, *ids)
+    engine, worker, _ids = failed(conn, 10)
     engine.policy(max_queue_length=4)
     assert where(engine, action="deploy") == (4, 6, 0)
     engine.drain(worker)
@@ -579,10 +576,7 @@ def test_retry_where_counts_what_was_refused_and_goes_on_later(conn: Connection)
 
 def test_retry_where_leaves_alone_what_fails_after_it_began(conn: Connection) -> None:
     """The first piece's retries fail again before the second piece: they are not put back for ever."""
-    engine = Engine(conn)
-    ids = engine.fill(10)
-    worker = engine.worker()
-    fail(engine, worker, *ids)
+    engine, worker, _ids = failed(conn, 10)
     after = None
     retried = 0
     for _ in range(20):

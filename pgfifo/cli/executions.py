@@ -18,6 +18,7 @@ from pgfifo.cli.filtering import (
     Since,
     States,
     Tags,
+    check_choice,
     filter_of,
     states_of,
 )
@@ -170,18 +171,12 @@ def cancel(
     """
     times = {"enqueued_since": since, "enqueued_before": before}
     where = filter_of(action, group, state, tag, range_, times)
-    if where and ids:
-        raise usage("either name executions by their ids, or say which with options")
-    if dry_run and not where:
-        raise usage("--dry-run goes with options that say which executions")
+    check_choice(where, ids, dry_run=dry_run, help=command("cancel", "--help"))
     if where:
         words = _where_words(action, group, tag, range_)
         _cancel_where(where, words, reason, dry_run=dry_run, dsn=dsn)
-    elif ids is None:
-        about = command("cancel", "--help")
-        raise usage("which executions?", f"Give ids, or options such as --action; see: {about}")
     else:
-        cancel_ids(ids, reason, dsn)
+        cancel_ids(ids or [], reason, dsn)
 
 
 def _where_words(

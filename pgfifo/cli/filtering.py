@@ -120,6 +120,23 @@ def filter_of(
     return given
 
 
+def check_choice(where: "Filter", ids: list[str] | None, *, dry_run: bool, help: str) -> None:  # noqa: A002
+    """Refuse to say which executions in two ways, or in none.
+
+    Args:
+        where: What `filter_of` returned.
+        ids: Those that are named.
+        dry_run: ``--dry-run``.
+        help: The command that explains it.
+    """
+    if where and ids:
+        raise usage("either name executions by their ids, or say which with options")
+    if dry_run and not where:
+        raise usage("--dry-run goes with options that say which executions")
+    if not where and ids is None:
+        raise usage("which executions?", f"Give ids, or options such as --action; see: {help}")
+
+
 def range_of(text: str | None) -> tuple[int | None, int | None]:
     """Read a range of ids."""
     if text is None:

@@ -8,8 +8,8 @@ import typer
 from pgfifo.cli.app import app
 from pgfifo.cli.cancelling import read_ids
 from pgfifo.cli.database import command, connected
-from pgfifo.cli.exits import REFUSED, Refused, usage
-from pgfifo.cli.filtering import Before, ByAction, DryRun, Ids, Since, States, Tags, filter_of
+from pgfifo.cli.exits import REFUSED, Refused
+from pgfifo.cli.filtering import Before, ByAction, DryRun, Ids, Since, States, Tags, check_choice, filter_of
 from pgfifo.cli.options import OPERATE, Dsn, Group
 from pgfifo.cli.output import count, did, error, note, out
 
@@ -51,18 +51,11 @@ def retry(
     """
     times = {"finished_since": since, "finished_before": before}
     where = filter_of(action, group, state, tag, range_, times)
-    if where and ids:
-        raise usage("either name executions by their ids, or say which with options")
-    if dry_run and not where:
-        raise usage("--dry-run goes with options that say which executions")
+    check_choice(where, ids, dry_run=dry_run, help=command("retry", "--help"))
     if where:
         _retry_where(where, head=head, dry_run=dry_run, dsn=dsn)
-    elif ids is None:
-        raise usage(
-            "which executions?", f"Give ids, or options such as --action; {command('retry', '--help')}."
-        )
     else:
-        _retry_ids(ids, head=head, dsn=dsn)
+        _retry_ids(ids or [], head=head, dsn=dsn)
 
 
 def _retry_ids(words: list[str], *, head: bool, dsn: str | None) -> None:

@@ -171,7 +171,7 @@ class Cluster:
                 raise EmbeddedError(
                     f"PostgreSQL did not start on {self.data}. It said:\n{said or '(nothing)'}"
                 )
-            time.sleep(0.2)
+            time.sleep(0.2)  # what it complains of passes by itself, and nobody tells when
 
     def settled(self, address: Address, timeout: float = 60.0) -> bool:
         """Tell whether the server is up, after waiting for the end of a start or stop that is on its way.

@@ -78,7 +78,7 @@ def lock(path: Path, *, shared: bool, timeout: float, what: str) -> FileLock:
                 f"{what} is busy: another process has held {path} for {timeout:g} s. "
                 "It may hang; find it with fuser or lsof and end it."
             )
-        time.sleep(0.01)
+        time.sleep(0.01)  # a wait in the system could not be given up after a time
 
 
 if sys.platform == "win32":

@@ -90,7 +90,7 @@ class Databases:
         self._made = 0
 
     def template(self) -> str:
-        """Return the name of a database with a fresh schema (one where time can be moved), to make copies of."""
+        """Return the name of a database with a fresh schema, to make copies of; its clock can be moved."""
         if not self._is_there(self.TEMPLATE):
             self.create(name=self.TEMPLATE)
             with psycopg.connect(self._server.dsn(self.TEMPLATE), autocommit=True) as conn:

@@ -505,7 +505,8 @@ class Queue:
         assert not self.is_paused(lane), f"{execution.id} was started in {lane.target}, which is paused"
         before = [e.id for e in self.waiting(lane) if e.place < execution.place]
         assert not before, f"{execution.id} was started before {before}, which waited"
-        if execution.state == "waiting":
+        # Who moves a lane on for programs starts nothing that needs a worker; what is held keeps its slot.
+        if execution.state == "waiting" and execution.owner is None:
             held = [e.id for e in self.all(lane, "held") if self.is_due(e) and e.place < execution.place]
             assert not held, f"{execution.id} was started before {held}, which had their slots and were due"
         if leader is None:
