@@ -202,11 +202,18 @@ def _check_float(text: str) -> float:
     """Refuse a number that does not fit into PostgreSQL's numeric, which is what jsonb keeps."""
     number = float(text)
     if number == 0 or number in (float("inf"), float("-inf")) or len(text) > 1000:
-        exact = Decimal(text)
+        try:
+            exact = Decimal(text)
+        except ArithmeticError:  # not even a decimal has such an exponent
+            raise _out_of_range(text) from None
         fraction = -int(exact.as_tuple().exponent)
         if (exact and exact.adjusted() > _MAX_EXPONENT) or fraction > _MAX_FRACTION:
-            raise ValueError(f"the number {text if len(text) < 30 else text[:30] + '…'} is out of range")
+            raise _out_of_range(text)
     return number
+
+
+def _out_of_range(text: str) -> ValueError:
+    return ValueError(f"the number {text if len(text) < 30 else text[:30] + '…'} is out of range")
 
 
 _decoder = json.JSONDecoder(parse_constant=_refuse_constant, parse_float=_check_float)
