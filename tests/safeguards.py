@@ -1422,8 +1422,7 @@ MUTATIONS = (
             "  perform pg_advisory_xact_lock('pgfifo.runs'::regclass::oid::integer, pgfifo._key(p_worker));\n",
             "",
         ),
-        "holes_claims::e30_a_locked_lane_does_not_make_worker_stop_leave_something_behind",
-        "fencing::fencing_what_a_stopped_worker_left_in_a_locked_lane_is_taken_back_later",
+        "safeguards::fencing_who_signs_off_waits_for_a_claim_of_its_own_in_flight",
     ),
     _m(
         "what a worker does not list",
@@ -1610,7 +1609,7 @@ MUTATIONS = (
         "internal/policy.sql",
         "a lane's limit changes while a claim is in flight",
         ("    perform pgfifo._lock_lane(p_lane_id, p_call);\n", ""),
-        "safeguards::slots_a_lanes_limit_waits_for_a_claim_in_flight",
+        "safeguards::slots_the_pause_of_a_lane_waits_for_a_claim_in_flight",
     ),
     _m(
         "lane of a policy still there",

@@ -277,6 +277,20 @@ def test_slots_a_finish_is_put_off_while_somebody_has_the_lane(engine: Engine, c
     assert engine.hand_in(worker, start) == {}
 
 
+def test_fencing_who_signs_off_waits_for_a_claim_of_its_own_in_flight(
+    engine: Engine, connect: Connect
+) -> None:
+    engine.enqueue()
+    worker = engine.worker()
+    claiming, leaving = Engine(connect(autocommit=False)), Engine(connect())
+    (start,) = claiming.claim(worker)
+    stop = in_background(lambda: leaving.one("select pgfifo.worker_stop(%s)", worker))
+    wait_until_blocked(engine.conn, leaving.pid)
+    claiming.conn.commit()
+    assert stop.result() == 1, "something was started for who had signed off"
+    assert engine.drain(engine.worker()) == [start.id]
+
+
 def test_order_a_reschedule_beside_a_claim_in_flight_finds_it_running(
     engine: Engine, connect: Connect
 ) -> None:
@@ -295,13 +309,13 @@ def test_order_a_reschedule_beside_a_claim_in_flight_finds_it_running(
     engine.assert_promises()
 
 
-def test_slots_a_lanes_limit_waits_for_a_claim_in_flight(engine: Engine, connect: Connect) -> None:
+def test_slots_the_pause_of_a_lane_waits_for_a_claim_in_flight(engine: Engine, connect: Connect) -> None:
     engine.policy(max_concurrent=2)
     engine.fill(2)
     worker = engine.worker()
     claiming, operator = Engine(connect(autocommit=False)), Engine(connect())
     assert len(claiming.claim(worker, 2)) == 2
-    change = in_background(lambda: operator.policy(group="", max_concurrent=1))
+    change = in_background(lambda: operator.pause(group=""))
     wait_until_blocked(engine.conn, operator.pid)
     claiming.conn.commit()
     change.result()
