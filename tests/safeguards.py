@@ -1897,9 +1897,7 @@ MUTATIONS = (
             "  insert into pgfifo.marks (action_id, id, lane_id)\n  select w.action_id, nextval('pgfifo.mark_ids'), w.lane_id\n  from unnest",
             "  perform w.lane_id\n  from unnest",
         ),
-        "shared_limits::a_waiting_lane_sleeps_until_it_is_called",
-        "shared_limits::shared_slots_hold_across_actions_and_are_given_back",
-        "shared_limits::lanes_that_compete_for_a_shared_slot_take_turns",
+        "safeguards::progress_a_shared_slot_that_is_given_back_is_used_by_an_action_that_others_serve",
     ),
     _m(
         "returns counted that commit late",

@@ -255,6 +255,7 @@ def test_independence_a_claim_waits_for_nobody_who_moves_the_points(engine: Engi
 
 def test_independence_maintenance_is_done_by_one_at_a_time(engine: Engine, connect: Connect) -> None:
     elected, beside = Engine(connect(autocommit=False)), Engine(connect(**AT_ONCE))
+    engine.maintain()  # the first one notices where it is
     engine.advance("2 s")
     assert elected.maintain()["elected"]
     assert beside.maintain() == {"elected": False, "more": False}
@@ -483,6 +484,22 @@ def test_progress_a_shared_slot_that_is_given_back_late_is_not_lost(engine: Engi
     assert len(engine.drain(worker)) == 1
     assert engine.one("select active_count from pgfifo.shared_limits") == 0, "a shared slot was lost"
     engine.assert_promises()
+
+
+def test_progress_a_shared_slot_that_is_given_back_is_used_by_an_action_that_others_serve(
+    engine: Engine,
+) -> None:
+    for action in "a", "b":
+        engine.policy(action)
+    limit = Jsonb({"max_concurrent": 1, "actions": ["a", "b"]})
+    engine.rows("select * from pgfifo.set_shared_limit('api', %s)", limit)
+    engine.enqueue("a")
+    waiting = engine.enqueue("b")
+    busy, other = engine.worker("a"), engine.worker("b")
+    (start,) = engine.claim(busy, 1, ["a"])
+    assert engine.claim(other, 1, ["b"]) == []
+    engine.hand_in(busy, start)
+    assert [each.id for each in engine.claim(other, 1, ["b"])] == [waiting]
 
 
 # -- programs' own slots -------------------------------------------------------------------------------------
