@@ -1518,8 +1518,7 @@ MUTATIONS = (
             "  v_next.hot_timer := least(p_now, greatest(",
             "  v_next.hot_timer := greatest(v_scan.hot_timer, greatest(",
         ),
-        "delayed::delayed_clock_that_goes_back_loses_nobody",
-        "holes_claims",
+        "safeguards::progress_a_backoff_ends_in_time_though_the_clock_has_been_set_back",
     ),
     _m(
         "one moves the points",

@@ -215,6 +215,19 @@ def test_progress_the_resume_of_a_lane_leaves_a_mark(engine: Engine) -> None:
     assert [start.id for start in engine.claim(worker)] == [new]
 
 
+def test_progress_a_backoff_ends_in_time_though_the_clock_has_been_set_back(engine: Engine) -> None:
+    engine.policy(backoff="constant", backoff_initial=1, backoff_jitter=0)
+    engine.enqueue()
+    worker = engine.worker(lease="1 day")
+    (start,) = engine.claim(worker)
+    for by in "1 h", "1 s", "-1 h":  # timers are looked for from an hour ahead on, and then no more
+        engine.advance(by)
+        engine.claim(worker)
+    engine.hand_in(worker, start, outcome="failed")
+    engine.advance("2 s")
+    assert [again.id for again in engine.claim(worker)] == [start.id]
+
+
 # -- nobody waits for a claim in flight ----------------------------------------------------------------------
 
 
