@@ -2339,14 +2339,6 @@ MUTATIONS = (
         "command::what_the_main_process_leaves_in_its_group_is_killed_before_the_outcome",
     ),
     _m(
-        "commands die with their keeper",
-        "slots",
-        "pgfifo/command.py",
-        "a killed keeper's commands run beside the next start",
-        ("                    os.killpg(child.pid, signal.SIGKILL)\n", "                    pass\n"),
-        "command::slots_a_killed_keeper_takes_its_commands_with_it_and_is_replaced",
-    ),
-    _m(
         "command's way to the database",
         "roles",
         "pgfifo/command.py",
@@ -2367,14 +2359,6 @@ MUTATIONS = (
             "                    next_beat = now + 3600\n",
         ),
         "worker::fencing_a_handler_that_blocks_the_event_loop_does_not_cost_the_lease",
-    ),
-    _m(
-        "signing off when nothing is held",
-        "slots",
-        "pgfifo/heartbeat.py",
-        "what a stuck handler runs is given on beside it",
-        ("(registration.dead or not registration.held)):", "True):"),
-        "worker::slots_a_handler_that_does_not_return_keeps_its_slot",
     ),
     _m(
         "process ends before its executions are given back",
@@ -2410,33 +2394,12 @@ MUTATIONS = (
         "worker::durability_a_lost_answer_is_asked_for_again",
     ),
     _m(
-        "outcome of what was lost is not handed in",
-        "fencing",
-        "pgfifo/_engine.py",
-        "a handler that lost its execution ends it",
-        (
-            '                if each.registration.dead or each.execution.cancel_reason == "lost":\n',
-            "                if False:\n",
-        ),
-        "worker::fencing_an_execution_taken_away_is_stopped_and_its_outcome_dropped",
-    ),
-    _m(
         "room of a worker",
         "slots",
         "pgfifo/_engine.py",
         "a worker claims more than it can run at once",
         ("self._plan.concurrency - len(self._runs)\n", "self._plan.concurrency\n"),
         "worker::slots_it_claims_no_more_than_it_has_room_for",
-    ),
-    _m(
-        "outcomes handed in when the worker ends",
-        "durability",
-        "pgfifo/_engine.py",
-        "what has ended while the worker stopped is run again",
-        ("                await self._hand_in_rest()\n", "                pass\n"),
-        "worker::stop_finishes_what_runs_and_leaves_what_waits",
-        "worker::stop_gives_interrupted_handlers_back_without_a_failure",
-        "worker::a_cancelled_run_interrupts_and_gives_back",
     ),
     _m(
         "enqueue made again with a request_id only",
