@@ -1,8 +1,9 @@
 """Take one safeguard at a time out of pgfifo; a named test must notice.
 
 ``python -m tests.mutations`` runs all of `tests.safeguards`, ``python -m tests.mutations NAME …`` some, each
-with its own tests only; ``--whole NAME`` runs the whole suite on one, ``--list`` shows them all. ``--write``
-puts what was noticed, and by which test, into the table of docs/testing.md.
+with its own tests only; ``--whole NAME`` runs the whole suite on one (``--whole NAME -- -m faults tests``:
+what pytest is told), ``--list`` shows them all. ``--write`` puts what was noticed, and by which test, into the
+table of docs/testing.md.
 
 Each mutation replaces text of one file, and each text must be there exactly once: one that does not apply
 any more fails the run instead of passing for one that was noticed. A file of SQL functions is replaced on a
@@ -242,8 +243,8 @@ def main(arguments: list[str]) -> int:
         return 0
     jobs = (os.cpu_count() or 1) if options.jobs == "auto" else int(options.jobs)
     if options.whole:
-        workers = ("--numprocesses", str(jobs), "--dist", "worksteal", "--maxfail=1000")
-        verdict, output = in_a_copy(_BY_NAME[options.whole], [], *workers)
+        suite = ["--numprocesses", str(jobs), "--dist", "worksteal"]
+        verdict, output = in_a_copy(_BY_NAME[options.whole], options.names or suite, "--maxfail=1000")
         print(output)
         return 0 if verdict.noticed_by else 1
     verdicts = in_shares(names, min(jobs, len(names)))

@@ -2300,6 +2300,22 @@ MUTATIONS = (
         "holes_crash::e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only",
     ),
     _m(
+        "all claims in a new epoch",
+        "progress",
+        "functions/heartbeat.sql",
+        "what a worker has ended in what was lost keeps its slot",
+        ("w.seen_call else -1 end into", "w.seen_call else w.seen_call end into"),
+        "holes_crash::e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only",
+    ),
+    _m(
+        "new ids of workers in a new epoch",
+        "fencing",
+        "internal/home.sql",
+        "two workers answer to one number",
+        ("nextval('pgfifo._workers_id_seq') + 1000000", "nextval('pgfifo._workers_id_seq')"),
+        "holes_crash::e2_what_a_failover_has_lost_is_given_out_under_new_tokens_only",
+    ),
+    _m(
         "heartbeat of a new epoch",
         "fencing",
         "functions/work.sql",

@@ -13,13 +13,14 @@ import pytest
 import pgfifo
 from pgfifo.embedded import PrivateServer
 from pgfifo.embedded.identity import identity_for
+from pgfifo.schema import install
 from pgfifo.verify.assemble import assemble
 from pgfifo.verify.history import History
 from pgfifo.verify.recorder import now, read
 from tests.faults.ground import Ground, kinds
 from tests.faults.load import RULES
 from tests.faults.servers import Ballast, Blow, either, kill_all, move_to, small_filesystem
-from tests.support.database import in_background, install_for_this_run, wait_for
+from tests.support.database import in_background, wait_for
 from tests.support.server import make_server
 
 pytestmark = [
@@ -73,7 +74,7 @@ def test_the_postmaster_and_its_children_are_killed_under_load(
     with make_server(synchronous_commit=synchronous_commit, wal_writer_delay="10s") as server:
         with connected(server.dsn()) as conn:
             conn.execute("set synchronous_commit = on")
-            install_for_this_run(conn)
+            install(conn)
         ground = Ground(server.dsn(), tmp_path)
         try:
             blows = []
@@ -108,7 +109,7 @@ def pair(*, synchronous: bool) -> Iterator[tuple[PrivateServer, PrivateServer]]:
     """A primary and its standby, with pgfifo."""
     with make_server(wal_retrieve_retry_interval="100ms") as primary:
         with connected(primary.dsn()) as conn:
-            install_for_this_run(conn)
+            install(conn)
         with primary.standby() as standby, connected(primary.dsn()) as conn:
             if synchronous:
                 conn.execute("alter system set synchronous_standby_names = '*'")
@@ -214,7 +215,7 @@ def test_the_disk_of_the_data_is_full_for_a_while(tmp_path: Path, disk: Path, sa
             conn.execute(f"create tablespace small location '{data}'")
             conn.execute("create database app tablespace small")
         with connected(server.dsn("app")) as conn:
-            install_for_this_run(conn)
+            install(conn)
         ground = Ground(server.dsn("app"), tmp_path)
         ballast = Ballast(disk)
         try:
@@ -243,7 +244,7 @@ def test_the_disk_of_the_wal_is_full_and_the_server_goes_down(tmp_path: Path, di
     """PostgreSQL panics then, and does not come up before there is room."""
     with make_server(max_wal_size="64MB", min_wal_size="32MB", wal_recycle=False) as server:
         with connected(server.dsn()) as conn:
-            install_for_this_run(conn)
+            install(conn)
         server.stop()
         move_to(server, "pg_wal", disk)
         server.start()
