@@ -2,8 +2,8 @@
 
 ``python -m tests.mutations`` runs all of `tests.safeguards`, ``python -m tests.mutations NAME …`` some, each
 with its own tests only; ``--whole NAME`` runs the whole suite on one (``--whole NAME -- -m faults tests``:
-what pytest is told), ``--list`` shows them all. ``--write`` puts what was noticed, and by which test, into the
-table of docs/testing.md.
+what pytest is told), ``--list`` shows them all. ``--write`` puts what was noticed, and by which test, into
+the table of docs/testing.md.
 
 Each mutation replaces text of one file, and each text must be there exactly once: one that does not apply
 any more fails the run instead of passing for one that was noticed. A file of SQL functions is replaced on a

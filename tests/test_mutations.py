@@ -15,7 +15,7 @@ each_of_them = pytest.mark.parametrize("mutation", MUTATIONS, ids=lambda mutatio
 
 
 @cache
-def tests_of(path: Path) -> set[str]:
+def names_in(path: Path) -> set[str]:
     """The names of the tests in a file."""
     return {node.name for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef)}
 
@@ -31,7 +31,7 @@ def test_the_tests_that_must_notice_it_exist(mutation: Mutation) -> None:
     assert mutation.nodes
     for node in mutation.nodes:
         path, _, name = node.partition("::")
-        assert not name or name in tests_of(ROOT / path), node
+        assert not name or name in names_in(ROOT / path), node
 
 
 def test_each_has_a_name_of_its_own_and_the_four_that_count_are_among_them() -> None:
@@ -49,7 +49,7 @@ def test_the_table_in_the_documentation_has_each_of_them_with_a_test_that_it_nam
         assert (promise, without, path) == (mutation.promise, mutation.without, f"`{mutation.path}`")
         files = [ROOT / node.partition("::")[0] for node in mutation.nodes]
         named = {node.partition("::")[2] for node in mutation.nodes} - {""}
-        assert red.strip("`") in (named or set().union(*map(tests_of, files))), mutation.name
+        assert red.strip("`") in (named or set().union(*map(names_in, files))), mutation.name
 
 
 def test_a_text_that_is_not_there_exactly_once_is_an_error() -> None:
