@@ -154,6 +154,7 @@ end $$;
 \ir internal/put_back.sql
 \ir internal/finish_one.sql
 \ir internal/finish_batch.sql
+\ir internal/finish_single.sql
 \ir internal/home.sql
 \ir internal/fence_worker.sql
 \ir internal/lock_run.sql
@@ -162,6 +163,7 @@ end $$;
 \ir internal/remark.sql
 \ir internal/claim_returned.sql
 \ir internal/start_rows.sql
+\ir internal/start_single.sql
 \ir internal/policy.sql
 \ir internal/in_force.sql
 \ir internal/time_limits.sql

@@ -95,14 +95,12 @@ def test_demo_that_is_interrupted_leaves_nothing(place: Path, number: signal.Sig
 @pytest.mark.parametrize("name", sabotage.SABOTAGES)
 def test_safeguards_stand_where_the_sabotage_looks_for_them(fresh_dsn: str, name: str) -> None:
     with psycopg.connect(fresh_dsn, autocommit=True) as conn:
-        before = conn.execute(
-            "select pg_get_functiondef(%s::regproc)", [sabotage.SABOTAGES[name].function]
-        ).fetchone()
+        functions = [cut.function for cut in sabotage.SABOTAGES[name].cuts]
+        query = "select pg_get_functiondef(f::regproc) from unnest(%s::text[]) with ordinality u(f, n) order by n"
+        before = conn.execute(query, [functions]).fetchall()
         assert sabotage.apply(conn, name) == sabotage.SABOTAGES[name].what
-        after = conn.execute(
-            "select pg_get_functiondef(%s::regproc)", [sabotage.SABOTAGES[name].function]
-        ).fetchone()
-        assert before != after
+        after = conn.execute(query, [functions]).fetchall()
+        assert all(one != other for one, other in zip(before, after, strict=True))
         with pytest.raises(LookupError):
             sabotage.apply(conn, name)
 

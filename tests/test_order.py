@@ -408,7 +408,8 @@ def test_order_relaxed_a_late_committer_is_not_lost(conn: Connection, connect: C
     for producer in late:
         producer.conn.commit()
     assert engine.stats()["queue_length"] == 3
-    engine.advance("1 s")  # the scan that finds late marks runs once a second
+    # The scan that finds late marks runs once a second, or less often where it takes long.
+    engine.advance("1 min")
     assert engine.drain(worker) == undecided, "an enqueue that committed late was lost"
     assert engine.stats()["queue_length"] == 0
     engine.assert_promises(strict=False)

@@ -36,11 +36,12 @@ declare
   v_settled boolean;
   v_action_ids integer[];
   v_limits integer[];
-  v_status jsonb;
+  v_alone boolean;
+  v_finish record;
   v_repeated bigint[];
   v_limit integer := p_limit;
   -- Before this transaction has an xid; see _scan_from.
-  v_drawn bigint := case when pg_current_xact_id_if_assigned() is null then pgfifo._last_mark() end;
+  v_drawn bigint := case when pg_current_xact_id_if_assigned() is null then coalesce(pg_sequence_last_value('pgfifo.mark_ids'), 0) end;
   -- Lanes in which this call has finished something and more waits, with their actions and versions.
   v_ended_lanes bigint[] := '{}';
   v_ended_actions integer[] := '{}';
@@ -49,6 +50,9 @@ declare
   c_policies constant integer := 'pgfifo.policies'::regclass::oid::integer;
   v_now timestamptz;
   v_epoch integer;
+  -- Of the clock: see _now.
+  v_offset interval;
+  v_action_id integer;
   v_left integer;
   v_soon boolean := false;
   -- Of each action that this call may start something of.
@@ -64,6 +68,11 @@ declare
   v_unknown integer[];
   v_remarked boolean;
   v_waits boolean;
+  v_timed boolean;
+  -- Whether some lane has a policy of its own; whether lanes may be looked at one by one (see _start_single).
+  v_lanes_differ boolean;
+  v_single boolean;
+  v_kept integer[];
   v_passed bigint[];
   v_stale boolean;
   v_fires boolean;
@@ -82,9 +91,8 @@ declare
   v_mark_row tid[];
   v_mark_version bigint[];
   v_want integer;
-  -- Lanes of these marks, each with a version that its ledger had come to; then those whose slot locks we hold.
-  v_lanes bigint[];
-  v_versions bigint[];
+  -- How many lanes of these marks were tried; those whose slot locks we hold, each with a version that its ledger had come to.
+  v_lanes integer;
   v_locked bigint[];
   v_locked_versions bigint[];
   -- Whether a mark of an enqueue was among them. Where none was, what has arrived can wait for its own mark.
@@ -147,54 +155,78 @@ begin
       detail = json_build_object('name', 'p_batches', 'value', p_batches)::text, hint = 'Without it nothing runs in batches.';
   end if;
   v_settled := pgfifo._fence_worker(p_worker);
-  select array_agg(n.id order by a.n), case when p_limits is not null then array_agg(a.cap order by a.n) end
-    into v_action_ids, v_limits
-  from unnest(p_actions, p_limits) with ordinality a(name, cap, n) join pgfifo.actions n on n.name = a.name;
+  select i.epoch, i.clock_offset,
+      (select array_agg(n.id order by a.n) from unnest(p_actions) with ordinality a(name, n) join pgfifo.actions n on n.name = a.name),
+      -- Asked again: its rows are what this worker started under the same number.
+      case when p_call is not null then array(select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call order by r.id) end,
+      (select min(o.until) from pgfifo._overrides o)
+    into v_epoch, v_offset, v_action_ids, v_repeated, v_ends_at
+  from pgfifo.installation i;
+  if p_limits is not null then
+    v_limits := array(select a.cap from unnest(p_actions, p_limits) with ordinality a(name, cap, n) join pgfifo.actions n on n.name = a.name order by a.n);
+  end if;
 
   if p_finished is not null and p_finished <> '[]' then
     if jsonb_typeof(p_finished) <> 'array' then
       raise exception using errcode = 'QF022', message = format('p_finished must be a JSON array, not %s', jsonb_typeof(p_finished)),
         detail = json_build_object('name', 'p_finished')::text, hint = 'Give [{"id": 1, "attempt": 1, "outcome": "succeeded"}].';
     end if;
-    select f.o_status, f.o_lanes, f.o_actions, f.o_versions into v_status, v_ended_lanes, v_ended_actions, v_ended_versions from pgfifo._finish_batch(p_worker, p_finished) f;
+    -- In an expression, which is evaluated in place; a query of its own would cost more than all it does for one.
+    v_alone := jsonb_array_length(p_finished) = 1 and p_finished #>> '{0,outcome}' = 'succeeded';
+    if v_alone then
+      v_finish := pgfifo._finish_single(p_worker, p_finished -> 0, clock_timestamp() + v_offset);
+      v_alone := v_finish.o_lanes is not null;
+    end if;
+    if not v_alone then
+      v_finish := pgfifo._finish_batch(p_worker, p_finished);
+    end if;
+    v_ended_lanes := v_finish.o_lanes;
+    v_ended_actions := v_finish.o_actions;
+    v_ended_versions := v_finish.o_versions;
     if pgfifo._awaited() then
       perform pgfifo._tell(array(select (i ->> 'id')::bigint from jsonb_array_elements(p_finished) i));
     end if;
-    if v_status is not null then
+    if v_finish.o_status is not null then
       return query select 'finish'::text, s.id, s.attempt, null::text, null::text, null::text, null::jsonb, null::jsonb, null::text[],
         null::timestamptz, null::double precision, null::bigint, null::bigint, s.status, null::jsonb
-      from jsonb_to_recordset(v_status) s(id bigint, attempt integer, status text);
+      from jsonb_to_recordset(v_finish.o_status) s(id bigint, attempt integer, status text);
     end if;
   end if;
 
-  if p_call is not null then
-    -- Asked again: its rows are what this worker started under the same number.
-    v_repeated := array(select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call order by r.id);
-    if v_repeated <> '{}' then
-      return query select * from pgfifo._start_rows(v_repeated);
-      v_limit := 0;
-    end if;
+  if v_repeated <> '{}' then
+    return query select * from pgfifo._start_rows(v_repeated);
+    v_limit := 0;
+    v_timed := true;
   end if;
   v_action_ids := coalesce(v_action_ids, '{}');
-  v_now := pgfifo._now();
+  v_now := clock_timestamp() + v_offset;
   v_left := v_limit;
-  v_ends_at := case when v_limit > 0 then (select min(o.until) from pgfifo._overrides o) end;
-  if v_ends_at <= v_now then
+  if v_limit = 0 then
+    v_ends_at := null;
+  elsif v_ends_at <= v_now then
     perform pgfifo._end_overrides(v_now);
   end if;
   -- The limits stay as they are until we commit: a change takes these locks exclusive. So the policies are read in a
   -- statement after the locks. What is not kept is asked for, and kept for the next.
   if v_limit > 0 and v_settled and pg_try_advisory_xact_lock_shared(c_policies, 0) then
-    v_open := array(select a.id from unnest(v_action_ids) a(id) where pg_try_advisory_xact_lock_shared(c_policies, a.id));
+    v_open := '{}';
+    foreach v_action_id in array v_action_ids loop
+      if pg_try_advisory_xact_lock_shared(c_policies, v_action_id) then
+        v_open := v_open || v_action_id;
+      end if;
+    end loop;
     v_soon := cardinality(v_open) < cardinality(v_action_ids);
     select array_agg(a.id) filter (where f.action_id is null), array_agg(a.id) filter (where f.is_startable),
         array_agg(a.name) filter (where f.is_startable), array_agg(c.cap) filter (where f.is_startable),
         array_agg(f.max_concurrent) filter (where f.is_startable), array_agg(f.ordering = 'strict') filter (where f.is_startable),
         array_agg(f.has_pace or (select exists (select from pgfifo.shared_draws)) and pgfifo._draws(a.id) <> '{}') filter (where f.is_startable),
-        bool_or(f.is_startable and f.ordering = 'relaxed'), (select i.epoch from pgfifo.installation i),
+        bool_or(f.is_startable and f.ordering = 'relaxed'),
         exists (select from pgfifo.remarks r where r.action_id = any (v_open)),
-        exists (select from pgfifo.policies w where w.max_wait < 'infinity')
-      into v_unknown, v_actions, v_names, v_caps, v_max, v_strict, v_governs, v_relaxed, v_epoch, v_remarked, v_waits
+        exists (select from pgfifo.policies w where w.max_wait < 'infinity'),
+        p_call is not null and (exists (select from pgfifo.policies t where t.timeout is not null or t.kill_after is not null)
+          or exists (select from pgfifo._overrides o where o.attribute in ('timeout', 'kill_after'))),
+        exists (select from pgfifo.policies l where l.scope = 'lane') or exists (select from pgfifo._overrides)
+      into v_unknown, v_actions, v_names, v_caps, v_max, v_strict, v_governs, v_relaxed, v_remarked, v_waits, v_timed, v_lanes_differ
     from (select c.action_id, coalesce(c.cap, v_limit) as cap from unnest(v_action_ids, v_limits) c(action_id, cap)) c
     join pgfifo.actions a on a.id = c.action_id
     left join lateral (
@@ -215,6 +247,7 @@ begin
   else
     v_soon := v_limit > 0;
   end if;
+  v_single := p_lane_id is null and p_limits is null and p_batches is null and not v_relaxed and not v_lanes_differ and true <> all (v_governs);
   if p_batches is not null and v_actions is not null then
     v_sizes := array(select coalesce((select max(b.size) from unnest(p_actions, p_batches) b(name, size) where b.name = n.name), 1)
       from unnest(v_names) with ordinality n(name, n) order by n.n);
@@ -300,21 +333,34 @@ begin
         v_more := false;
         continue;
       end if;
-      select array_agg(d.lane_id) filter (where d.nth <= v_want), array_agg(d.version) filter (where d.nth <= v_want), array_agg(d.announces) filter (where d.nth <= v_want),
-          min(d.first) filter (where d.nth > v_want) - 1
-        into v_lanes, v_versions, v_announces, v_cut
-      from (
-        select s.lane_id, min(s.id) as first, max(s.version) as version, bool_or(s.version = 0) as announces, row_number() over (order by min(s.id)) as nth
-        from unnest(v_mark_lane, v_mark_id, v_mark_version) s(lane_id, id, version) group by s.lane_id order by 2) d;
-      if v_cut is null then
-        v_cut := v_mark_id[cardinality(v_mark_id)];
+      -- 2. Lock their lanes. This is still about which lanes; what is in them is looked at in a statement after this one.
+      v_cut := v_mark_id[cardinality(v_mark_id)];
+      if v_want = 1 then
+        v_lanes := 1;
+        v_locked := case when pg_try_advisory_xact_lock(c_lanes, pgfifo._key(v_mark_lane[1])) then array[v_mark_lane[1]] else '{}' end;
+        v_locked_versions := array[v_mark_version[1]];
+        v_announces := array[v_mark_version[1] = 0];
+        for v_nth in 2 .. cardinality(v_mark_id) loop
+          if v_mark_lane[v_nth] <> v_mark_lane[1] then
+            v_cut := v_mark_id[v_nth] - 1;
+            exit;
+          end if;
+          v_locked_versions[1] := greatest(v_locked_versions[1], v_mark_version[v_nth]);
+          v_announces[1] := v_announces[1] or v_mark_version[v_nth] = 0;
+        end loop;
+      else
+        select coalesce(array_agg(l.lane_id) filter (where l.is_locked), '{}'), array_agg(l.version) filter (where l.is_locked),
+            array_agg(l.announces) filter (where l.is_locked), count(*) filter (where l.nth <= v_want),
+            coalesce(min(l.first) filter (where l.nth > v_want) - 1, v_cut)
+          into v_locked, v_locked_versions, v_announces, v_lanes, v_cut
+        from (
+          select d.*, case when d.nth <= v_want then pg_try_advisory_xact_lock(c_lanes, pgfifo._key(d.lane_id)) else false end as is_locked
+          from (
+            select s.lane_id, min(s.id) as first, max(s.version) as version, bool_or(s.version = 0) as announces, row_number() over (order by min(s.id)) as nth
+            from unnest(v_mark_lane, v_mark_id, v_mark_version) s(lane_id, id, version) group by s.lane_id order by 2) d offset 0) l;
       end if;
-      -- 2. Lock their lanes.
-      select array_agg(l.lane_id), array_agg(l.version), array_agg(l.announces) into v_locked, v_locked_versions, v_announces
-      from unnest(v_lanes, v_versions, v_announces) l(lane_id, version, announces) where pg_try_advisory_xact_lock(c_lanes, pgfifo._key(l.lane_id));
-      v_locked := coalesce(v_locked, '{}');
       v_locks := v_locks + cardinality(v_locked);
-      if cardinality(v_locked) < cardinality(v_lanes) then
+      if cardinality(v_locked) < v_lanes then
         v_soon := true;
         v_stuck := v_stuck + cardinality(v_mark_id);
         -- A few locked lanes in front are passed over. Where they are many, they come again later, less and less often:
@@ -346,7 +392,7 @@ begin
     end if;
     -- A mark that we came by may be of a timer that another claim has fired: then it was due by that one's clock, which may
     -- have been read after ours. What is looked at now is due by a clock that is read after the mark was seen.
-    v_now := pgfifo._now();
+    v_now := clock_timestamp() + v_offset;
 
     -- An xid before starts are numbered: see events.
     v_xid := pg_current_xact_id();
@@ -362,6 +408,31 @@ begin
           continue;
         end if;
       end if;
+    end if;
+
+    if v_single and cardinality(v_locked) <= least(2, v_left) then
+      -- One lane or two about which nothing is special are looked at one by one; what is left goes the common way.
+      v_share := v_left / cardinality(v_locked);
+      v_rest := v_left % cardinality(v_locked);
+      v_kept := '{}';
+      for v_nth in 1 .. cardinality(v_locked) loop
+        v_row := pgfifo._start_single(v_locked[v_nth], v_locked_versions[v_nth], coalesce(v_announces[v_nth], false),
+          v_share + (v_nth <= v_rest)::integer, v_actions, v_names, v_max, p_worker, p_call, v_epoch, v_now);
+        if v_row.kind = 'look' then
+          v_kept := v_kept || v_nth;
+        elsif v_row.kind = 'start' then
+          v_more := v_more or v_row.status is not null;
+          v_row.status := null;
+          v_left := v_left - 1;
+          return next v_row;
+        end if;
+      end loop;
+      if v_kept = '{}' then
+        exit when v_locks >= 64 or v_budget >= 64;
+        continue;
+      end if;
+      select array_agg(v_locked[k.n] order by k.n), array_agg(v_locked_versions[k.n] order by k.n), array_agg(v_announces[k.n] order by k.n)
+        into v_locked, v_locked_versions, v_announces from unnest(v_kept) k(n);
     end if;
 
     v_tops := null;
@@ -687,9 +758,7 @@ begin
     end if;
   end if;
   -- Where some policy says how long attempts may run, who asks with a number is told so of those that have just started.
-  if p_call is not null and p_limit > 0 and (exists (select from pgfifo.policies p where p.timeout is not null or p.kill_after is not null)
-    or exists (select from pgfifo._overrides o where o.attribute in ('timeout', 'kill_after')))
-  then
+  if v_timed then
     return query select * from pgfifo._time_limits(p_worker, p_call);
   end if;
   -- Where nobody calls maintain, claims do, now and then.

@@ -4,7 +4,7 @@ language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
 begin
-  return (select case when m.is_called then m.last_value else m.last_value - 1 end from pgfifo.mark_ids m);
+  return coalesce(pg_sequence_last_value('pgfifo.mark_ids'), 0);
 end $$;
 
 -- Where this claim begins to scan marks and timers of one action. Mostly it only reads; about ten times a second an

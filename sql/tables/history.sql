@@ -4,7 +4,7 @@ create table if not exists pgfifo.history (
   action_id integer not null,
   lane_id bigint not null,
   group_text text not null,
-  outcome text not null check (outcome in ('succeeded', 'failed', 'cancelled', 'expired')),
+  outcome text not null,
   attempt integer not null,
   failures integer not null,
   ticket bigint,

@@ -5,14 +5,14 @@
 create table if not exists pgfifo.ledger (
   lane_id bigint not null,
   version bigint not null,
-  running integer not null default 0 check (running >= 0),
-  held integer not null default 0 check (held >= 0),
+  running integer not null default 0,
+  held integer not null default 0,
   -- How many of the running ones ride in the slot of another one of their batch: running + held - riding slots are taken.
-  riding integer not null default 0 check (riding >= 0),
+  riding integer not null default 0,
   -- Delayed by a backoff that keeps the place and not the slot; in pgfifo.runs, below the consumed mark.
-  yielded integer not null default 0 check (yielded >= 0),
+  yielded integer not null default 0,
   -- How many of the waiting are in pgfifo.runs, below the consumed mark.
-  returned integer not null default 0 check (returned >= 0),
+  returned integer not null default 0,
   -- Waiting as far as arrivals have been folded in. Below zero for a moment when a claim took what was not yet folded;
   -- waiting + unfolded arrivals is the length, at every instant.
   waiting bigint not null default 0,

@@ -6,9 +6,9 @@ create table if not exists pgfifo.runs (
   id bigint primary key,
   lane_id bigint not null,
   ticket bigint not null,
-  state text not null check (state in ('running', 'held', 'yielded', 'returned')),
-  attempt integer not null check (attempt >= 0),
-  failures integer not null default 0 check (failures >= 0),
+  state text not null,
+  attempt integer not null,
+  failures integer not null default 0,
   worker_id bigint,
   -- The worker's number of the claim that started it: the same number again returns the same rows.
   call_no bigint,
@@ -29,7 +29,7 @@ create table if not exists pgfifo.runs (
   due_at timestamptz,
   -- How the attempt that is being held ended; it joins `attempts` when the next one starts.
   held_by bigint,
-  held_outcome text check (held_outcome in ('failed', 'snoozed', 'lost')),
+  held_outcome text,
   ended_at timestamptz,
   last_error text,
   -- Numbers of events: of what happened to it last (its start, or the end of that attempt), and of a held one's start.
@@ -39,11 +39,8 @@ create table if not exists pgfifo.runs (
   -- "error", "events": [its start's number, its end's], "kept": true where it kept its slot to its next start}]
   attempts jsonb,
   -- What its handler has completed in a transaction of its own: it succeeds with this result however the attempt ends.
-  completed boolean not null default false check (not completed or state = 'running'),
-  result jsonb,
-  constraint runs_running_has_a_worker check ((state = 'running') = (worker_id is not null)),
-  constraint runs_backoff_has_a_time check ((state in ('held', 'yielded')) = (due_at is not null)),
-  constraint runs_started_has_a_number check (state = 'returned' or start_no is not null)
+  completed boolean not null default false,
+  result jsonb
 ) with (fillfactor = 80);
 -- Both are read from a bound in the lane's ledger on, so that dead entries stay behind it.
 create index if not exists runs_due on pgfifo.runs (lane_id, due_at) where state in ('held', 'yielded');
