@@ -96,7 +96,7 @@ def test_demo_that_is_interrupted_leaves_nothing(place: Path, number: signal.Sig
 def test_safeguards_stand_where_the_sabotage_looks_for_them(fresh_dsn: str, name: str) -> None:
     with psycopg.connect(fresh_dsn, autocommit=True) as conn:
         functions = [cut.function for cut in sabotage.SABOTAGES[name].cuts]
-        query = "select pg_get_functiondef(f::regproc) from unnest(%s::text[]) with ordinality u(f, n) order by n"
+        query = "select f, pg_get_functiondef(f::regproc) from unnest(%s::text[]) f order by f"
         before = conn.execute(query, [functions]).fetchall()
         assert sabotage.apply(conn, name) == sabotage.SABOTAGES[name].what
         after = conn.execute(query, [functions]).fetchall()

@@ -58,7 +58,11 @@ SABOTAGES = {
                 "a.max",
                 times=2,
             ),
-            Cut("pgfifo._start_single", r"p_max\[v_nth\] - v_lane\.running \+ v_lane\.riding", "p_max[v_nth]"),
+            Cut(
+                "pgfifo._start_single",
+                r"p_max\[v_nth\] - v_lane\.running \+ v_lane\.riding",
+                "p_max[v_nth]",
+            ),
         ),
     ),
     "lost": Sabotage(
