@@ -22,11 +22,13 @@ begin
   if v_lane_id is null or not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane_id)) then
     return;
   end if;
-  delete from pgfifo.runs r
-  where r.id = v_id and r.attempt = (p_item ->> 'attempt')::integer and r.worker_id = p_worker and r.state = 'running' and r.draws is null
-    and r.batch_no is null and r.version is not null and not exists (select from pgfifo.cancellations c where c.id = v_id)
-  returning r.* into v_run;
-  if v_run.id is null then
+  -- Looked up by its key alone: no plan can walk over what this worker has had before. Nobody moves it under the slot lock.
+  select r.ctid as row, r.*, exists (select from pgfifo.cancellations c where c.id = v_id) as is_cancelled into v_run from pgfifo.runs r where r.id = v_id;
+  if v_run.attempt = (p_item ->> 'attempt')::integer and v_run.worker_id = p_worker and v_run.state = 'running' and v_run.draws is null
+    and v_run.batch_no is null and v_run.version is not null and not v_run.is_cancelled
+  then
+    delete from pgfifo.runs r where r.ctid = v_run.row;
+  else
     return;
   end if;
   -- The newest version as one value: each step of a plan pays for each column that it passes on.
