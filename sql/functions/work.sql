@@ -69,8 +69,7 @@ declare
   v_remarked boolean;
   v_waits boolean;
   v_timed boolean;
-  -- Whether some lane has a policy of its own; whether lanes may be looked at one by one (see _start_single).
-  v_lanes_differ boolean;
+  -- Whether lanes may be looked at one by one: see _start_single.
   v_single boolean;
   v_kept integer[];
   v_passed bigint[];
@@ -224,9 +223,8 @@ begin
         exists (select from pgfifo.remarks r where r.action_id = any (v_open)),
         exists (select from pgfifo.policies w where w.max_wait < 'infinity'),
         p_call is not null and (exists (select from pgfifo.policies t where t.timeout is not null or t.kill_after is not null)
-          or exists (select from pgfifo._overrides o where o.attribute in ('timeout', 'kill_after'))),
-        exists (select from pgfifo.policies l where l.scope = 'lane') or exists (select from pgfifo._overrides)
-      into v_unknown, v_actions, v_names, v_caps, v_max, v_strict, v_governs, v_relaxed, v_remarked, v_waits, v_timed, v_lanes_differ
+          or exists (select from pgfifo._overrides o where o.attribute in ('timeout', 'kill_after')))
+      into v_unknown, v_actions, v_names, v_caps, v_max, v_strict, v_governs, v_relaxed, v_remarked, v_waits, v_timed
     from (select c.action_id, coalesce(c.cap, v_limit) as cap from unnest(v_action_ids, v_limits) c(action_id, cap)) c
     join pgfifo.actions a on a.id = c.action_id
     left join lateral (
@@ -247,7 +245,7 @@ begin
   else
     v_soon := v_limit > 0;
   end if;
-  v_single := p_lane_id is null and p_limits is null and p_batches is null and not v_relaxed and not v_lanes_differ and true <> all (v_governs);
+  v_single := p_lane_id is null and p_limits is null and p_batches is null and not v_relaxed and true <> all (v_governs);
   if p_batches is not null and v_actions is not null then
     v_sizes := array(select coalesce((select max(b.size) from unnest(p_actions, p_batches) b(name, size) where b.name = n.name), 1)
       from unnest(v_names) with ordinality n(name, n) order by n.n);
@@ -392,7 +390,7 @@ begin
     end if;
     -- A mark that we came by may be of a timer that another claim has fired: then it was due by that one's clock, which may
     -- have been read after ours. What is looked at now is due by a clock that is read after the mark was seen.
-    v_now := clock_timestamp() + v_offset;
+    v_now := pgfifo._now();
 
     -- An xid before starts are numbered: see events.
     v_xid := pg_current_xact_id();

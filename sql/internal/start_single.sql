@@ -2,7 +2,8 @@
 -- statements, each of which costs less to begin than the one that looks at many lanes together (see work). Both decide alike;
 -- where this one would have to know more, it changes nothing and says 'look': then that statement looks.
 -- The caller holds the lane's slot lock since an earlier statement, has taken away the marks that it came by, owns an xid, and
--- knows that the lane has no policy of its own, and that its action is strict and governed by no limit over time.
+-- has read what is in force for its action, under the policy locks: strict, and governed by no limit over time. Whether the lane
+-- has a policy of its own is looked up here, since who changes that holds no other lock than the lane's.
 -- Every statement here begins after the lock, so it sees all that earlier deciders about the lane have committed.
 -- Dies here: nothing happened, the marks included.
 -- p_version: what the lane's ledger had come to; p_announces: whether an enqueue's mark was among them, else what has arrived
@@ -26,13 +27,15 @@ declare
   v_free integer;
 begin
   -- The newest version as one value: each step of a plan pays for each column that it passes on.
-  select l.action_id, l.group_text, g.row, g.ledger into v_found
+  select l.action_id, l.group_text, g.row, g.ledger,
+      exists (select from pgfifo.policies p where p.scope = 'lane') or exists (select from pgfifo._overrides) as differs
+    into v_found
   from pgfifo.lanes l
   cross join lateral (
     select g.ctid as row, g as ledger from pgfifo.ledger g where g.lane_id = l.id and g.version >= p_version order by g.lane_id desc, g.version desc limit 1) g
   where l.id = p_lane_id;
   v_lane := v_found.ledger;
-  if v_lane.version is null or v_lane.held > 0 or v_lane.returned > 0 or v_lane.yielded > 0 or v_lane.delayed <> 0 or v_lane.pending_xid is not null then
+  if v_lane.version is null or v_found.differs or v_lane.held > 0 or v_lane.returned > 0 or v_lane.yielded > 0 or v_lane.delayed <> 0 or v_lane.pending_xid is not null then
     v_out.kind := 'look';
     return v_out;
   end if;

@@ -173,14 +173,16 @@ class Engine:
         call: int | None = None,
         limits: Sequence[int | None] | None = None,
         batches: Sequence[int | None] | None = None,
+        together: bool | None = None,
     ) -> Answer:
         """Finish and claim.
 
         The server decides about one execution or one lane by itself in other statements than about many
-        together. What a test says holds for both: every other call is made so that it goes the common way.
+        together. What a test says holds for both: half of the calls are made so that they go the common
+        way, in turns of which claims and finishes that alternate get both. `together` says which.
         """
         self._calls += 1
-        if self._calls % 2 == 0:
+        if together or (together is None and self._calls % 4 in (2, 3)):
             limits = [None] * len(actions) if limits is None else limits
             finished = None if finished is None else list(finished)
             if finished and len(finished) == 1 and finished[0]["outcome"] == "succeeded":
