@@ -1039,14 +1039,6 @@ MUTATIONS = (
         "failure_modes",
     ),
     _m(
-        "several at once in one lane alone",
-        "progress",
-        "internal/start_single.sql",
-        "one call starts one of a lane only",
-        ("    if v_free > 1 and p_quota > 1 and v_next.id is not null then\n", "    if false then\n"),
-        "alone::slots_several_free_ones_of_a_lane_are_filled_by_one_call",
-    ),
-    _m(
         "mark of one lane alone that has more",
         "progress",
         "internal/start_single.sql",
@@ -1059,9 +1051,9 @@ MUTATIONS = (
         "only plain lanes are decided alone",
         "order",
         "functions/work.sql",
-        "relaxed lanes, with late ones, are decided as strict ones",
+        "starts of relaxed lanes are recorded as those of strict ones",
         (" and not v_relaxed and true", " and true"),
-        "order",
+        "alone::order_what_a_relaxed_lane_starts_is_not_judged_as_strict",
     ),
     _m(
         "lanes with policies are not decided alone",
@@ -1093,8 +1085,7 @@ MUTATIONS = (
         "functions/work.sql",
         "a claim starts more than its worker has room for",
         ("cardinality(v_locked) <= least(2, v_left) then", "cardinality(v_locked) <= 2 then"),
-        "safeguards",
-        "holes_claims",
+        "alone::independence_a_call_starts_no_more_than_it_asks_for_in_the_lanes_that_it_has_freed",
     ),
     # What is ahead of the line
     _m(

@@ -134,3 +134,31 @@ def test_stats_what_arrives_is_counted_once(conn: Connection, together: bool) ->
         assert (stats["queue_length"], stats["active_count"], stats["total_completed"]) == (0, 0, 2 * turn)
     assert engine.one("select count(*) from pgfifo.arrivals") == 0
     engine.assert_promises()
+
+
+def test_order_what_a_relaxed_lane_starts_is_not_judged_as_strict(conn: Connection, together: bool) -> None:
+    engine = Engine(conn)
+    engine.policy(ordering="relaxed")
+    engine.fill(3)
+    worker = engine.worker()
+    ended: list[dict[str, object]] = []
+    for _ in range(3):
+        (start,) = engine.work(worker, 1, finished=ended, together=together).starts
+        ended = [item(start)]
+    engine.work(worker, 0, [], ended, together=together)
+    assert engine.rows("select distinct is_strict from pgfifo.history") == [(False,)]
+
+
+def test_independence_a_call_starts_no_more_than_it_asks_for_in_the_lanes_that_it_has_freed(
+    conn: Connection, together: bool
+) -> None:
+    engine = Engine(conn)
+    for group in "abab":
+        engine.enqueue(group=group)
+    worker = engine.worker()
+    ended = [item(start) for start in claim(engine, worker, together, 2)]
+    assert len(ended) == 2
+    assert claim(engine, worker, together, 2) == [], "both are full"
+    assert len(engine.work(worker, 1, finished=ended, together=together).starts) == 1
+    assert len(claim(engine, worker, together)) == 1
+    engine.assert_promises()
