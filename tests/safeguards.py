@@ -1048,14 +1048,6 @@ MUTATIONS = (
         "slots",
     ),
     _m(
-        "only plain lanes are decided alone",
-        "order",
-        "functions/work.sql",
-        "starts of relaxed lanes are recorded as those of strict ones",
-        (" and not v_relaxed and true", " and true"),
-        "alone::order_what_a_relaxed_lane_starts_is_not_judged_as_strict",
-    ),
-    _m(
         "lanes with policies are not decided alone",
         "slots",
         "internal/start_single.sql",
