@@ -1044,8 +1044,7 @@ MUTATIONS = (
         "internal/start_single.sql",
         "what a claim of one leaves is not looked at again",
         ("  if v_free > 1 and v_out.kind is not null then\n", "  if false then\n"),
-        "safeguards::progress_a_claim_that_could_not_take_all_leaves_a_mark",
-        "slots",
+        "alone::progress_a_claim_of_one_leaves_a_mark_for_the_rest",
     ),
     _m(
         "lanes with policies are not decided alone",

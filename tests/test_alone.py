@@ -85,6 +85,15 @@ def test_progress_a_success_leaves_a_mark_for_others(conn: Connection, together:
     assert [each.id for each in claim(engine, other, together)] == [second]
 
 
+def test_progress_a_claim_of_one_leaves_a_mark_for_the_rest(conn: Connection, together: bool) -> None:
+    engine = Engine(conn)
+    engine.policy(max_concurrent=3)
+    ids = engine.fill(3)
+    for expected in ids:
+        assert [start.id for start in claim(engine, engine.worker(), together)] == [expected]
+    engine.assert_promises()
+
+
 def test_durability_a_success_beats_a_request_to_stop_and_keeps_it_on_record(
     conn: Connection, together: bool
 ) -> None:
