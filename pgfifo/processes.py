@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from pgfifo import _words
 
@@ -27,12 +27,13 @@ SUPERVISED = "PGFIFO_SUPERVISED"
 _INTERRUPTED = 130
 
 
-def supervise(command: Sequence[str], count: int) -> int:
+def supervise(command: Sequence[str], count: int, environment: Mapping[str, str]) -> int:
     """Run a command in so many processes, and wait for the end of all.
 
     Args:
         command: The program and its arguments; it must call `follow_parent`.
         count: How many.
+        environment: What their environment has beside this process's own.
 
     Returns:
         0 if all ended with 0, or 130 if SIGINT had stopped them; else the exit status of the first that did
@@ -44,7 +45,7 @@ def supervise(command: Sequence[str], count: int) -> int:
     with _passed_on(processes) as told:
         try:
             while len(processes) < count and not told:
-                processes.append(_start(command))
+                processes.append(_start(command, environment))
                 threading.Thread(target=_await, args=(processes[-1], ended), daemon=True).start()
             if told:
                 _send(processes[-1:], told[-1])  # it may have come between a start and its note
@@ -85,8 +86,8 @@ def follow_parent(stop: Callable[[], None]) -> None:
     threading.Thread(target=watch, name="pgfifo-parent", daemon=True).start()
 
 
-def _start(command: Sequence[str]) -> subprocess.Popen[bytes]:
-    env = {**os.environ, SUPERVISED: "1"}
+def _start(command: Sequence[str], environment: Mapping[str, str]) -> subprocess.Popen[bytes]:
+    env = {**os.environ, **environment, SUPERVISED: "1"}
     if sys.platform == "win32":
         group = subprocess.CREATE_NEW_PROCESS_GROUP
         return subprocess.Popen(command, stdin=subprocess.PIPE, env=env, creationflags=group)

@@ -132,8 +132,12 @@ def test_secrets_no_error_log_or_repr_of_the_package_says_the_password(
 
 
 @pytest.mark.skipif(not Path("/proc/self/cmdline").exists(), reason="no /proc to look into")
-def test_secrets_are_in_no_process_that_a_worker_starts(dsn: str, tmp_path: Path) -> None:
-    """Everybody on the machine can read command lines; environments only their user."""
+@pytest.mark.parametrize("typed", [False, True], ids=["PGFIFO_DSN", "--dsn"])
+def test_secrets_are_in_no_process_that_a_worker_starts(dsn: str, tmp_path: Path, typed: bool) -> None:
+    """Everybody on the machine can read command lines; environments only their user.
+
+    What somebody has typed is on his own command line, and on no other.
+    """
     with pgfifo.Client(dsn) as fifo:
         fifo.enqueue("deploy", {"n": 1})
     look = tmp_path / "look.py"
@@ -148,15 +152,26 @@ def test_secrets_are_in_no_process_that_a_worker_starts(dsn: str, tmp_path: Path
         "Path(sys.argv[2]).write_text(chr(10).join(shown))\n"
     )
     seen = tmp_path / "seen"
-    words = [program(), "worker", "--action", "deploy", "--until-empty", "--processes", "2", "--"]
-    words += [sys.executable, str(look), str(os.getpid()), str(seen)]
-    env = {**os.environ, "PGFIFO_DSN": make_conninfo(dsn, password=SECRET)}
+    address = make_conninfo(dsn, password=SECRET)
+    words = [program(), "worker", "--action", "deploy", *(["--dsn", address] if typed else [])]
+    words += [
+        "--until-empty",
+        "--processes",
+        "2",
+        "--",
+        sys.executable,
+        str(look),
+        str(os.getpid()),
+        str(seen),
+    ]
+    env = {**os.environ, **({} if typed else {"PGFIFO_DSN": address})}
     ended = subprocess.run(words, env=env, capture_output=True, text=True, timeout=60, check=False)
     assert ended.returncode == 0, ended.stderr
     wait_for(seen.exists, message="the command to look")
     text = seen.read_text()
     assert "pgfifo" in text
-    assert SECRET not in text + ended.stdout + ended.stderr
+    assert text.count(SECRET) == typed
+    assert SECRET not in ended.stdout + ended.stderr
 
 
 def test_secrets_are_not_in_the_database_either(dsn: str) -> None:

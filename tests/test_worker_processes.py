@@ -285,7 +285,7 @@ CHILD = """
 PARENT = """
     note(f"parent {os.getpid()}")
     code = sys.orig_argv[2]
-    sys.exit(supervise([sys.executable, "-c", code, dsn, str(folder), "child"], 2))
+    sys.exit(supervise([sys.executable, "-c", code, dsn, str(folder), "child"], 2, {}))
 """
 
 

@@ -176,7 +176,10 @@ def worker(
     supervised = SUPERVISED in os.environ
     with address(dsn, quiet=supervised) as found:
         if processes > 1 and not supervised:
-            raise typer.Exit(supervise([sys.executable, "-m", "pgfifo", *arguments()], processes))
+            command = [sys.executable, "-m", "pgfifo", *_without_dsn(arguments())]
+            # Not on the command lines of others, which everybody on the machine can read.
+            secret = {} if dsn is None else {"PGFIFO_DSN": dsn}
+            raise typer.Exit(supervise(command, processes, secret))
         runner = Worker(found.conninfo, actions, **options)
         follow_parent(runner.request_stop)
         runner.run()
@@ -238,6 +241,20 @@ def _command(
     for name in dict.fromkeys(names):
         actions.add(name, handler)
     return actions
+
+
+def _without_dsn(words: "Sequence[str]") -> list[str]:
+    """Return the words of a command line without --dsn and its value; what stands behind -- is not ours."""
+    rest: list[str] = []
+    left = iter(words)
+    for word in left:
+        if word == "--":
+            return [*rest, word, *left]
+        if word == "--dsn":
+            next(left, None)
+        elif not word.startswith("--dsn="):
+            rest.append(word)
+    return rest
 
 
 def _application(words: "Sequence[str]", only: "Sequence[str] | None") -> "Actions":
