@@ -1703,17 +1703,6 @@ MUTATIONS = (
         "slots",
     ),
     _m(
-        "timers of a clock that is set back",
-        "progress",
-        "internal/scan.sql",
-        "what becomes due from now on lies below the point",
-        (
-            "  v_next.hot_timer := least(p_now, greatest(",
-            "  v_next.hot_timer := greatest(v_scan.hot_timer, greatest(",
-        ),
-        "safeguards::progress_a_backoff_ends_in_time_though_the_clock_has_been_set_back",
-    ),
-    _m(
         "one moves the points",
         "progress",
         "internal/scan.sql",

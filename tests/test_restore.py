@@ -106,6 +106,17 @@ def test_a_restored_copy_starts_nothing_until_it_is_resumed(
         assert value(again, "select epoch from pgfifo.schema_info()") == 2
 
 
+def test_a_restored_copy_can_be_resumed_before_the_first_worker_comes(used: SqlWorker, copied: Copy) -> None:
+    copy = copied()
+    assert value(copy, "select pgfifo.resume_everything()")
+    assert copy.execute(COPIES).fetchall() == []
+    enqueue(copy, "b")
+    worker = SqlWorker(copy, "b")
+    assert not value(copy, PAUSED), "the first worker found a copy that had been resumed"
+    assert len(worker.work()) == 1
+    assert not value(copy, "select pgfifo.resume_everything()")
+
+
 def test_the_original_goes_on(original: Connection, used: SqlWorker, server: PrivateServer) -> None:
     name, home = original.info.dbname, original.execute(HOME).fetchone()
     original.execute(f'alter database "{name}" connection limit 50')
