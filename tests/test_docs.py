@@ -2,7 +2,9 @@
 
 How a page's code is read: ```bash, ```python and ```sql are run in order, in one folder and against one
 database, with PGFIFO_DSN set. A ```python block whose first line is a comment with a file name is that file.
-A ```text output block is what the block before it printed; "…" stands for anything. Others are not run.
+A ```text output block is what the block before it printed; "…" stands for anything. ```python not run: why
+is not run, for that reason; a ```yaml docs/deploy/file.yaml block is a piece of that file, whatever the
+language. ```sh is what one types in a checkout of this repository, ```text is no code.
 """
 
 import ast
@@ -12,6 +14,7 @@ import os
 import re
 import subprocess
 import sys
+import tempfile
 import types
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
@@ -25,29 +28,23 @@ import pytest
 import pgfifo
 from pgfifo import durations, errors, policyfile, schema
 from tests.support.database import wait_for
+from tests.support.quick import quick_program
 from tests.support.server import binaries_of_this_run, make_server
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = [
+GENERATED = ["docs/cli.md", "docs/sql.md", "docs/sql.preface.md"]  # see test_cli_docs.py and test_sql_docs.py
+MEASURED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/benchmarks").rglob("*.md"))
+ALL = [
     "README.md",
-    "docs/quickstart.md",
-    "docs/guarantees.md",
-    "docs/architecture.md",
-    "docs/python.md",
-    "docs/drivers.md",
-    "docs/handlers.md",
-    "docs/testing.md",
-    "docs/explain.md",
-    "docs/failure.md",
-    "docs/durability.md",
-    "docs/schedules.md",
-    "docs/stability.md",
-    "docs/migrations.md",
-    "docs/security.md",
+    "CHANGELOG.md",
+    *(f"docs/{path.name}" for path in sorted((ROOT / "docs").glob("*.md"))),
+    *MEASURED,
 ]
+RECORDS = ["CHANGELOG.md", "docs/decisions.md"]
+PAGES = [page for page in ALL if page not in (*GENERATED, *MEASURED)]
 PROMISES = ["order", "slots", "progress", "durability", "fencing", "independence", "flat cost", "exact stats"]
 RUN = ("bash", "python", "sql")
-SHOWN = ("text", "mermaid", "sh", "ini", "toml")
+SHOWN = ("text", "mermaid", "sh", "toml")
 
 
 @dataclass(frozen=True)
@@ -61,6 +58,10 @@ class Block:
     @property
     def language(self) -> str:
         return self.info.partition(" ")[0]
+
+    @property
+    def runs(self) -> bool:
+        return self.info in RUN
 
     @property
     def file(self) -> str | None:
@@ -154,10 +155,16 @@ json.dump(said, open(sys.argv[1], "w", encoding="utf-8"))
 """
 
 
+@pytest.fixture(scope="module")
+def quick() -> Iterator[Path]:
+    with tempfile.TemporaryDirectory(prefix="pgfifo-") as folder, quick_program(Path(folder)) as program:
+        yield program
+
+
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("page", [page for page in PAGES if any(b.language in RUN for b in blocks(page))])
+@pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in blocks(page))])
 def test_the_examples_of_a_page_run_and_print_what_it_shows(
-    page: str, request: pytest.FixtureRequest, tmp_path: Path
+    page: str, request: pytest.FixtureRequest, tmp_path: Path, quick: Path
 ) -> None:
     # A page that does not install the schema itself speaks of a database that has it.
     installs = any("install" in block.text for block in blocks(page))
@@ -170,7 +177,7 @@ def test_the_examples_of_a_page_run_and_print_what_it_shows(
         if block.file:
             (folder / block.file).parent.mkdir(parents=True, exist_ok=True)
             (folder / block.file).write_text(block.text, encoding="utf-8")
-        elif block.language in RUN:
+        elif block.runs:
             steps.append(block)
         elif block.info == "text output":
             shown.append((block, len(steps) - 1))
@@ -178,7 +185,12 @@ def test_the_examples_of_a_page_run_and_print_what_it_shows(
     plan.write_text(json.dumps([asdict(s) | {"language": s.language, "page": page} for s in steps]), "utf-8")
     driver = tmp_path / "driver.py"
     driver.write_text(DRIVER, encoding="utf-8")
-    path = [str(Path(sys.executable).parent), os.environ.get("PATH", ""), str(binaries_of_this_run())]
+    path = [
+        str(quick),
+        str(Path(sys.executable).parent),
+        os.environ.get("PATH", ""),
+        str(binaries_of_this_run()),
+    ]
     done = subprocess.run(
         [sys.executable, "-W", "error", driver, plan],
         cwd=folder,
@@ -212,9 +224,13 @@ def alike(shown: str, said: str) -> bool:
 @pytest.mark.parametrize("page", PAGES)
 def test_every_block_of_a_page_says_what_it_is(page: str) -> None:
     for block in blocks(page):
-        assert block.language in RUN or block.info in (*SHOWN, "text output"), (
-            f"{page}:{block.line}: {block.info!r}"
-        )
+        _, _, more = block.info.partition(" ")
+        if (ROOT / more).is_file():
+            assert block.text in read(more), f"{page}:{block.line}: that is not in {more}"
+        elif block.language in RUN and more:
+            assert re.fullmatch(r"not run: \w.+", more), f"{page}:{block.line}: {block.info!r}"
+        else:
+            assert block.info in (*RUN, *SHOWN, "text output"), f"{page}:{block.line}: {block.info!r}"
 
 
 def test_what_is_shown_and_not_run_is_at_least_there() -> None:
@@ -244,7 +260,7 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", ALL)
 def test_links_lead_somewhere(page: str) -> None:
     here = ROOT / page
     for number, line in prose(page):
@@ -257,7 +273,7 @@ def test_links_lead_somewhere(page: str) -> None:
             assert not anchor or anchor in anchors(there), f"{page}:{number}: there is no {target}"
 
 
-@pytest.mark.parametrize("page", PAGES)
+@pytest.mark.parametrize("page", [page for page in PAGES if page not in RECORDS])
 def test_lines_fit_the_screen(page: str) -> None:
     for number, line in prose(page):
         assert len(line) <= 132 or line.startswith(("|", "[")) or "](" in line, f"{page}:{number}"
