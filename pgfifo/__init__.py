@@ -52,6 +52,7 @@ from pgfifo.execution import Execution, ExecutionCancelled
 from pgfifo.filters import Filter
 from pgfifo.jsontext import JsonText
 from pgfifo.models import (
+    ActionOverview,
     ActionStats,
     AuditEntry,
     Cancelled,
@@ -64,8 +65,10 @@ from pgfifo.models import (
     ImportStatus,
     Lane,
     LaneStats,
+    Minute,
     OrderViolation,
     Pace,
+    Place,
     PolicyChange,
     PolicyDifference,
     PolicyOverride,
@@ -79,6 +82,7 @@ from pgfifo.models import (
     SharedLimit,
     SharedLimitChange,
     SlotInfo,
+    WaitTimes,
     WorkerInfo,
 )
 from pgfifo.policies import Policy, SharedLimitValues
@@ -93,6 +97,7 @@ __all__ = [
     "Abort",
     "Action",
     "ActionClosed",
+    "ActionOverview",
     "ActionStats",
     "Actions",
     "AlreadyHeld",
@@ -127,11 +132,13 @@ __all__ = [
     "Lane",
     "LaneStats",
     "LeaseLost",
+    "Minute",
     "NotPermitted",
     "OrderViolation",
     "Pace",
     "PayloadTooLarge",
     "PgfifoError",
+    "Place",
     "Policy",
     "PolicyChange",
     "PolicyDifference",
@@ -161,6 +168,7 @@ __all__ = [
     "UnknownAction",
     "UnknownExecution",
     "WaitTimeout",
+    "WaitTimes",
     "Worker",
     "WorkerInfo",
     "__version__",

@@ -24,6 +24,7 @@ from pgfifo.following_async import AsyncFollowing
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps
 from pgfifo.models import (
+    ActionOverview,
     ActionStats,
     AuditEntry,
     Cancelled,
@@ -37,9 +38,11 @@ from pgfifo.models import (
     ImportStatus,
     Lane,
     LaneStats,
+    Minute,
     OnItem,
     OrderViolation,
     Pace,
+    Place,
     PolicyChange,
     PolicyDifference,
     PolicyOverride,
@@ -55,6 +58,7 @@ from pgfifo.models import (
     SharedLimitChange,
     SlotInfo,
     State,
+    WaitTimes,
     WorkerInfo,
     select,
 )
@@ -1144,6 +1148,108 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
             InvalidValue: Too few or too many minutes.
         """
         return await self._row(select(Pace, "pgfifo.pace(%s::text, %s::integer)"), (action, minutes), Pace)
+
+    async def overview(self, action: str | None = None) -> list[ActionOverview]:
+        """Return the numbers of each action, or of one, as `stats` does; quicker where there are many lanes.
+
+        What has waited for longer than its ``max_wait`` counts as waiting until somebody writes its end down.
+
+        Args:
+            action: Only this one.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+        """
+        return await self._rows(
+            select(ActionOverview, "pgfifo.overview(%s::text)"), (action,), ActionOverview
+        )
+
+    async def find_lanes(
+        self,
+        action: str | None = None,
+        *,
+        search: str | None = None,
+        having: Literal["waiting", "active", "paused"] | None = None,
+        sort: Literal["depth", "oldest", "active", "group"] = "depth",
+        limit: int = 100,
+        offset: int = 0,
+    ) -> list[LaneStats]:
+        """Return a page of lanes, those first that somebody should look at; quick with 100,000 of them.
+
+        Args:
+            action: Only this action's; defaults to all.
+            search: Only those whose group has this in it: ``prod``, or ``env=prod``.
+            having: Only those in which something waits or is active, or that are paused themselves.
+            sort: The deepest first, those whose head has waited longest, those with the most active, or by
+                action and group. Defaults to ``"depth"``.
+            limit: The most rows. Defaults to 100.
+            offset: How many to leave out, for further pages.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: An order or a state that does not exist.
+        """
+        return await self._rows(
+            select(
+                LaneStats,
+                "pgfifo.list_lanes(%s::text, %s::text, %s::text, %s::text, %s::integer, %s::integer)",
+            ),
+            (action, search, having, sort, limit, offset),
+            LaneStats,
+        )
+
+    async def line(self, action: str, group: Group | None = None, *, limit: int = 100) -> list[Place]:
+        """Return who waits in a lane, in the order in which they will start.
+
+        Args:
+            action: The action.
+            group: The lane; without it, that of an action without groups.
+            limit: The most rows, up to 10,000. Defaults to 100.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            GroupMismatch: The group does not fit the action's ``group_by``.
+        """
+        return await self._rows(
+            select(Place, "pgfifo.line(%s::text, %s::text, %s::integer)"),
+            (action, groups.to_text(group), limit),
+            Place,
+        )
+
+    async def minutes(self, action: str | None = None, minutes: int = 60) -> list[Minute]:
+        """Return what happened in each of the last minutes; one in which nothing did is left out.
+
+        Args:
+            action: Only this action's; defaults to all.
+            minutes: How many minutes: they are kept for a week. Defaults to 60.
+        """
+        return await self._rows(
+            select(
+                Minute,
+                "pgfifo.minutes where (%s::text is null or action = %s)"
+                " and minute >= now() - make_interval(mins => %s::integer) order by action, minute",
+            ),
+            (action, action, minutes),
+            Minute,
+        )
+
+    async def wait_times(self, action: str | None = None, minutes: int = 60) -> list[WaitTimes]:
+        """Return how long executions that ended in the last minutes had waited for their first start.
+
+        Args:
+            action: Only this action's; defaults to all.
+            minutes: How many minutes, 1 to 1,440: these times are kept for a day. Defaults to 60.
+
+        Returns:
+            Of each action, a row per minute, and one with no minute for all of them.
+
+        Raises:
+            UnknownAction: There is no such action; the hint names the nearest.
+            InvalidValue: Too few or too many minutes.
+        """
+        return await self._rows(
+            select(WaitTimes, "pgfifo.wait_times(%s::text, %s::integer)"), (action, minutes), WaitTimes
+        )
 
     def events(
         self,

@@ -116,6 +116,138 @@ class Pace:
 
 
 @dataclass(frozen=True, slots=True)
+class ActionOverview:
+    """One action's numbers for a screen: those of `ActionStats`, and how many were started.
+
+    Attributes:
+        action: The action.
+        queue_length: How many wait; also what has waited for too long, until somebody writes its end down.
+        active_count: How many are active: running and held.
+        max_concurrent: The slots of one lane, where no lane has a policy of its own.
+        oldest_enqueued_at: When the oldest that waits was enqueued.
+        running_count: How many a worker has.
+        held_count: How many keep their slot through a backoff.
+        delayed_count: How many are not in the line yet.
+        slots_taken: How many slots are taken: as active_count, but a batch has one.
+        slots_total: How many slots its lanes have together.
+        lanes: How many lanes there are.
+        paused: Whether the action is paused.
+        paused_reason: Why, as whoever paused it said.
+        paused_lanes: How many of its lanes are paused; all, if the action is.
+        closed: Whether the action takes no enqueues.
+        total_enqueued: How many were ever enqueued.
+        total_started: How many starts there were in the lanes that there are.
+        total_succeeded: How many succeeded.
+        total_failed: How many failed for good.
+        total_cancelled: How many were cancelled.
+        total_expired: How many expired.
+        at: The server's time of the answer.
+    """
+
+    action: str
+    queue_length: int
+    active_count: int
+    max_concurrent: int
+    oldest_enqueued_at: datetime | None
+    running_count: int
+    held_count: int
+    delayed_count: int
+    slots_taken: int
+    slots_total: int
+    lanes: int
+    paused: bool
+    paused_reason: str | None
+    paused_lanes: int
+    closed: bool
+    total_enqueued: int
+    total_started: int
+    total_succeeded: int
+    total_failed: int
+    total_cancelled: int
+    total_expired: int
+    at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """One that waits in a line, and its place.
+
+    Attributes:
+        pos: 1 is next.
+        id: The execution.
+        attempt: How often it was started before.
+        enqueued_at: When it was enqueued.
+        payload: What was enqueued.
+        tags: Its tags.
+        is_slot: Whether a program waits for the slot itself, and no worker runs it.
+        eta_seconds: In how many seconds it will probably start, as `Position` has it.
+        eta_basis: What the estimate rests on.
+    """
+
+    pos: int
+    id: int
+    attempt: int
+    enqueued_at: datetime
+    payload: Any
+    tags: list[str] | None
+    is_slot: bool
+    eta_seconds: float | None
+    eta_basis: Literal["lane", "action"] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Minute:
+    """What happened to one action in one minute.
+
+    Attributes:
+        action: The action.
+        minute: When it began.
+        enqueued: How many were enqueued.
+        started: How many starts there were.
+        succeeded: How many succeeded.
+        failed: How many failed for good.
+        cancelled: How many were cancelled.
+        expired: How many expired.
+        measured: How many succeeded or failed in it, of those whose times are in the sums.
+        wait_seconds: The sum of their waits, from the enqueue to the first start.
+        run_seconds: The sum of their runs, from the last start to the end.
+    """
+
+    action: str
+    minute: datetime
+    enqueued: int
+    started: int
+    succeeded: int
+    failed: int
+    cancelled: int
+    expired: int
+    measured: int
+    wait_seconds: float
+    run_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class WaitTimes:
+    """How long executions of an action waited for their first start.
+
+    Attributes:
+        action: The action.
+        minute: In which minute they ended; None: in all that were asked for.
+        measured: How many that were.
+        p50: The seconds that half of them waited at most; right to an eighth, as are the others.
+        p95: The seconds that 95 % waited at most.
+        p99: The seconds that 99 % waited at most.
+    """
+
+    action: str
+    minute: datetime | None
+    measured: int
+    p50: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True, slots=True)
 class Explanation:
     """Why an execution is not running. As text it is the paragraph.
 

@@ -203,10 +203,14 @@ end $$;
 \ir views/minutes.sql
 \ir views/grants.sql
 \ir functions/list_executions.sql
+\ir functions/overview.sql
+\ir functions/list_lanes.sql
+\ir functions/line.sql
 \ir functions/position.sql
 \ir functions/remaining.sql
 \ir functions/explain.sql
 \ir functions/pace.sql
+\ir functions/wait_times.sql
 \ir functions/effective_policy.sql
 \ir functions/policy_history.sql
 \ir functions/export_policies.sql

@@ -79,6 +79,16 @@ begin
   p_to := case when cardinality(v_lanes) = p_slice then v_lanes[p_slice] end;
 end $$;
 
+-- The class of a wait, and the wait in the middle of a class. Ten to a power of ten, from a millisecond on; all from twelve days on are one.
+create or replace function pgfifo._class_of_wait(p_seconds double precision) returns smallint
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$ select case when p_seconds <= 0.001 then 0 else least(90, ceil(10 * (log(p_seconds::numeric) + 3))) end::smallint $$;
+create or replace function pgfifo._wait_of_class(p_class smallint) returns double precision
+language sql immutable parallel safe
+set search_path = pg_catalog, pg_temp
+as $$ select 10 ^ ((greatest(p_class, 0.5) - 0.5) / 10.0 - 3) $$;
+
 -- Add up the times of what has ended since p_to, two seconds late, so that what ended then has mostly committed; ten seconds of
 -- it at most. What commits later than that is counted, but not measured. Each row of history is read once, by its index.
 create or replace function pgfifo._measure(inout p_to timestamptz, p_now timestamptz)
@@ -98,22 +108,29 @@ begin
     return;
   end if;
   v_upto := least(v_upto, v_first + interval '10 s');
+  with ended as materialized (
+    select a.id as action_id, pgfifo._minute(h.finished_at) as minute, h.waited, h.ran
+    from pgfifo.actions a
+    cross join lateral (
+      select h.finished_at, greatest(0, extract(epoch from coalesce((h.attempts -> 0 ->> 'started_at')::timestamptz, h.started_at) - h.enqueued_at)) as waited,
+        greatest(0, extract(epoch from h.finished_at - h.started_at)) as ran
+      from pgfifo.history h
+      where h.action_id = a.id and h.finished_at >= v_first and h.finished_at <= v_upto and h.outcome in ('succeeded', 'failed') and h.started_at is not null
+      offset 0) h),
+  classed as (
+    insert into pgfifo._waits as w (action_id, minute, class, n)
+    select e.action_id, e.minute, pgfifo._class_of_wait(e.waited::double precision), count(*) from ended e
+    group by 1, 2, 3
+    on conflict (action_id, minute, class) do update set n = w.n + excluded.n)
   insert into pgfifo._minutes as m (action_id, minute, measured, wait_seconds, run_seconds)
-  select a.id, pgfifo._minute(h.finished_at), count(*), sum(h.waited), sum(h.ran)
-  from pgfifo.actions a
-  cross join lateral (
-    select h.finished_at, greatest(0, extract(epoch from coalesce((h.attempts -> 0 ->> 'started_at')::timestamptz, h.started_at) - h.enqueued_at)) as waited,
-      greatest(0, extract(epoch from h.finished_at - h.started_at)) as ran
-    from pgfifo.history h
-    where h.action_id = a.id and h.finished_at >= v_first and h.finished_at <= v_upto and h.outcome in ('succeeded', 'failed') and h.started_at is not null
-    offset 0) h
+  select e.action_id, e.minute, count(*), sum(e.waited), sum(e.ran) from ended e
   group by 1, 2
   on conflict (action_id, minute) do update set measured = m.measured + excluded.measured, wait_seconds = m.wait_seconds + excluded.wait_seconds,
     run_seconds = m.run_seconds + excluded.run_seconds;
   p_to := v_upto;
 end $$;
 
--- Minutes are kept for a week.
+-- Minutes are kept for a week, classes of waits for a day.
 create or replace function pgfifo._forget_minutes(p_now timestamptz) returns void
 language sql volatile
 set search_path = pg_catalog, pg_temp
@@ -121,7 +138,11 @@ as $$
   delete from pgfifo._minutes m where m.ctid = any (array(
     select o.ctid from pgfifo.actions a
     cross join lateral (
-      select m.ctid from pgfifo._minutes m where m.action_id = a.id and m.minute < p_now - interval '7 days' order by m.action_id, m.minute limit 1000) o))
+      select m.ctid from pgfifo._minutes m where m.action_id = a.id and m.minute < p_now - interval '7 days' order by m.action_id, m.minute limit 1000) o));
+  delete from pgfifo._waits w where w.ctid = any (array(
+    select o.ctid from pgfifo.actions a
+    cross join lateral (
+      select w.ctid from pgfifo._waits w where w.action_id = a.id and w.minute < p_now - interval '1 day' order by w.action_id, w.minute, w.class limit 1000) o))
 $$;
 
 -- How fast a lane's line moves, in starts a second. Basis 'lane': o_count starts in the last o_seconds, while something waited

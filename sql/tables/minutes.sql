@@ -36,3 +36,13 @@ create table if not exists pgfifo._tallies (
   mid_started bigint
 ) with (fillfactor = 70);
 comment on table pgfifo._tallies is 'What maintenance saw of each lane when it counted last.';
+
+-- Of those that are measured, how many waited for how long, in classes: see _class_of_wait. For percentiles; kept for a day.
+create table if not exists pgfifo._waits (
+  action_id integer not null,
+  minute timestamptz not null,
+  class smallint not null,
+  n bigint not null,
+  primary key (action_id, minute, class)
+) with (fillfactor = 70);
+comment on table pgfifo._waits is 'How long executions waited, in classes.';
