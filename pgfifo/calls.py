@@ -5,6 +5,8 @@ Made by tools/gen_sync.py from its asynchronous twin: change that one.
 
 from __future__ import annotations
 
+import copy
+import functools
 import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +19,7 @@ from psycopg.rows import tuple_row
 
 from pgfifo import compatibility
 from pgfifo._gate import Gate
+from pgfifo._given import text
 from pgfifo._holder import Holder
 from pgfifo._payloads import Payloads
 from pgfifo._unwrap import unwrap
@@ -108,6 +111,32 @@ class Calls:
 
     def __repr__(self) -> str:
         return f"<pgfifo.{type(self).__name__} {self._name}>"
+
+    def acting_as(self, actor: str) -> Self:
+        """Return this client for somebody: the audit says of what it changes that he has done it.
+
+        ::
+
+            fifo.acting_as("ann").pause("deploy", reason="release")
+
+        It has the same connections, and needs no closing. Calls with a ``connection=`` are the caller's:
+        there, ``set_config('pgfifo.actor', …)`` says it.
+
+        Args:
+            actor: Who, as the audit's ``actor``.
+
+        Raises:
+            InvalidValue: The client was made from one connection of the caller's, or the actor is no text.
+        """
+        if self._one is not None:
+            raise InvalidValue(
+                "a client of one connection joins its transaction, and names nobody in it",
+                detail={"name": "actor"},
+                hint="Call set_config('pgfifo.actor', …) on the connection.",
+            )
+        found = copy.copy(self)
+        found._lend = functools.partial(_lend_for, self._lend, text(actor, "actor"))  # noqa: SLF001 - it is ours
+        return found
 
     def close(self) -> None:
         """Close the connections that this client opened; a pool or connection of the caller's stays open."""
@@ -258,6 +287,17 @@ class Calls:
                 if committing and conn.closed:
                     raise _unknown(()) from error
                 raise
+
+
+@contextmanager
+def _lend_for(
+    lend: Callable[[], AbstractContextManager[psycopg.Connection[Any]]], actor: str
+) -> Iterator[psycopg.Connection[Any]]:
+    """Lend a connection in a transaction that says who acts: the name ends with it, poolers or not."""
+    with lend() as conn, conn.transaction():
+        conn.execute("set transaction isolation level read committed")
+        conn.execute("select set_config('pgfifo.actor', %s::text, true)", (actor,))
+        yield conn
 
 
 def fetch(

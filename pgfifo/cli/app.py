@@ -97,6 +97,7 @@ def load() -> None:
         roles,
         schedule,
         schema,
+        serving,
         verify,
         working,
     )

@@ -1,0 +1,40 @@
+"""Whether the server lives, and whether it can work: for supervisors and load balancers."""
+
+from __future__ import annotations
+
+import asyncio
+
+import psycopg
+from fastapi import APIRouter
+
+from pgfifo import compatibility
+from pgfifo.dsn import redact
+from pgfifo.errors import SchemaMismatch, SchemaMissing
+from pgfifo.web.dependencies import Fifo
+from pgfifo.web.problems import ProblemError, logger, of_status
+
+router = APIRouter(tags=["health"])
+
+_PATIENCE = 3.0
+
+
+@router.get("/healthz", summary="Whether the process lives")
+async def healthz() -> dict[str, str]:
+    """Answer; the database is not asked."""
+    return {"status": "ok"}
+
+
+@router.get("/readyz", summary="Whether the database can be reached and its schema fits")
+async def readyz(fifo: Fifo) -> dict[str, str]:
+    """Ask the database, for three seconds at most."""
+    try:
+        async with asyncio.timeout(_PATIENCE):
+            found = await fifo.schema_info()
+            compatibility.check(found.version, found.min_client)
+    except (psycopg.Error, TimeoutError) as error:
+        # Nobody has said who he is: what exactly is wrong is for the log.
+        logger.warning("not ready: %s", redact(str(error)) or type(error).__name__)
+        unfit = isinstance(error, SchemaMissing | SchemaMismatch)
+        detail = "pgfifo's schema is missing or does not fit." if unfit else "The database cannot be reached."
+        raise ProblemError(of_status(503, detail, headers={"Retry-After": "5"})) from error
+    return {"status": "ready"}
