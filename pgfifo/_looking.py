@@ -34,6 +34,7 @@ CHECKS: dict[str, Check] = {
     "search": _given.text,
     "having": _given.text,
     "sort": _given.text,
+    "lanes": functools.partial(_given.number, most=_given.INTEGER),
     "minutes": functools.partial(_given.number, most=_given.INTEGER),
     "first_id": _given.id_,
     "last_id": _given.id_,

@@ -15,6 +15,7 @@ from pgfifo import compatibility, groups, policyfile, schema
 from pgfifo._batch import Batch, smaller
 from pgfifo._given import wrong
 from pgfifo._looking import looked_at
+from pgfifo._producing import producing
 from pgfifo.actions import Actions
 from pgfifo.calls import fetch
 from pgfifo.durations import Duration, optional_seconds
@@ -38,6 +39,7 @@ from pgfifo.models import (
     ImportStatus,
     Lane,
     LaneStats,
+    Metric,
     Minute,
     OnItem,
     OrderViolation,
@@ -279,6 +281,7 @@ class Client(Holding, Following):
             schedules = {action.name: action.schedules for action in actions}
             self._rows("select pgfifo.declare_schedules(%s::jsonb)", (declaration(schedules),), _nothing)
 
+    @producing
     def enqueue(
         self,
         action: str,
@@ -362,6 +365,7 @@ class Client(Holding, Following):
             request_id=request_id,
         )
 
+    @producing
     def enqueue_many(
         self,
         action: str,
@@ -1240,6 +1244,20 @@ class Client(Holding, Following):
         return self._rows(
             select(WaitTimes, "pgfifo.wait_times(%s::text, %s::integer)"), (action, minutes), WaitTimes
         )
+
+    def metrics(self, lanes: int = 0) -> list[Metric]:
+        """Return what a monitoring system is to know, all of it as of one instant.
+
+        `pgfifo.metrics` makes Prometheus metrics of it.
+
+        Args:
+            lanes: How many of the longest lines to tell of besides, lane by lane; 1,000 at most. Defaults to
+                none: the number of lanes has no limit.
+
+        Raises:
+            InvalidValue: Too many lanes.
+        """
+        return self._rows(select(Metric, "pgfifo.metrics(%s::integer)"), (lanes,), Metric)
 
     def events(
         self,

@@ -15,6 +15,7 @@ from pgfifo import compatibility, groups, policyfile, schema
 from pgfifo._batch import Batch, smaller
 from pgfifo._given import wrong
 from pgfifo._looking import looked_at
+from pgfifo._producing import producing
 from pgfifo.actions import Actions
 from pgfifo.calls_async import fetch
 from pgfifo.durations import Duration, optional_seconds
@@ -39,6 +40,7 @@ from pgfifo.models import (
     Lane,
     LaneStats,
     Minute,
+    Metric,
     OnItem,
     OrderViolation,
     Pace,
@@ -281,6 +283,7 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
                 "select pgfifo.declare_schedules(%s::jsonb)", (declaration(schedules),), _nothing
             )
 
+    @producing
     async def enqueue(
         self,
         action: str,
@@ -364,6 +367,7 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
             request_id=request_id,
         )
 
+    @producing
     async def enqueue_many(
         self,
         action: str,
@@ -1250,6 +1254,19 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
         return await self._rows(
             select(WaitTimes, "pgfifo.wait_times(%s::text, %s::integer)"), (action, minutes), WaitTimes
         )
+    async def metrics(self, lanes: int = 0) -> list[Metric]:
+        """Return what a monitoring system is to know, all of it as of one instant.
+
+        `pgfifo.metrics` makes Prometheus metrics of it.
+
+        Args:
+            lanes: How many of the longest lines to tell of besides, lane by lane; 1,000 at most. Defaults to
+                none: the number of lanes has no limit.
+
+        Raises:
+            InvalidValue: Too many lanes.
+        """
+        return await self._rows(select(Metric, "pgfifo.metrics(%s::integer)"), (lanes,), Metric)
 
     def events(
         self,

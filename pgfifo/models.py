@@ -704,6 +704,21 @@ class AuditEntry:
 
 
 @dataclass(frozen=True, slots=True)
+class Metric:
+    """One number for a monitoring system.
+
+    Attributes:
+        name: What it is, as ``pgfifo_queue_length``; docs/monitoring.md explains each.
+        labels: What it is about, such as ``{"action": "deploy"}``.
+        value: The number; what ends in ``_total`` only grows.
+    """
+
+    name: str
+    labels: dict[str, str]
+    value: float
+
+
+@dataclass(frozen=True, slots=True)
 class WorkerInfo:
     """One worker process.
 

@@ -211,6 +211,7 @@ end $$;
 \ir functions/explain.sql
 \ir functions/pace.sql
 \ir functions/wait_times.sql
+\ir functions/metrics.sql
 \ir functions/effective_policy.sql
 \ir functions/policy_history.sql
 \ir functions/export_policies.sql

@@ -66,7 +66,7 @@ def test_help_lists_every_command(cli: CommandLine) -> None:
         "install upgrade uninstall sql embedded demo",
         "enqueue wait",
         "worker",
-        "show list events position explain pace stats lanes workers audit",
+        "show list events position explain pace stats lanes workers metrics audit",
         "cancel retry reschedule release finish pause resume close open policy schedule check",
     )
     for command in " ".join(families).split():

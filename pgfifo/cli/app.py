@@ -91,6 +91,7 @@ def load() -> None:
         later,
         limit,
         looking,
+        monitoring,
         policy,
         producing,
         retrying,

@@ -47,6 +47,7 @@ as $$
   ('unfollow', 'observer'),
   ('pace', 'observer'),
   ('wait_times', 'observer'),
+  ('metrics', 'observer'),
   ('effective_policy', 'observer'),
   ('policy_history', 'observer'),
   ('export_policies', 'observer'),

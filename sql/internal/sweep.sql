@@ -120,7 +120,8 @@ begin
   delete from pgfifo.paces p where p.lane_id = p_lane_id;
   delete from pgfifo._tallies p where p.lane_id = p_lane_id;
   update pgfifo.actions a set past_succeeded = a.past_succeeded + v_ledger.succeeded, past_failed = a.past_failed + v_ledger.failed,
-    past_cancelled = a.past_cancelled + v_ledger.cancelled, past_expired = a.past_expired + v_ledger.expired
+    past_cancelled = a.past_cancelled + v_ledger.cancelled, past_expired = a.past_expired + v_ledger.expired,
+    past_starts = a.past_starts + v_ledger.starts
   where a.id = p_action_id;
   return 1;
 end $$;

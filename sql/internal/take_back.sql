@@ -1,6 +1,7 @@
 -- Take executions back from a worker that is dead, stopped, or does not know them: 'failed' counts as a failure with its
 -- backoff, 'released' does not. What stands for a slot that it had or waited for has failed: nobody else can go on with it.
 -- Lane by lane, by try; what is locked, or more lanes than a batch may lock, is left for the next round. p_only: just these.
+-- What is taken back as failed is counted as rescued: that is maintenance's doing alone, so nobody waits for these rows.
 -- The caller has made sure that the worker can start nothing more under this name, or that these rows are not its own.
 create or replace function pgfifo._take_back(p_worker bigint, p_outcome text, p_error text, p_limit integer, p_only bigint[] default null) returns integer
 language plpgsql volatile
@@ -10,6 +11,7 @@ declare
   v_lane bigint;
   v_run pgfifo.runs;
   v_count integer := 0;
+  v_before integer;
 begin
   for v_lane in
     select t.lane_id from (
@@ -20,6 +22,7 @@ begin
   loop
     exit when v_count >= p_limit;
     continue when not pg_try_advisory_xact_lock('pgfifo.lanes'::regclass::oid::integer, pgfifo._key(v_lane));
+    v_before := v_count;
     -- A statement of its own, after the lock. In any order, each keeps its place; but of a batch that was lost only the first fails.
     for v_run in
       select r.* from pgfifo.runs r where r.lane_id = v_lane and r.worker_id = p_worker and r.state = 'running'
@@ -39,6 +42,10 @@ begin
     end loop;
     v_count := v_count + pgfifo._end_owned(v_lane, p_worker, coalesce('holder lost: ' || p_error, 'holder lost'), p_only);
     perform pgfifo._mark_if_waiting(v_lane);
+    if p_outcome = 'failed' and v_count > v_before then
+      insert into pgfifo._rescues as r (action_id, rescued) select l.action_id, v_count - v_before from pgfifo.lanes l where l.id = v_lane
+      on conflict (action_id) do update set rescued = r.rescued + excluded.rescued;
+    end if;
   end loop;
   return v_count;
 end $$;

@@ -12,6 +12,7 @@ create table if not exists pgfifo.actions (
   past_failed bigint not null default 0,
   past_cancelled bigint not null default 0,
   past_expired bigint not null default 0,
+  past_starts bigint not null default 0,
   created_at timestamptz not null default clock_timestamp(),
   -- Since when no enqueue gets in. Under the action's lock, exclusive: once that has committed, no enqueue commits.
   closed_at timestamptz,

@@ -47,3 +47,11 @@ create table if not exists pgfifo.ticks (
 );
 insert into pgfifo.ticks (tick, at) select 1, clock_timestamp() where not exists (select from pgfifo.ticks);
 comment on table pgfifo.ticks is 'The clock of maintenance: rounds that really happened.';
+
+-- How many executions were taken back from workers that were declared dead, per action. Maintenance alone writes here, when
+-- that happens; only who asks for metrics reads it.
+create table if not exists pgfifo._rescues (
+  action_id integer primary key,
+  rescued bigint not null
+) with (fillfactor = 50);
+comment on table pgfifo._rescues is 'How many executions were taken back from dead workers, per action.';
