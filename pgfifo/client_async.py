@@ -1254,6 +1254,7 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
         return await self._rows(
             select(WaitTimes, "pgfifo.wait_times(%s::text, %s::integer)"), (action, minutes), WaitTimes
         )
+
     async def metrics(self, lanes: int = 0) -> list[Metric]:
         """Return what a monitoring system is to know, all of it as of one instant.
 
