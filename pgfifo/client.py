@@ -29,6 +29,7 @@ from pgfifo.models import (
     ActionStats,
     AuditEntry,
     Cancelled,
+    Diagnosis,
     Enqueued,
     Event,
     EventKind,
@@ -1363,6 +1364,32 @@ class Client(Holding, Following):
             What was found; nothing, if all is well.
         """
         return self._rows(select(Finding, "pgfifo.check(%s::boolean)"), (repair,), Finding)
+
+    def doctor(
+        self, *, open_after: Duration = 30.0, snapshot_after: Duration = 300.0, check: bool = True
+    ) -> list[Diagnosis]:
+        """Look for trouble all around, and say what it means and what mends it. Only reads.
+
+        What the caller's role may not see, such as other roles' queries, is left out and said so.
+
+        Args:
+            open_after: For how long a transaction may hold a lock that others need, and a lane stand still,
+                before that is worth a word. Defaults to 30 seconds.
+            snapshot_after: The same for transactions that keep dead rows. Defaults to 5 minutes.
+            check: Also do what `check` does, which looks at all there is.
+
+        Returns:
+            What was found, the worst first; nothing, if all is well.
+
+        Raises:
+            InvalidValue: A time that is not one.
+        """
+        interval = "make_interval(secs => %s::float8)"
+        return self._rows(
+            select(Diagnosis, f"pgfifo.doctor({interval}, {interval}, %s::boolean)"),
+            (open_after, snapshot_after, check),
+            Diagnosis,
+        )
 
     # Operating
 

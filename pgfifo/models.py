@@ -843,6 +843,57 @@ class Finding:
     detail: str
 
 
+DiagnosisKind = Literal[
+    "action",
+    "bloat",
+    "check",
+    "clock",
+    "connections",
+    "copy",
+    "lock",
+    "maintenance",
+    "mark",
+    "partition",
+    "paused",
+    "prepared",
+    "producer",
+    "replication",
+    "rights",
+    "schema",
+    "sequence",
+    "setting",
+    "snapshot",
+    "stuck",
+    "sweep",
+    "worker",
+]
+"""What a finding of `doctor` can be about."""
+
+
+@dataclass(frozen=True, slots=True)
+class Diagnosis:
+    """Something that `doctor` found.
+
+    Attributes:
+        severity: ``critical``: something stands still, or will be lost. ``warning``: it will get worse, or a
+            person has to decide. ``info``: worth knowing.
+        kind: Which of the checks found it.
+        subject: What it is about, in a word or two: a lane, an action, a setting, a process.
+        detail: What exactly was found.
+        meaning: What that does.
+        mend: What mends it: a line for a shell, or a statement that ends with a semicolon.
+        data: The same for programs; the keys are those of the kind.
+    """
+
+    severity: Literal["critical", "warning", "info"]
+    kind: DiagnosisKind
+    subject: str
+    detail: str
+    meaning: str
+    mend: str
+    data: dict[str, Any]
+
+
 @dataclass(frozen=True, slots=True)
 class OrderViolation:
     """A start that came before an older execution of its lane.

@@ -182,6 +182,7 @@ end $$;
 \ir internal/retention.sql
 \ir internal/maintain_if_late.sql
 \ir internal/slot.sql
+\ir internal/doctor.sql
 
 -- Looking
 \ir functions/format_group.sql
@@ -221,6 +222,7 @@ end $$;
 \ir functions/follow.sql
 \ir functions/unfollow.sql
 \ir functions/check.sql
+\ir functions/doctor.sql
 
 -- Producing
 \ir functions/max_batch_lanes.sql

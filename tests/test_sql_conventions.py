@@ -22,9 +22,16 @@ UNPINNED = {
     "_now": "inlined into every statement that asks for the time",
 }
 # Helpers that run with their owner's rights, and why.
-DEFINERS = {"_time": "called by views, whose functions run with the rights of whoever reads them"}
+DEFINERS = {
+    "_time": "called by views, whose functions run with the rights of whoever reads them",
+    "_doctor_books": "the part of doctor that needs the owner's rights",
+    "_doctor_name": "the same",
+}
 # What runs with its caller's rights although it is public, and why.
-CALLERS_RIGHTS = {"format_group": "reads nothing"}
+CALLERS_RIGHTS = {
+    "format_group": "reads nothing",
+    "doctor": "PostgreSQL itself decides whose sessions its caller may see",
+}
 
 FUNCTIONS = """
     select p.proname, p.prosecdef, p.proconfig, p.proacl, p.proargnames, p.proargmodes,

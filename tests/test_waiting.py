@@ -274,6 +274,7 @@ def test_on_a_standby_the_end_is_looked_for() -> None:
         job = fifo.enqueue("deploy")
         with primary.standby() as standby, pgfifo.Client(standby.dsn()) as reader:
             wait_for(lambda: reader.executions() != [], message="the standby to follow")
+            assert "action" in {finding.kind for finding in reader.doctor()}, "it works here as well"
             found = in_background(lambda: reader.wait(job.id, timeout=30))
             fifo.cancel(job.id)
             with pytest.raises(pgfifo.ExecutionFailed):

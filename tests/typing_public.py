@@ -186,6 +186,9 @@ def looking(fifo: pgfifo.Client) -> None:
     found = fifo.check(repair=True)
     assert_type(found, list[pgfifo.Finding])
     assert_type(found[0].severity, Literal["violation", "overdue", "repaired"])
+    diagnoses = fifo.doctor(open_after="10s", check=False)
+    assert_type(diagnoses, list[pgfifo.Diagnosis])
+    assert_type(diagnoses[0].severity, Literal["critical", "warning", "info"])
     info.id = 2  # type: ignore[misc]
 
 

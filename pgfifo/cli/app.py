@@ -83,6 +83,7 @@ def load() -> None:
     """Have all commands register themselves."""
     from pgfifo.cli import (  # noqa: F401
         demo,
+        doctor,
         embedded,
         events,
         executions,

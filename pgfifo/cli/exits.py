@@ -21,7 +21,7 @@ _TERMINATED = 143  # and for one that SIGTERM has ended
 
 MEANINGS = {
     DONE: "done",
-    REFUSED: "refused or failed, or `check` has findings",
+    REFUSED: "refused or failed, or `check` or `doctor` has findings",
     USAGE: "the command line is wrong",
     UNREACHABLE: "the server cannot be reached",
     SCHEMA: "pgfifo is not installed there, or in a version that does not fit",
@@ -30,7 +30,7 @@ MEANINGS = {
     _CLOSED_PIPE: "whoever read the output has gone, as in `pgfifo list | head`",
     _TERMINATED: "ended with SIGTERM; a worker that has stopped for it ends with 0",
 }
-"""What each exit code means."""
+"""What each exit code means. `doctor` with limits has those of monitoring plugins."""
 
 
 class Terminated(KeyboardInterrupt):

@@ -138,7 +138,7 @@ def print_fields(row: Row) -> None:
 def print_paragraph(text: str) -> None:
     """Print sentences, in lines as wide as a terminal; elsewhere in one."""
     width = shutil.get_terminal_size().columns if sys.stdout.isatty() else 0
-    plain = _printable(text)
+    plain = printable(text)
     out(textwrap.fill(plain, width, break_long_words=False) if width else plain)
 
 
@@ -165,7 +165,7 @@ def show(value: object, name: str = "") -> str:
         return as_json(value)
     if isinstance(value, float):
         return f"{value:.6g}"
-    return _printable(str(value))
+    return printable(str(value))
 
 
 def span(seconds: float) -> str:
@@ -202,7 +202,7 @@ def _fit(text: str, size: int, *, right: bool) -> str:
     return fill + text if right else text + fill
 
 
-def _printable(text: str) -> str:
+def printable(text: str) -> str:
     """Return a text without what would move the cursor or end the line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
 

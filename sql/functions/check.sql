@@ -75,20 +75,7 @@ begin
   select 'violation', 'outcome', null, format('execution %s has an outcome and is still there', e.id)
   from pgfifo._executions e where exists (select from pgfifo.history h where h.id = e.id)
   union all
-  select 'violation', 'sequence', null, format('the sequence of ids stands at %s, below execution %s', s.last_value, m.id)
-  from pgfifo.execution_ids s, (select max(e.id) as id from pgfifo._executions e) m where m.id > s.last_value
-  union all
-  select 'violation', 'sequence', null, format('the sequence of marks stands at %s, below mark %s', s.last_value, m.id)
-  from pgfifo.mark_ids s, (select greatest((select max(k.id) from pgfifo.marks k), (select max(x.id) from pgfifo.arrivals x)) as id) m where m.id > s.last_value
-  union all
-  select 'violation', 'sequence', null, format('the sequence of events stands at %s, below event %s', s.last_value, m.no)
-  from pgfifo.event_ids s, (
-    select greatest((select max(r.event_no) from pgfifo.runs r), (
-      select max(h.event_no) from pgfifo.history h)) as no) m
-  where m.no > s.last_value
-  union all
-  select 'violation', 'sequence', null, format('sequence %s caches %s values; 1 is the promise', c.relname, s.seqcache)
-  from pg_sequence s join pg_class c on c.oid = s.seqrelid where c.oid in ('pgfifo.execution_ids'::regclass, 'pgfifo.mark_ids'::regclass, 'pgfifo.event_ids'::regclass) and s.seqcache <> 1
+  select 'violation', 'sequence', null, f.o_detail from pgfifo._sequence_faults() f
   union all
   select 'violation', 'order', v.action || coalesce(nullif(' ' || pgfifo.format_group(v.group_text), ' '), ''),
     format('execution %s (ticket %s) was started before %s (ticket %s)', v.id, v.ticket, v.overtaken, v.overtaken_ticket)

@@ -52,6 +52,7 @@ as $$
   ('policy_history', 'observer'),
   ('export_policies', 'observer'),
   ('check', 'observer'),
+  ('doctor', 'observer'),
   -- producing
   ('max_batch_lanes', 'enqueue producer'),
   ('enqueue', 'enqueue producer'),
@@ -128,7 +129,17 @@ as $$
   ('_time', 'worker observer'),
   ('_shown', 'observer'),
   ('_rate_at', 'observer'),
-  ('_rate_allows', 'observer')
+  ('_rate_allows', 'observer'),
+  ('_doctor_settings', 'observer'),
+  ('_doctor_locks', 'observer'),
+  ('_doctor_snapshots', 'observer'),
+  ('_doctor_books', 'observer'),
+  ('_doctor_name', 'observer'),
+  ('_counted', 'observer'),
+  ('_number', 'observer'),
+  ('_moment', 'observer'),
+  ('_span', 'observer'),
+  ('_quoted', 'observer')
 $$;
 
 create or replace function pgfifo._any_action() returns void
