@@ -16,7 +16,7 @@ from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected, rows
 from pgfifo.cli.exits import REFUSED, SCHEMA, UNREACHABLE, Refused, explained, usage
 from pgfifo.cli.options import OPERATE, AsJson, Dsn, duration
-from pgfifo.cli.output import count, note, out, paint, print_json_rows, printable, span
+from pgfifo.cli.output import count, flush, note, out, paint, print_json_rows, printable, span
 
 if TYPE_CHECKING:
     from pgfifo.client import Client
@@ -275,6 +275,7 @@ def _print(found: "Sequence[Diagnosis]") -> None:
         tell(each.detail)
         tell(each.meaning)
         out(f"  Mend: {printable(each.mend)}")
+    flush()
     note(_summary(found) or "Nothing is wrong.")
 
 
