@@ -13,14 +13,14 @@ import psycopg
 
 from pgfifo import compatibility, groups, policyfile, schema
 from pgfifo._batch import Batch, smaller
-from pgfifo._given import wrong
+from pgfifo._given import BIGINT, wrong
 from pgfifo._looking import looked_at
 from pgfifo._producing import producing
 from pgfifo.actions import Actions
 from pgfifo.calls import fetch
 from pgfifo.durations import Duration, optional_seconds
 from pgfifo.errors import InvalidValue, PgfifoError, TooManyLanes, UnknownExecution, translated
-from pgfifo.filters import Filter, filter_json
+from pgfifo.filters import Filter, Which, filter_json
 from pgfifo.following import Following
 from pgfifo.groups import Group
 from pgfifo.jsontext import array, dumps
@@ -60,7 +60,6 @@ from pgfifo.models import (
     SharedLimit,
     SharedLimitChange,
     SlotInfo,
-    State,
     WaitTimes,
     WorkerInfo,
     select,
@@ -1024,26 +1023,25 @@ class Client(Holding, Following):
         self,
         action: str | None = None,
         *,
-        group: Group | None = None,
-        state: State | Sequence[State] | None = None,
         before: int | None = None,
         limit: int = 100,
+        **where: Unpack[Which],
     ) -> list[ExecutionInfo]:
         """List executions, the youngest first.
 
         Args:
             action: Only this action's; defaults to all.
-            group: Only this group's; needs the action.
-            state: Only those in this state, or in one of these.
             before: Only ids below this one, to go on after the last of a list.
             limit: The most rows. Defaults to 100.
+            **where: Keys of `Filter`: only those that fit; ``state="waiting"``, ``tags=["nightly"]``.
 
         Raises:
             UnknownAction: There is no such action; the hint names the nearest.
             InvalidValue: A group without an action, or a state that does not exist.
         """
-        wanted: Filter = {"to_id": None if before is None else before - 1}  # type: ignore[typeddict-item]
-        wanted |= {"action": action, "group": group, "state": state}  # type: ignore[typeddict-item]
+        wanted: Filter = {"action": action, **where}  # type: ignore[typeddict-item]  # None says nothing
+        if before is not None:
+            wanted["to_id"] = min(before - 1, wanted.get("to_id") or before)
         return self._rows(
             select(ExecutionInfo, "pgfifo.list_executions(%s::jsonb, %s::integer)"),
             (filter_json(wanted, empty=True), limit),
@@ -1713,22 +1711,28 @@ class Client(Holding, Following):
         )
 
     def audit(
-        self, action: str | None = None, *, what: str | None = None, limit: int = 100
+        self,
+        action: str | None = None,
+        *,
+        what: str | None = None,
+        before: int | None = None,
+        limit: int = 100,
     ) -> list[AuditEntry]:
         """Return what people and programs did to how the queue runs, newest first.
 
         Args:
             action: Only what was done to this action.
             what: Only this, such as ``pause``.
+            before: Only entries whose id is below this one, to go on after the last of a list.
             limit: At most so many. Defaults to 100.
         """
         return self._rows(
             select(
                 AuditEntry,
                 "pgfifo.audit where (%s::text is null or action = %s) and (%s::text is null or what = %s)"
-                " order by id desc limit %s::integer",
+                " and id < %s::bigint order by id desc limit %s::integer",
             ),
-            (action, action, what, what, limit),
+            (action, action, what, what, BIGINT if before is None else before, limit),
             AuditEntry,
         )
 

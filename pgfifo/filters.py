@@ -18,11 +18,9 @@ Moment = datetime | Duration
 """A time; or how long ago, by the server's clock, as text, seconds or a timedelta."""
 
 
-class Filter(TypedDict, total=False):
-    """Which executions are meant: those that fit everything that is said."""
+class Which(TypedDict, total=False):
+    """Which executions are meant, where the action is said by itself: those that fit all that is said."""
 
-    action: str
-    """Of this action."""
     group: Group
     """Of this lane; needs the action."""
     state: State | Sequence[State]
@@ -41,6 +39,13 @@ class Filter(TypedDict, total=False):
     """With this id or a higher one."""
     to_id: int
     """With this id or a lower one."""
+
+
+class Filter(Which, total=False):
+    """Which executions are meant: those that fit everything that is said."""
+
+    action: str
+    """Of this action."""
 
 
 _TIMES = ("enqueued_since", "enqueued_before", "finished_since", "finished_before")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -60,8 +61,6 @@ def create_app(
     app = FastAPI(
         title=settings.title,
         version=pgfifo.__version__,
-        summary="An ordered queue with limits, inside PostgreSQL.",
-        description=api.DESCRIPTION,
         openapi_url="/api/openapi.json",
         docs_url=None,  # they fetch their scripts from elsewhere
         redoc_url=None,
@@ -77,6 +76,7 @@ def create_app(
     app.include_router(health.router)
     app.include_router(login.router)
     app.include_router(api.router)
+    app.openapi = functools.partial(api.document, app)  # type: ignore[method-assign]
     if importlib.util.find_spec(PAGES) is not None:
         import_module(PAGES).install(app)
     return app

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import psycopg
-from fastapi import APIRouter
+
 
 from pgfifo import compatibility
 from pgfifo.dsn import redact
@@ -13,7 +13,7 @@ from pgfifo.errors import SchemaMismatch, SchemaMissing
 from pgfifo.web.dependencies import Fifo
 from pgfifo.web.problems import ProblemError, logger, of_status
 
-router = APIRouter(tags=["health"])
+router = new_router("health")
 
 _PATIENCE = 3.0
 

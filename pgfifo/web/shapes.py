@@ -28,6 +28,9 @@ _MORE: dict[str, tuple[Any, Any]] = {
 }
 """Members that a document has beside an attribute, for those who do not want to take it apart."""
 
+_TOLD_BY: dict[type, type] = {models.LaneStats: models.ActionStats}
+"""Whose docstring has the attributes that a class shares with another."""
+
 
 class Document(BaseModel):
     """Base of what the API answers with."""
@@ -38,7 +41,7 @@ class Document(BaseModel):
 @functools.cache
 def shape(model: type) -> type[BaseModel]:
     """Return the shape of a class of `pgfifo.models`, with the descriptions of its docstring."""
-    told = _attributes(model)
+    told = _attributes(_TOLD_BY.get(model, model)) | _attributes(model)
     hints = typing.get_type_hints(model, vars(models) | {"datetime": datetime})
     members: dict[str, Any] = {}
     for each in dataclasses.fields(model):
@@ -48,6 +51,11 @@ def shape(model: type) -> type[BaseModel]:
             members[name] = member
     summary = (inspect.getdoc(model) or "").partition("\n")[0]
     return create_model(model.__name__, __base__=Document, __doc__=summary, **members)
+
+
+def several(model: type) -> Any:  # noqa: ANN401 - a type
+    """Return the type of a list of a class of `pgfifo.models`."""
+    return list[shape(model)]  # type: ignore[misc]
 
 
 def one(model: type, name: str | None = None, **more: Any) -> type[BaseModel]:  # noqa: ANN401 - of create_model
