@@ -92,6 +92,7 @@ _OF_METHODS: dict[tuple[str, str], Check] = {
 """Where a name means something else."""
 
 ELSEWHERE = {
+    "actor",
     "actions",
     "connection",
     "cron",

@@ -64,6 +64,7 @@ def good(fifo: pgfifo.Client) -> dict[str, Any]:
     return {
         "action": "deploy",
         "actions": pgfifo.Actions(),
+        "actor": "ann",
         "items": [{"n": 1}],
         "id": fifo.enqueue("deploy").id,
         "ids": [fifo.enqueue("deploy").id],

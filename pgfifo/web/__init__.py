@@ -9,8 +9,9 @@
 
 try:
     from pgfifo.web.app import create_app
-except ModuleNotFoundError as missing:  # told with what to do; what misses is in the message
-    if missing.name is None or missing.name.split(".")[0] not in ("fastapi", "starlette", "pydantic"):
+except ImportError as missing:
+    needed = ("fastapi", "prometheus_client", "pydantic", "starlette")
+    if missing.name is None or missing.name.split(".")[0] not in needed:
         raise
     raise ModuleNotFoundError(
         f"pgfifo.web needs {missing.name}, which is not installed: pip install 'pgfifo[web]'",

@@ -26,6 +26,13 @@ Moment = Annotated[
         examples=["2h"],
     ),
 ]
+
+
+def moment(what: str) -> Any:  # noqa: ANN401 - of FastAPI
+    """Return a parameter of the query that is a time."""
+    return Query(description=f"{what} ISO 8601 with its zone, or how long ago: seconds, or `2h`.")
+
+
 GroupBody = Annotated[
     dict[str, Any] | str,
     Field(

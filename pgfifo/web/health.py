@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+from typing import Annotated
 
 import psycopg
-
+from fastapi import Query
+from starlette.responses import Response
 
 from pgfifo import compatibility
 from pgfifo.dsn import redact
 from pgfifo.errors import SchemaMismatch, SchemaMissing
+from pgfifo.metrics import CONTENT_TYPE, exposition
+from pgfifo.web.api.routing import new_router, problems
 from pgfifo.web.dependencies import Fifo
 from pgfifo.web.problems import ProblemError, logger, of_status
 
@@ -24,7 +28,11 @@ async def healthz() -> dict[str, str]:
     return {"status": "ok"}
 
 
-@router.get("/readyz", summary="Whether the database can be reached and its schema fits")
+@router.get(
+    "/readyz",
+    summary="Whether the database can be reached and its schema fits",
+    responses=problems(503),
+)
 async def readyz(fifo: Fifo) -> dict[str, str]:
     """Ask the database, for three seconds at most."""
     try:
@@ -38,3 +46,20 @@ async def readyz(fifo: Fifo) -> dict[str, str]:
         detail = "pgfifo's schema is missing or does not fit." if unfit else "The database cannot be reached."
         raise ProblemError(of_status(503, detail, headers={"Retry-After": "5"})) from error
     return {"status": "ready"}
+
+
+@router.get(
+    "/metrics",
+    summary="Metrics for Prometheus",
+    response_class=Response,
+    responses={200: {"content": {"text/plain": {"example": "pgfifo_up 1.0"}}}},
+)
+async def metrics(
+    fifo: Fifo,
+    lanes: Annotated[
+        int,
+        Query(description="How many of the longest lines to tell of besides, lane by lane.", ge=0, le=1000),
+    ] = 0,
+) -> Response:
+    """The queue's metrics in Prometheus' text format; `pgfifo_up` is 0 where the database does not answer."""
+    return Response(await exposition(fifo, lanes=lanes), media_type=CONTENT_TYPE)

@@ -27,6 +27,7 @@ from pgfifo.web.bodies import (
     RetryManyBody,
     RetryWhereBody,
     WhyBody,
+    moment,
 )
 from pgfifo.web.dependencies import Changing, Fifo
 from pgfifo.web.shapes import Document, Json, answer, many, one, page, plain, shape
@@ -142,10 +143,10 @@ async def list_executions(
     group: InQuery = None,
     state: Annotated[list[models.State] | None, Query(description="Only in one of these states.")] = None,
     tag: Annotated[list[str] | None, Query(description="Only with all of these tags.")] = None,
-    enqueued_since: Annotated[Moment | None, Query()] = None,
-    enqueued_before: Annotated[Moment | None, Query()] = None,
-    finished_since: Annotated[Moment | None, Query()] = None,
-    finished_before: Annotated[Moment | None, Query()] = None,
+    enqueued_since: Annotated[Moment | None, moment("Enqueued at this time or later:")] = None,
+    enqueued_before: Annotated[Moment | None, moment("Enqueued before this time:")] = None,
+    finished_since: Annotated[Moment | None, moment("Finished at this time or later:")] = None,
+    finished_before: Annotated[Moment | None, moment("Finished before this time:")] = None,
     before: Annotated[int | None, Query(description="Only ids below this one.", ge=0, le=2**63 - 1)] = None,
     limit: Limit = 100,
 ) -> Json:
