@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import logging
 import math
+import time
 from collections import Counter, deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
 from functools import partial
@@ -22,9 +23,10 @@ from pgfifo._hooks import Hooks
 from pgfifo._listener import Listener
 from pgfifo._pace import LONGEST_SOON, SOON, Pace
 from pgfifo._plan import Plan
-from pgfifo._run import ROLLED_BACK, Run
+from pgfifo._run import CURRENT, ROLLED_BACK, Run
 from pgfifo._threads import Threads
 from pgfifo._together import Together
+from pgfifo._watching import LEAST_PATIENCE, Health
 from pgfifo._words import count
 from pgfifo.command import Command, kept
 from pgfifo.errors import LeaseLost
@@ -48,6 +50,7 @@ _PATIENCE_TO_BEGIN = 2.0
 _SIGN_OFF_TIMEOUT = 5.0
 # A mark that was committed late is found within a second: see the scans.
 _BELIEVED_AFTER = 1.5
+_PULSE = 1.0
 
 
 class Engine:
@@ -76,6 +79,7 @@ class Engine:
         self._ready = ready
         self._overdue = overdue
         self._deadly = deadly
+        self._watch = plan.watch
         self._names = list(plan.actions)
         self._heartbeat = self.heartbeat(
             plan.identity(),
@@ -109,6 +113,7 @@ class Engine:
         self._check_at = 0.0  # when to look whether all is done
         self._quiet = False  # whether the last call has found nothing to start now
         self._quiet_until = math.inf  # when to believe that where it looks otherwise
+        self._pulse = time.monotonic()  # when the loop was last seen to go on
 
     # Life
 
@@ -120,6 +125,9 @@ class Engine:
         """
         self._loop = asyncio.get_running_loop()
         self._pace = Pace(self._plan.poll_interval, self._loop.time)
+        self._go_on()
+        if self._watch is not None:
+            self._watch.begin(self._plan.concurrency)
         with kept():
             try:
                 await self._begin()
@@ -131,6 +139,9 @@ class Engine:
                     await asyncio.gather(serving, return_exceptions=True)
             finally:
                 await self._end()
+                self._pulse_timer.cancel()
+                if self._watch is not None:
+                    self._watch.end(self._plan.concurrency)
 
     def stop(self) -> None:
         """Claim no more and end when what runs has ended. Call it in the loop's thread."""
@@ -141,6 +152,21 @@ class Engine:
     def running(self) -> list[Execution]:
         """What runs now."""
         return [run.execution for runs in list(self._runs) for run in runs.members]
+
+    @property
+    def health(self) -> Health:
+        """How it is; from any thread."""
+        now, lease = time.monotonic(), self._plan.lease
+        if now - min(self._pulse, self._heartbeat.pulse) > max(lease, LEAST_PATIENCE):
+            return "stuck"
+        registration = self._registration
+        if registration is None or registration.dead or self._stop.is_set():
+            return "live"
+        return "ready" if now - self._heartbeat.heard <= lease else "live"
+
+    def _go_on(self) -> None:
+        self._pulse = time.monotonic()
+        self._pulse_timer = self._loop.call_later(_PULSE, self._go_on)
 
     async def _begin(self) -> None:
         self._heartbeat.start()
@@ -318,16 +344,23 @@ class Engine:
         """Hand in what has finished and claim up to so many."""
         batch = self._take_batch()
         self._pace.begin()
+        begun = 0.0 if self._watch is None else time.perf_counter()
         try:
             answer = await self._claims.call(registration, free, self._running, batch)
         except LeaseLost:
             self._heartbeat.declared_dead(registration)
             for run in batch:
-                _log_lost(run)
+                self._lose(run)
             return
         except BaseException:  # also a cancellation: what was to be handed in is not lost by it
             self._finished.extendleft(reversed(batch))
             raise
+        if self._watch is not None:
+            self._watch.called(time.perf_counter() - begun)
+            for run in batch:
+                if run.key not in answer.refused and run.outcome is not None:
+                    outcome = run.outcome.kind if run.outcome.count else "postponed"
+                    self._watch.finished(run.execution.action, outcome)
         # A batch is one of those that run at once.
         starting = list(dict.fromkeys(run.together or run for run in answer.starts))
         self._pace.end(free, len(starting), answer.status, answer.seconds)
@@ -353,8 +386,10 @@ class Engine:
             for run in batch:
                 refused = answer.refused.get(run.key)
                 if refused == "lost":
-                    _log_lost(run)
+                    self._lose(run)
                 elif refused == "unstarted":
+                    if self._watch is not None:
+                        self._watch.finished(run.execution.action, "released")
                     said = "%s goes back to its place: one before it in its batch has failed"
                     logger.info(said, run, extra=run.ids())
         for each in starting:
@@ -398,7 +433,7 @@ class Engine:
         while self._finished and len(batch) < _BATCH and size < _BATCH_BYTES:
             run = self._finished.popleft()
             if run.registration.held.get(run.execution.id) is not run:
-                _log_lost(run)  # it was taken from us, and has come back as a new attempt
+                self._lose(run)  # it was taken from us, and has come back as a new attempt
                 continue
             batch.append(run)
             if run.outcome is not None and run.outcome.result is not None:
@@ -419,6 +454,8 @@ class Engine:
     def _start(self, run: Run | Together) -> None:
         self._runs.add(run)
         self._running[run.execution.action] += 1
+        if self._watch is not None:
+            self._watch.started(run)
         if self._stop.is_set():
             run.end(RELEASED)  # claimed while we were told to stop
             self._done.append(run)
@@ -454,12 +491,21 @@ class Engine:
             self.stop()
 
     async def _run_async(self, run: Run | Together) -> None:
+        CURRENT.set(run)
+        begun = 0.0 if self._watch is None else time.perf_counter()
         run.outcome = await run.call_async()
+        if self._watch is not None:
+            self._watch.ran(run.execution.action, time.perf_counter() - begun)
+        CURRENT.set(None)  # or the run, its task and that one's context would keep each other alive
         self._done.append(run)
         self._woken.set()
 
     def _run_sync(self, run: Run | Together) -> None:
+        CURRENT.set(run)  # in a context of its own: see Threads
+        begun = 0.0 if self._watch is None else time.perf_counter()
         run.outcome = run.call()
+        if self._watch is not None:
+            self._watch.ran(run.execution.action, time.perf_counter() - begun)
         self._done.append(run)
         if self._closed:
             for each in run.members:
@@ -480,14 +526,25 @@ class Engine:
             run = self._done.popleft()
             self._runs.discard(run)
             self._running[run.execution.action] -= 1
+            if self._watch is not None:
+                self._watch.ended(run.execution.action)
             if run.timer is not None:
                 run.timer.cancel()
             for each in run.members:
                 if each.registration.dead or each.execution.cancel_reason == "lost":
-                    _log_lost(each)
+                    self._lose(each)
                     self._let_go(each)
                 else:
                     self._finished.append(each)
+
+    def _lose(self, run: Run) -> None:
+        """Say that an outcome counts for nothing, unless the handler has committed it itself."""
+        if run.execution.completed:
+            return
+        kind = run.outcome.kind if run.outcome is not None else "unknown"
+        logger.warning("%s was lost; its outcome (%s) counts for nothing", run, kind, extra=run.ids())
+        if self._watch is not None:
+            self._watch.finished(run.execution.action, "lost")
 
     def _let_go(self, run: Run) -> None:
         """Forget an execution whose outcome is not handed in."""
@@ -517,7 +574,7 @@ class Engine:
         self._pace.at_once()
         # What ended under the old number is not ours to hand in.
         for run in (*self._finished, *self._refused):
-            _log_lost(run)
+            self._lose(run)
         self._finished.clear()
         self._refused.clear()
         self._ready(registration.worker)
@@ -545,13 +602,6 @@ def _named(runs: Iterable[Run | Together]) -> str:
     """Name executions; many of them by the first."""
     ids = sorted(run.execution.id for each in runs for run in each.members)
     return ", ".join(map(str, ids[:_NAMED])) + (", …" if len(ids) > _NAMED else "")
-
-
-def _log_lost(run: Run) -> None:
-    if run.execution.completed:
-        return  # what the handler committed counts
-    kind = run.outcome.kind if run.outcome is not None else "unknown"
-    logger.warning("%s was lost; its outcome (%s) counts for nothing", run, kind, extra=run.ids())
 
 
 async def _insist(connect: Callable[[], Awaitable[object]]) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from pgfifo._watching import Watch
 from pgfifo.actions import Action
 from pgfifo.heartbeat import Identity
 
@@ -27,6 +28,7 @@ class Plan:
         shutdown_timeout: Seconds.
         until_empty: Whether to end when nothing is left.
         until_idle: Whether to end when nothing can start now.
+        watch: Who measures, if anybody does.
     """
 
     conninfo: str
@@ -42,6 +44,7 @@ class Plan:
     shutdown_timeout: float
     until_empty: bool
     until_idle: bool
+    watch: Watch | None = None
 
     def identity(self) -> Identity:
         """Return what the worker says of itself."""

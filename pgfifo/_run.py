@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from contextvars import ContextVar
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
     from pgfifo.heartbeat import Registration
 
 logger = logging.getLogger("pgfifo")
+
+CURRENT: ContextVar[Run | Together | None] = ContextVar("pgfifo_current", default=None)
+"""What this thread or task runs."""
 
 _OUR_FILES = {__file__, str(Path(__file__).with_name("_around.py"))}
 
@@ -228,13 +232,16 @@ class Run:
     def ids(self) -> dict[str, object]:
         """Return what says which execution it is, as attributes of a log record."""
         execution = self.execution
-        return {
+        ids: dict[str, object] = {
             "pgfifo_id": execution.id,
             "pgfifo_attempt": execution.attempt,
             "pgfifo_action": execution.action,
             "pgfifo_group": execution.group_text,
             "pgfifo_worker": self.registration.worker,
         }
+        if execution.trace is not None:
+            ids["trace_id"], ids["span_id"] = execution.trace
+        return ids
 
     def __str__(self) -> str:
         execution = self.execution

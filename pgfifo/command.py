@@ -36,6 +36,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pgfifo import keeper
 from pgfifo.outcome import NO_RESULT, RESULT_LIMIT, Outcome, failed, succeeded
+from pgfifo.probes import PROBES
 from pgfifo.processes import SUPERVISED
 
 if TYPE_CHECKING:
@@ -202,11 +203,16 @@ class Reporting(Protocol):
 
 
 def _without_database(environment: Mapping[str, str]) -> dict[str, str]:
-    """Return an environment without what leads to the database: ours, libpq's, and DATABASE_URL."""
+    """Return an environment without what leads to the database: ours, libpq's, and DATABASE_URL.
+
+    Nor is there what is between the processes of a worker: a command is none of them.
+    """
+    ours = environment.get(PROBES)
     return {
         name: value
         for name, value in environment.items()
-        if name not in ("DATABASE_URL", SUPERVISED)
+        if name not in ("DATABASE_URL", SUPERVISED, PROBES)
+        and not (ours and value.startswith(ours))
         and not (name.startswith("PGFIFO_") and name.endswith("DSN"))
         and not name.startswith(_LIBPQ)
     }

@@ -56,6 +56,7 @@ class Execution:
         last_progress: What `progress` was told last: the fraction and the message.
         in_batch: Whether a handler of batches has it, together with others or alone.
         said: What `succeed` or `fail` was told last, in a tuple of one.
+        trace: The ids of this attempt's trace and span, where it is traced (`pgfifo.otel`).
     """
 
     __slots__ = (
@@ -78,6 +79,7 @@ class Execution:
         "tags",
         "timeout",
         "token",
+        "trace",
         "wait_seconds",
     )
 
@@ -113,6 +115,7 @@ class Execution:
         self.last_progress: Progress | None = None
         self.in_batch = False
         self.said: tuple[object] | None = None
+        self.trace: tuple[str, str] | None = None
 
     @property
     def payload(self) -> Any:  # noqa: ANN401 - any JSON value

@@ -145,6 +145,8 @@ class Heartbeat:
         self._complained_of = ""
         self._pauses = Pauses()
         self._lock_gone = False
+        self.pulse = self.heard = time.monotonic()
+        """When the thread was last seen to go on, and when the server last took a heartbeat."""
         self._thread = threading.Thread(
             target=self._run, name=f"pgfifo-heartbeat-{identity.name}", daemon=True
         )
@@ -235,6 +237,7 @@ class Heartbeat:
     def _live(self) -> None:
         next_beat = next_round = time.monotonic()
         while True:
+            self.pulse = time.monotonic()
             registration = self._registration
             if registration is None or (self._closing and (registration.dead or not registration.held)):
                 return self._sign_off()
@@ -265,6 +268,7 @@ class Heartbeat:
         patience = min(PATIENCE, max(who.lease / 2, _LEAST_PATIENCE))
         link = Link(who.conninfo, pooled=not who.locked, after=self._session, patience=patience)
         self._link, self._session = link, link.session
+        self.pulse = time.monotonic()
         return link
 
     def _reconnect(self) -> Link:
@@ -288,6 +292,7 @@ class Heartbeat:
             arrived, held = registration.arrived, dict(registration.held)
         upto, slots = self._slots(arrived)
         told = link.rows(_BEAT, (registration.worker, upto, list(held), slots))
+        self.heard = time.monotonic()
         stopped = [
             held[id_] for id_, signal in told if held[id_].stop("lost" if signal == "lost" else "cancel")
         ]

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from pgfifo._around import Layer
     from pgfifo._run import Run
     from pgfifo._together import Together
+    from pgfifo._watching import Health, Watch
     from pgfifo.actions import Actions
     from pgfifo.execution import Execution
 
@@ -76,6 +77,7 @@ class Worker:
         until_empty: bool = False,
         declare: bool = True,
         on_start: Callable[[int], None] | None = None,
+        watch: Watch | None = None,
     ) -> None:
         """Prepare the worker; nothing is connected yet.
 
@@ -100,6 +102,7 @@ class Worker:
             declare: Declare the actions with the values that the code gives them. Defaults to true; if
                 false, unknown actions are refused.
             on_start: Called with the worker's id when it is registered.
+            watch: What measures it, such as `pgfifo.metrics.WorkerMetrics`. Defaults to nothing.
 
         Raises:
             InvalidValue: An argument cannot be right.
@@ -131,6 +134,7 @@ class Worker:
             shutdown_timeout=seconds(shutdown_timeout, "shutdown_timeout"),
             until_empty=until_empty,
             until_idle=False,
+            watch=watch,
         )
         if self._plan.heartbeat * 2 > self._plan.lease:
             raise InvalidValue(
@@ -157,6 +161,16 @@ class Worker:
         """What runs now."""
         engine = self._engine
         return engine.running if engine is not None else []
+
+    @property
+    def health(self) -> Health:
+        """How it is, for a probe: ``ready``, ``live`` (but not ready), ``stuck``, or ``stopped``.
+
+        ``stuck`` means that its event loop or its heartbeat has stood still for the length of a lease, and
+        for 30 seconds at least: a coroutine that does not give way does that, too.
+        """
+        engine = self._engine
+        return "stopped" if engine is None else engine.health
 
     def request_stop(self) -> None:
         """Have it stop, from any thread or signal handler; returns at once."""

@@ -18,6 +18,7 @@ from pgfifo.cli.exits import INTERRUPTED, usage
 from pgfifo.cli.loading import load_actions
 from pgfifo.cli.options import LOOK, WORK, AsJson, Dsn, duration
 from pgfifo.cli.output import print_json_rows, print_table, span
+from pgfifo.cli.probing import Listening, Probes, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
@@ -124,6 +125,39 @@ def worker(
         Literal["debug", "info", "warning", "error"],
         typer.Option("--log-level", help="What to log, to stderr."),
     ] = "info",
+    log_format: Annotated[
+        Literal["text", "json"],
+        typer.Option("--log-format", help="How to log; as JSON, each line says which execution it is about."),
+    ] = "text",
+    metrics_port: Annotated[
+        Listening | None,
+        typer.Option(
+            "--metrics-port",
+            metavar="[HOST:]PORT",
+            help="Where to serve /metrics for Prometheus; one port for all processes.",
+            parser=listening,
+            show_default=False,
+        ),
+    ] = None,
+    health_port: Annotated[
+        Listening | None,
+        typer.Option(
+            "--health-port",
+            metavar="[HOST:]PORT",
+            help="Where to serve /healthz and /readyz for probes; may be the same port.",
+            parser=listening,
+            show_default=False,
+        ),
+    ] = None,
+    health_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--health-file",
+            metavar="PATH",
+            help="A file that is written each second: ready, live (and not ready), or stuck.",
+            show_default=False,
+        ),
+    ] = None,
     dsn: Dsn = None,
 ) -> None:
     """Run executions: with an application's handlers, or with a command for each of them.
@@ -145,6 +179,8 @@ def worker(
     from pgfifo.processes import SUPERVISED, follow_parent, supervise
     from pgfifo.worker import Worker
 
+    probes = Probes(metrics_port, health_port, health_file)
+    probes.prepare()
     words = application or []
     if action and not (len(words) == 1 and _APPLICATION.fullmatch(words[0]) and ":" in words[0]):
         actions = _command(action, words, shell=shell, result=result, kill_after=kill_after)
@@ -170,19 +206,19 @@ def worker(
         "lease": lease,
     }
     options |= {key: value for key, value in times.items() if value is not None}
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=log_level.upper(), stream=sys.stderr
-    )
+    _log(log_level, log_format)
     supervised = SUPERVISED in os.environ
     with address(dsn, quiet=supervised) as found:
         if processes > 1 and not supervised:
             command = [sys.executable, "-m", "pgfifo", *_without_dsn(arguments())]
             # Not on the command lines of others, which everybody on the machine can read.
             secret = {} if dsn is None else {"PGFIFO_DSN": dsn}
-            raise typer.Exit(supervise(command, processes, secret))
-        runner = Worker(found.conninfo, actions, **options)
+            with probes.of_several(processes) as environment:
+                raise typer.Exit(supervise(command, processes, {**secret, **environment}))
+        runner = Worker(found.conninfo, actions, watch=probes.watch(), **options)
         follow_parent(runner.request_stop)
-        runner.run()
+        with probes.shown(lambda: "live" if runner.health == "stopped" else runner.health):
+            runner.run()
     if runner.interrupted and not supervised:
         raise typer.Exit(INTERRUPTED)
 
@@ -212,6 +248,20 @@ def workers(json: AsJson = False, dsn: Dsn = None) -> None:
         for each in found
     ]
     print_table(lines, "No workers.", wide=["actions"])
+
+
+def _log(level: str, form: str) -> None:
+    """Have everything that is logged go to stderr."""
+    if form == "text":
+        form = "%(asctime)s %(levelname)s %(message)s"
+        logging.basicConfig(format=form, level=level.upper(), stream=sys.stderr)
+        return
+    from pgfifo.logs import ExecutionFilter, JsonFormatter
+
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    handler.addFilter(ExecutionFilter())
+    logging.basicConfig(handlers=[handler], level=level.upper())
 
 
 def _command(

@@ -18,5 +18,6 @@ except ImportError as error:
 
 from pgfifo.metrics.database import CONTENT_TYPE, collector, exposition
 from pgfifo.metrics.producer import instrument, uninstrument
+from pgfifo.metrics.worker import WorkerMetrics
 
-__all__ = ["CONTENT_TYPE", "collector", "exposition", "instrument", "uninstrument"]
+__all__ = ["CONTENT_TYPE", "WorkerMetrics", "collector", "exposition", "instrument", "uninstrument"]
