@@ -35,7 +35,7 @@ EXAMPLE = {
     "context": {"action": "deplo", "nearest": "deploy"},
 }
 
-_ALWAYS = (401, 403, 422, 503)
+_CONTENT = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
 
 
 class _Route(APIRoute):
@@ -57,15 +57,15 @@ def new_router(tag: str) -> APIRouter:
     return APIRouter(
         tags=[tag],
         route_class=_Route,
-        responses=problems(*_ALWAYS),
+        responses=problems(401, 403, 422, 503)
+        | {"default": {"description": "Any other problem", "content": _CONTENT}},
         generate_unique_id_function=lambda route: route.name,
     )
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the description of problems that a route may answer with, for the document."""
-    content = {MEDIA_TYPE: {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    return {each: {"description": HTTPStatus(each).phrase, "content": content} for each in statuses}
+    return {each: {"description": HTTPStatus(each).phrase, "content": _CONTENT} for each in statuses}
 
 
 def example(document: dict[str, Any], status: int = 200) -> dict[int | str, dict[str, Any]]:
