@@ -400,6 +400,7 @@ def test_a_call_that_takes_too_long_is_given_up(dsn: str, connect: Any) -> None:
             assert "did not answer in time" in answer["detail"]
             # What was given up does not go on in the server.
             left = other.execute(
-                "select count(*) from pg_stat_activity where wait_event_type = 'Lock' and datname = current_database()"
+                "select count(*) from pg_stat_activity"
+                " where wait_event_type = 'Lock' and datname = current_database()"
             ).fetchone()
             assert left == (0,)
