@@ -136,6 +136,7 @@ end $$;
 \ir internal/group.sql
 \ir internal/action.sql
 \ir internal/ledger.sql
+\ir internal/turn.sql
 \ir internal/wake.sql
 \ir internal/tell.sql
 \ir internal/enqueue_checks.sql

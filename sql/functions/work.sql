@@ -1,9 +1,10 @@
 -- What a worker calls, over and over: hand back what has finished and get what to run next, in one statement and one
 -- commit, so that the server commits even if the client is gone. Autocommit and READ COMMITTED only.
 -- Touches: finish side runs, executions, history, ledger, cancellations; claim side marks, arrivals, timers, scans, runs,
--- ledger. Holds, in this order and to the commit: the worker's fence (shared); slot locks of finished lanes, sorted, each
--- with one short wait; policy locks (shared, by try); slot locks of claimed lanes (by try). Nothing here waits for a lane
--- while it could itself be waited for by anybody but such a short wait.
+-- ledger. Holds, in this order and to the commit: the worker's fence (shared); policy locks (shared, by try); slot locks of
+-- finished lanes, sorted, each with one short wait; slot locks of claimed lanes (by try). Nothing here waits for anything longer
+-- than such a short wait, so whoever waits for us with a slot lock in his hands gets on.
+-- A slot in which something has ended is handed on to the next of its line while the lane's turn lasts (see _turn).
 -- p_call numbers the worker's claims: the same number again (its answer was lost) returns the same rows.
 -- What stands for a slot that a program waits for (see slot_enter) is started like any other when its turn comes, whoever
 -- claims, but in the name of its owner: he is told, and it is no row of the claim's and does not count against its limit.
@@ -38,6 +39,12 @@ declare
   v_limits integer[];
   v_alone boolean;
   v_finish record;
+  -- What has ended and was not handed on in the statement for that.
+  v_items jsonb;
+  v_status jsonb;
+  -- How long turns last, where this call may hand slots on; else null.
+  v_turn interval;
+  v_ended_locked bigint[];
   v_repeated bigint[];
   v_limit integer := p_limit;
   -- Before this transaction has an xid; see _scan_from.
@@ -165,40 +172,11 @@ begin
     v_limits := array(select a.cap from unnest(p_actions, p_limits) with ordinality a(name, cap, n) join pgfifo.actions n on n.name = a.name order by a.n);
   end if;
 
-  if p_finished is not null and p_finished <> '[]' then
-    if jsonb_typeof(p_finished) <> 'array' then
-      raise exception using errcode = 'QF022', message = format('p_finished must be a JSON array, not %s', jsonb_typeof(p_finished)),
-        detail = json_build_object('name', 'p_finished')::text, hint = 'Give [{"id": 1, "attempt": 1, "outcome": "succeeded"}].';
-    end if;
-    -- In an expression, which is evaluated in place; a query of its own would cost more than all it does for one.
-    v_alone := jsonb_array_length(p_finished) = 1 and p_finished #>> '{0,outcome}' = 'succeeded';
-    if v_alone then
-      v_finish := pgfifo._finish_single(p_worker, p_finished -> 0, clock_timestamp() + v_offset);
-      v_alone := v_finish.o_lanes is not null;
-    end if;
-    if not v_alone then
-      v_finish := pgfifo._finish_batch(p_worker, p_finished);
-    end if;
-    v_ended_lanes := v_finish.o_lanes;
-    v_ended_actions := v_finish.o_actions;
-    v_ended_versions := v_finish.o_versions;
-    if pgfifo._awaited() then
-      perform pgfifo._tell(array(select (i ->> 'id')::bigint from jsonb_array_elements(p_finished) i));
-    end if;
-    if v_finish.o_status is not null then
-      return query select 'finish'::text, s.id, s.attempt, null::text, null::text, null::text, null::jsonb, null::jsonb, null::text[],
-        null::timestamptz, null::double precision, null::bigint, null::bigint, s.status, null::jsonb
-      from jsonb_to_recordset(v_finish.o_status) s(id bigint, attempt integer, status text);
-    end if;
-  end if;
-
-  if v_repeated <> '{}' then
-    return query select * from pgfifo._start_rows(v_repeated);
-    v_limit := 0;
-    v_timed := true;
-  end if;
   v_action_ids := coalesce(v_action_ids, '{}');
   v_now := clock_timestamp() + v_offset;
+  if v_repeated <> '{}' then
+    v_limit := 0;
+  end if;
   v_left := v_limit;
   if v_limit = 0 then
     v_ends_at := null;
@@ -250,10 +228,189 @@ begin
     v_sizes := array(select coalesce((select max(b.size) from unnest(p_actions, p_batches) b(name, size) where b.name = n.name), 1)
       from unnest(v_names) with ordinality n(name, n) order by n.n);
   end if;
-  if v_actions is not null then
-    if v_remarked then
-      perform pgfifo._remark(r.action_id) from pgfifo.remarks r where r.action_id = any (v_actions);
+  if p_finished is not null and p_finished <> '[]' then
+    if jsonb_typeof(p_finished) <> 'array' then
+      raise exception using errcode = 'QF022', message = format('p_finished must be a JSON array, not %s', jsonb_typeof(p_finished)),
+        detail = json_build_object('name', 'p_finished')::text, hint = 'Give [{"id": 1, "attempt": 1, "outcome": "succeeded"}].';
     end if;
+    v_items := p_finished;
+    if v_single and v_left > 0 and v_waits is false then
+      v_turn := nullif(pgfifo._turn(), interval '0');
+    end if;
+    -- In an expression, which is evaluated in place; a query of its own would cost more than all it does for one.
+    v_alone := jsonb_array_length(p_finished) = 1 and p_finished #>> '{0,outcome}' = 'succeeded';
+    if v_alone then
+      v_finish := pgfifo._finish_single(p_worker, p_finished -> 0, v_turn, v_actions, v_names, v_max, p_call, v_epoch, clock_timestamp() + v_offset);
+      v_alone := v_finish.o_lanes is not null;
+      if (v_finish.o_next).id is not null then
+        v_left := v_left - 1;
+        return next v_finish.o_next;
+      end if;
+    end if;
+    if not v_alone then
+      v_ended_locked := pgfifo._lock_ended(p_finished);
+      if v_turn is not null and jsonb_array_length(p_finished) <= v_left then
+        -- Those about which nothing is special, all together: end what has succeeded, and start the next of the same lines in its
+        -- slots. The statement begins after the slot locks, and sees all that earlier deciders about these lanes have committed;
+        -- the limits are those that the policy locks keep as they are. What it passes over goes the common way below, where
+        -- the rules are written down. As many start as have ended, so where as many waited the lane is as full as it was, and
+        -- needs no mark that it did not need before; where fewer start and more waits, it gets one.
+        -- Dies here: nothing happened; the worker hands the same items in again, or is found dead and they are taken back.
+        v_xid := pg_current_xact_id();
+        v_now := clock_timestamp() + v_offset;
+        for v_row in
+          with items as materialized (
+            select distinct on (i.id, i.attempt) i.id, i.attempt, i.result, i.result_error
+            from jsonb_to_recordset(p_finished) i(id bigint, attempt integer, outcome text, result jsonb, result_error text)
+            where i.outcome = 'succeeded'),
+          ended as materialized (
+            select i.id, i.attempt, i.result, i.result_error, r.run, e.content, r.turn_from, r.lane_id, l.nth, l.group_text,
+              g.row, g.version, g.starts, g.waiting, g.consumed, v_max[l.nth] - g.running + g.riding as free
+            from items i
+            cross join lateral (
+              select r.ctid as run, r.lane_id, r.attempt, r.worker_id, r.state, r.version, r.draws, r.batch_no, coalesce(r.turn_from, r.started_at) as turn_from
+              from pgfifo.runs r where r.id = i.id offset 0) r
+            cross join lateral (select e.ctid as content from pgfifo._executions e where e.id = i.id offset 0) e
+            cross join lateral (select array_position(v_actions, l.action_id) as nth, l.group_text from pgfifo.lanes l where l.id = r.lane_id offset 0) l
+            cross join lateral (
+              select g.ctid as row, g.version, g.starts, g.waiting, g.consumed, g.running, g.riding, g.held, g.returned, g.yielded, g.delayed, g.pending_xid
+              from pgfifo.ledger g where g.lane_id = r.lane_id and g.version >= r.version order by g.lane_id desc, g.version desc limit 1) g
+            where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.draws is null and r.batch_no is null
+              and r.lane_id = any (v_ended_locked) and v_now - r.turn_from between interval '0' and v_turn
+              and l.nth is not null and g.held = 0 and g.returned = 0 and g.yielded = 0 and g.delayed = 0 and g.pending_xid is null
+              and not exists (select from pgfifo.cancellations c where c.id = i.id offset 0)
+              -- A policy of the lane's own: who sets one holds no other lock than the slot lock.
+              and not ((select exists (select from pgfifo.policies p where p.scope = 'lane') or exists (select from pgfifo._overrides))
+                and exists (select from pgfifo._lane_policies p where p.lane_id = r.lane_id offset 0))),
+          newest as materialized (
+            select w.lane_id, w.nth, w.group_text, w.row, w.version, w.starts, w.waiting, w.consumed, w.free, count(*)::integer as n, min(w.turn_from) as turn_from
+            from ended w group by w.lane_id, w.nth, w.group_text, w.row, w.version, w.starts, w.waiting, w.consumed, w.free),
+          picked as materialized (
+            select s.lane_id, s.nth, s.group_text, s.row, s.version, s.starts, s.waiting, s.n, s.turn_from, e.id, e.ticket, e.content, e.owner,
+              row_number() over w as place, count(*) over w as started, bool_or(e.past is not null) over w as has_past
+            from newest s
+            cross join lateral (
+              select e.id, e.ticket, e.past, e.owner, e.ctid as content from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
+              order by e.lane_id, e.ticket limit greatest(0, least(s.n, s.free + s.n))) e
+            window w as (partition by s.lane_id order by e.ticket rows between unbounded preceding and unbounded following)),
+          runs_gone as (
+            delete from pgfifo.runs r where r.ctid = any (array(select w.run from ended w)) returning 1),
+          content_gone as (
+            delete from pgfifo._executions e where e.ctid = any (array(select w.content from ended w)) returning 1),
+          kept as (
+            insert into pgfifo.history (id, action_id, lane_id, group_text, outcome, attempt, failures, ticket, worker_id, joined_no, start_no,
+              start_limit, is_strict, end_no, enqueued_at, started_at, finished_at, retry_of, payload, headers, tags, result, result_error, attempts,
+              owner, start_event)
+            select w.id, v_actions[w.nth], w.lane_id, w.group_text, 'succeeded', r.attempt, r.failures, r.ticket, p_worker, r.joined_no, r.start_no,
+              r.start_limit, r.is_strict, w.starts, e.enqueued_at, r.started_at, v_now, e.retry_of, e.payload, e.headers, e.tags,
+              case when r.completed then r.result else w.result end, w.result_error, r.attempts, e.owner, r.event_no
+            from ended w
+            cross join lateral (select r.* from pgfifo.runs r where r.ctid = w.run) r
+            cross join lateral (select e.* from pgfifo._executions e where e.ctid = w.content) e
+            returning 1),
+          started as (
+            insert into pgfifo.runs (id, lane_id, ticket, state, attempt, worker_id, call_no, start_no, start_limit, is_strict, version, started_at, turn_from)
+            select p.id, p.lane_id, p.ticket, 'running', 1, coalesce(p.owner, p_worker), case when p.owner is null then p_call end,
+              p.starts + p.place, v_max[p.nth], true, p.version + 1, v_now, p.turn_from
+            from picked p
+            -- All ends before any start: their events are numbered as they are written.
+            where (select count(*) from kept) > 0),
+          changed as materialized (
+            select p.lane_id, p.nth, p.row, p.version, p.waiting, p.n, p.started::integer, p.ticket from picked p where p.place = p.started
+            union all
+            select s.lane_id, s.nth, s.row, s.version, s.waiting, s.n, 0, s.consumed from newest s where s.lane_id <> all (array(select p.lane_id from picked p))),
+          pruned as (
+            delete from pgfifo.ledger g where g.ctid = any (array(select c.row from changed c))),
+          appended as (
+            insert into pgfifo.ledger (lane_id, version, running, held, riding, yielded, returned, waiting, delayed, consumed, mark_floor, held_from,
+              returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
+            select g.lane_id, g.version + 1, g.running + c.started - c.n, g.held, g.riding, g.yielded, g.returned, g.waiting - c.started, g.delayed, c.ticket,
+              g.mark_floor, g.held_from, g.returned_from, g.delayed_from, g.starts + c.started, g.enqueued, g.joined, g.succeeded + c.n, g.failed,
+              g.cancelled, g.expired, v_now
+            from changed c cross join lateral (select g.* from pgfifo.ledger g where g.ctid = c.row) g)
+          select case when p.owner is not null then 'owned' when p.has_past then 'past' else 'start' end,
+            p.id, 1, v_epoch || '-' || p.id || '-1', v_names[p.nth], p.group_text, e.payload, e.headers, e.tags, e.enqueued_at,
+            greatest(0, extract(epoch from v_now - greatest(e.enqueued_at, e.run_at)))::double precision, p.lane_id, p.starts + p.place, null::text, null::jsonb
+          from picked p
+          cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at, e.run_at from pgfifo._executions e where e.ctid = p.content and e.id = p.id) e
+          union all
+          select 'waits', v_actions[c.nth], null, null, null, null, null, null, null, null, null, c.lane_id, c.version + 1, null, null
+          from changed c where c.started < c.n and c.waiting > c.started
+          union all
+          -- How many have ended; their rows that have gone, of both kinds; and which, where that is not all.
+          select 'ended', w.n, null, null, null, null, null, null, null, null, null, (select count(*) from runs_gone), (select count(*) from content_gone), null,
+            case when w.n < jsonb_array_length(p_finished) then (select jsonb_object_agg(w.id, w.attempt) from ended w) end
+          from (select count(*) as n from ended) w
+        loop
+          if v_row.kind = 'start' then
+            v_left := v_left - 1;
+            return next v_row;
+          elsif v_row.kind = 'ended' then
+            if v_row.lane_id <> v_row.id or v_row.start_no <> v_row.id then
+              raise exception using errcode = 'XX000',
+                message = format('finish found %s executions, and deleted %s runs and %s contents', v_row.id, v_row.lane_id, v_row.start_no);
+            end if;
+            v_items := case when v_row.id = jsonb_array_length(p_finished) then '[]'
+              else (select coalesce(jsonb_agg(i.item), '[]') from jsonb_array_elements(p_finished) i(item) 
+                where (i.item ->> 'outcome' = 'succeeded' and v_row.detail ->> (i.item ->> 'id') = i.item ->> 'attempt') is not true) end;
+          elsif v_row.kind = 'owned' then
+            v_owned := v_owned || v_row.id;
+          elsif v_row.kind = 'past' then
+            v_past := v_past || v_row.id;
+          else
+            v_ended_lanes := v_ended_lanes || v_row.lane_id;
+            v_ended_actions := v_ended_actions || v_row.id::integer;
+            v_ended_versions := v_ended_versions || v_row.start_no;
+          end if;
+        end loop;
+        if v_past <> '{}' then
+          v_past := pgfifo._go_on(v_past);
+          return query select * from pgfifo._start_rows(v_past);
+          v_left := v_left - cardinality(v_past);
+        end if;
+        if v_owned <> '{}' then
+          perform pgfifo._tell_owners(v_owned, p_worker);
+        end if;
+      end if;
+      if v_items <> '[]' then
+        v_finish := pgfifo._finish_batch(p_worker, v_items, v_ended_locked);
+      end if;
+    end if;
+    if v_items <> '[]' then
+      v_status := v_finish.o_status;
+      if v_ended_lanes = '{}' then
+        v_ended_lanes := v_finish.o_lanes;
+        v_ended_actions := v_finish.o_actions;
+        v_ended_versions := v_finish.o_versions;
+      else
+        -- Each lane once.
+        for v_nth in 1 .. cardinality(v_finish.o_lanes) loop
+          if v_finish.o_lanes[v_nth] <> all (v_ended_lanes) then
+            v_ended_lanes := v_ended_lanes || v_finish.o_lanes[v_nth];
+            v_ended_actions := v_ended_actions || v_finish.o_actions[v_nth];
+            v_ended_versions := v_ended_versions || v_finish.o_versions[v_nth];
+          end if;
+        end loop;
+      end if;
+    end if;
+    if pgfifo._awaited() then
+      perform pgfifo._tell(array(select (i ->> 'id')::bigint from jsonb_array_elements(p_finished) i));
+    end if;
+    if v_status is not null then
+      return query select 'finish'::text, s.id, s.attempt, null::text, null::text, null::text, null::jsonb, null::jsonb, null::text[],
+        null::timestamptz, null::double precision, null::bigint, null::bigint, s.status, null::jsonb
+      from jsonb_to_recordset(v_status) s(id bigint, attempt integer, status text);
+    end if;
+  end if;
+
+  if v_repeated <> '{}' then
+    return query select * from pgfifo._start_rows(v_repeated);
+    v_timed := true;
+  end if;
+  if v_actions is not null and v_remarked then
+    perform pgfifo._remark(r.action_id) from pgfifo.remarks r where r.action_id = any (v_actions);
+  end if;
+  if v_actions is not null and v_left > 0 then
     -- Where to begin; mostly that is only read (see _scan_from), and mostly no timer is due.
     select array_agg(s.hot_mark order by a.n), array_agg(s.hot_timer order by a.n),
         bool_or(v_now - s.seen_at not between interval '0' and interval '100 ms'),
@@ -720,7 +877,8 @@ begin
     for v_nth in 1 .. cardinality(v_actions) loop
       if pgfifo._asleep(v_actions[v_nth]) then
         perform pg_notify('pgfifo', n.name) from pgfifo.actions n
-        where n.id = v_actions[v_nth] and exists (select from pgfifo.marks m where m.action_id = n.id and m.id > v_from[v_nth]);
+        where n.id = v_actions[v_nth] and exists (select from pgfifo.marks m where m.action_id = n.id and m.id > coalesce(v_from[v_nth],
+          (select s.hot_mark from pgfifo.scans s where s.action_id = n.id order by s.action_id desc, s.version desc limit 1)));
       end if;
     end loop;
   end if;

@@ -1,12 +1,6 @@
--- Finish what a worker hands back. Returns the status of each item that is not ok ('lost', 'retry' or 'unstarted'), and the lanes that
--- have something waiting now: the caller refills them or leaves a mark, in this transaction.
--- 1. Which lanes: a hint, read without a lock; an execution never changes its lane.
--- 2. Their slot locks, in the order of their keys, each with one short wait; what cannot be had is for later ('retry').
--- What is said of a batch counts in its order: see _put_off for what is 'unstarted'.
--- 3. Then look: (id, attempt, worker) must still be what runs. The statements that decide begin after the locks.
--- Dies here: nothing happened; the worker hands the same items in again, or is found dead and they are taken back.
-create or replace function pgfifo._finish_batch(p_worker bigint, p_items jsonb, out o_status jsonb, out o_lanes bigint[], out o_actions integer[],
-  out o_versions bigint[])
+-- The slot locks of the lanes of what a worker hands back. Which lanes: a hint, read without a lock; an execution never changes
+-- its lane. In the order of their keys, each with one short wait; a lane that cannot be had is not among those returned.
+create or replace function pgfifo._lock_ended(p_items jsonb) returns bigint[]
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -15,18 +9,6 @@ declare
   v_lane bigint;
   v_locked bigint[];
   v_others bigint[];
-  v_done bigint[];
-  v_attempts integer[];
-  v_item record;
-  v_run pgfifo.runs;
-  -- An xid before events are numbered: see events.
-  v_xid constant xid8 := pg_current_xact_id();
-  v_now timestamptz := pgfifo._now();
-  v_requested boolean;
-  v_rode boolean := false;
-  v_runs bigint;
-  v_contents bigint;
-  v_refused jsonb := '[]';
 begin
   select array_agg(t.lane_id) filter (where t.is_locked), array_agg(t.lane_id) filter (where not t.is_locked) into v_locked, v_others
   from (
@@ -43,7 +25,34 @@ begin
       end if;
     end loop;
   end if;
+  return v_locked;
+end $$;
 
+-- Finish what a worker hands back. Returns the status of each item that is not ok ('lost', 'retry' or 'unstarted'), and the lanes that
+-- have something waiting now: the caller refills them or leaves a mark, in this transaction.
+-- p_locked: their lanes whose slot locks the caller has, see _lock_ended; what is in another lane is for later ('retry').
+-- (id, attempt, worker) must still be what runs, seen under these locks: the statements that decide begin after them.
+-- What is said of a batch counts in its order: see _put_off for what is 'unstarted'.
+-- Dies here: nothing happened; the worker hands the same items in again, or is found dead and they are taken back.
+create or replace function pgfifo._finish_batch(p_worker bigint, p_items jsonb, p_locked bigint[], out o_status jsonb, out o_lanes bigint[], out o_actions integer[],
+  out o_versions bigint[])
+language plpgsql volatile
+set search_path = pg_catalog, pg_temp
+as $$
+declare
+  v_done bigint[];
+  v_attempts integer[];
+  v_item record;
+  v_run pgfifo.runs;
+  -- An xid before events are numbered: see events.
+  v_xid constant xid8 := pg_current_xact_id();
+  v_now timestamptz := pgfifo._now();
+  v_requested boolean;
+  v_rode boolean := false;
+  v_runs bigint;
+  v_contents bigint;
+  v_refused jsonb := '[]';
+begin
   -- Rows are looked up one by one through their keys (offset 0 keeps other conditions out of the way of the index), and
   -- read again and deleted where they were found: under the slot lock nobody moves them.
   with items as materialized (
@@ -62,7 +71,7 @@ begin
       select g.ctid as row, g.version, g.starts, g.waiting from pgfifo.ledger g
       where g.lane_id = r.lane_id and g.version >= r.version order by g.lane_id desc, g.version desc limit 1) g
     left join lateral (select c.requested_at, c.reason from pgfifo.cancellations c where c.id = i.id offset 0) c on true
-    where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.draws is null and r.batch_no is null and r.lane_id = any (v_locked)),
+    where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.draws is null and r.batch_no is null and r.lane_id = any (p_locked)),
   runs_gone as (
     delete from pgfifo.runs r where r.ctid = any (array(select w.run from ended w)) returning 1),
   content_gone as (
@@ -120,7 +129,7 @@ begin
       -- What has succeeded of batches, together.
       select f.o_done, f.o_attempts, o_lanes || f.o_freed, o_actions || f.o_freed_actions, o_versions || f.o_freed_versions
         into v_done, v_attempts, o_lanes, o_actions, o_versions
-      from pgfifo._finish_riders(p_worker, p_items, v_locked, o_lanes) f;
+      from pgfifo._finish_riders(p_worker, p_items, p_locked, o_lanes) f;
       v_rode := true;
       select * into v_run from pgfifo.runs r where r.id = v_item.id;
     end if;
@@ -129,7 +138,7 @@ begin
       raise exception using errcode = 'QF022',
         message = format('an execution ends as succeeded, failed, released or cancelled, not as %s', coalesce(quote_literal(v_item.outcome), 'null')),
         detail = json_build_object('id', v_item.id, 'outcome', v_item.outcome)::text;
-    elsif v_run.id is not null and v_run.attempt = v_item.attempt and v_run.worker_id = p_worker and v_run.lane_id <> all (v_locked) then
+    elsif v_run.id is not null and v_run.attempt = v_item.attempt and v_run.worker_id = p_worker and v_run.lane_id <> all (p_locked) then
       v_refused := v_refused || jsonb_build_object('id', v_item.id, 'attempt', v_item.attempt, 'status', 'retry');
     elsif v_run.id is not null and v_run.attempt = v_item.attempt and v_run.worker_id = p_worker and v_run.state = 'running' then
       perform pgfifo._finish_one(v_run, v_item.outcome, v_item.result, v_item.error, v_item.retry, v_item.result_error, false,

@@ -3,8 +3,11 @@
 -- all, o_lanes is null and nothing is changed.
 -- A worker's word counts if (id, attempt, worker) is what runs, seen under the lane's slot lock, which is had at once or not
 -- at all. Dies here: nothing happened; the worker hands it in again, or is found dead.
-create or replace function pgfifo._finish_single(p_worker bigint, p_item jsonb, p_now timestamptz, out o_status jsonb, out o_lanes bigint[], out o_actions integer[],
-  out o_versions bigint[])
+-- p_turn: how long turns last, where the caller may hand slots on (see work), else null. Then o_next is the next of its line,
+-- started in its slot: it needs no mark, since the lane is as full as it was.
+create or replace function pgfifo._finish_single(p_worker bigint, p_item jsonb, p_turn interval, p_actions integer[], p_names text[], p_max integer[],
+  p_call bigint, p_epoch integer, p_now timestamptz, out o_status jsonb, out o_lanes bigint[], out o_actions integer[], out o_versions bigint[],
+  out o_next pgfifo.work_row)
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
@@ -14,6 +17,10 @@ declare
   v_run record;
   v_lane record;
   v_ledger pgfifo.ledger;
+  v_nth integer;
+  v_next record;
+  v_ticket bigint;
+  v_started integer := 0;
   -- An xid before events are numbered: see events.
   v_xid constant xid8 := pg_current_xact_id();
 begin
@@ -32,7 +39,9 @@ begin
     return;
   end if;
   -- The newest version as one value: each step of a plan pays for each column that it passes on.
-  select l.action_id, l.group_text, g.row, g.ledger into strict v_lane
+  select l.action_id, l.group_text, g.row, g.ledger,
+      p_turn is not null and (exists (select from pgfifo.policies p where p.scope = 'lane') or exists (select from pgfifo._overrides)) as differs
+    into strict v_lane
   from pgfifo.lanes l
   cross join lateral (
     select g.ctid as row, g as ledger from pgfifo.ledger g where g.lane_id = l.id and g.version >= v_run.version order by g.lane_id desc, g.version desc limit 1) g
@@ -52,18 +61,49 @@ begin
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s has no content', v_id);
   end if;
+  if p_now - coalesce(v_run.turn_from, v_run.started_at) between interval '0' and p_turn and not v_lane.differs
+    and v_ledger.held = 0 and v_ledger.returned = 0 and v_ledger.yielded = 0 and v_ledger.delayed = 0 and v_ledger.pending_xid is null
+  then
+    v_nth := array_position(p_actions, v_lane.action_id);
+    if p_max[v_nth] - v_ledger.running + v_ledger.riding + 1 > 0 then
+      -- Read with its content, under the slot lock: whoever changes what waits holds that, too.
+      select e.id, e.ticket, e.owner, e.past, e.payload, e.headers, e.tags, e.enqueued_at, e.run_at into v_next
+      from pgfifo._executions e where e.lane_id = v_lane_id and e.ticket > v_ledger.consumed order by e.lane_id, e.ticket limit 1;
+      if v_next.id is not null and v_next.owner is null and v_next.past is null then
+        insert into pgfifo.runs (id, lane_id, ticket, state, attempt, worker_id, call_no, start_no, start_limit, is_strict, version, started_at, turn_from)
+        values (v_next.id, v_lane_id, v_next.ticket, 'running', 1, p_worker, p_call, v_ledger.starts + 1, p_max[v_nth], true, v_ledger.version + 1, p_now,
+          coalesce(v_run.turn_from, v_run.started_at));
+        v_ticket := v_next.ticket;
+        v_started := 1;
+        o_next.kind := 'start';
+        o_next.id := v_next.id;
+        o_next.attempt := 1;
+        o_next.token := p_epoch || '-' || v_next.id || '-1';
+        o_next.action := p_names[v_nth];
+        o_next.group_text := v_lane.group_text;
+        o_next.payload := v_next.payload;
+        o_next.headers := v_next.headers;
+        o_next.tags := v_next.tags;
+        o_next.enqueued_at := v_next.enqueued_at;
+        o_next.wait_seconds := greatest(0, extract(epoch from p_now - greatest(v_next.enqueued_at, v_next.run_at)));
+        o_next.lane_id := v_lane_id;
+        o_next.start_no := v_ledger.starts + 1;
+      end if;
+    end if;
+  end if;
   with gone as (
     delete from pgfifo.ledger g where g.ctid = v_lane.row)
   insert into pgfifo.ledger (lane_id, version, running, held, riding, yielded, returned, waiting, delayed, consumed, mark_floor, pending_mark,
     pending_xid, held_from, returned_from, delayed_from, starts, enqueued, joined, succeeded, failed, cancelled, expired, changed_at)
-  values (v_lane_id, v_ledger.version + 1, v_ledger.running - 1, v_ledger.held, v_ledger.riding, v_ledger.yielded, v_ledger.returned, v_ledger.waiting,
-    v_ledger.delayed, v_ledger.consumed, v_ledger.mark_floor, v_ledger.pending_mark, v_ledger.pending_xid, v_ledger.held_from, v_ledger.returned_from,
-    v_ledger.delayed_from, v_ledger.starts, v_ledger.enqueued, v_ledger.joined, v_ledger.succeeded + 1, v_ledger.failed, v_ledger.cancelled,
+  values (v_lane_id, v_ledger.version + 1, v_ledger.running - 1 + v_started, v_ledger.held, v_ledger.riding, v_ledger.yielded, v_ledger.returned,
+    v_ledger.waiting - v_started, v_ledger.delayed, coalesce(v_ticket, v_ledger.consumed),
+    v_ledger.mark_floor, v_ledger.pending_mark, v_ledger.pending_xid, v_ledger.held_from, v_ledger.returned_from, v_ledger.delayed_from,
+    v_ledger.starts + v_started, v_ledger.enqueued, v_ledger.joined, v_ledger.succeeded + 1, v_ledger.failed, v_ledger.cancelled,
     v_ledger.expired, p_now);
   o_lanes := '{}';
   o_actions := '{}';
   o_versions := '{}';
-  if v_ledger.waiting > 0 then
+  if v_ledger.waiting > 0 and v_started = 0 then
     o_lanes := array[v_lane_id];
     o_actions := array[v_lane.action_id];
     o_versions := array[v_ledger.version + 1];

@@ -21,6 +21,8 @@ create table if not exists pgfifo.runs (
   version bigint,
   is_strict boolean not null,
   started_at timestamptz,
+  -- When its lane's turn began, where that was with the start of another one, whose slot was handed on: see _turn.
+  turn_from timestamptz,
   -- Of a member of a batch: the number of the start that leads it. All of a lane's with the same number share one slot.
   batch_no bigint,
   -- The shared limits that this attempt draws from, empty where its lane only keeps a gap; null: neither.
