@@ -146,6 +146,8 @@ def test_e4_ten_thousand_marks_of_a_full_lane_do_not_mean_ten_thousand_claims(co
 
 
 def test_e5_a_lane_with_a_long_line_does_not_starve_another(conn: Connection) -> None:
+    """Each execution a turn; how a turn of several ends, tests/test_turns.py shows."""
+    conn.execute("set pgfifo.turn = 0")
     policy(conn, "a")
     enqueue_groups(conn, "a", ["long"] * 50)
     enqueue_groups(conn, "a", ["short"] * 50)
@@ -160,6 +162,7 @@ def test_e5_a_lane_with_a_long_line_does_not_starve_another(conn: Connection) ->
 
 
 def test_e5_what_has_just_finished_is_refilled_only_after_older_marks(conn: Connection) -> None:
+    conn.execute("set pgfifo.turn = 0")
     policy(conn, "a", max_concurrent=2)
     enqueue(conn, "a", "mine")
     enqueue(conn, "a", "mine")

@@ -149,7 +149,7 @@ def test_independence_lanes_take_turns(conn: Connection) -> None:
     others = {group: engine.fill(1, group=group)[0] for group in ("a", "b", "c")}
     order = []
     for _ in range(5):
-        answer = engine.work(worker, 1, finished=[item(start)])
+        answer = engine.work(worker, 1, finished=[item(start)], turn=0)
         (start,) = answer.starts
         order.append(start.id)
     assert set(others.values()) <= set(order), "a deep lane starved the others"

@@ -174,7 +174,7 @@ begin
 
   v_action_ids := coalesce(v_action_ids, '{}');
   v_now := clock_timestamp() + v_offset;
-  if v_repeated <> '{}' then
+  if cardinality(v_repeated) > 0 then
     v_limit := 0;
   end if;
   v_left := v_limit;
@@ -285,13 +285,17 @@ begin
           newest as materialized (
             select w.lane_id, w.nth, w.group_text, w.row, w.version, w.starts, w.waiting, w.consumed, w.free, count(*)::integer as n, min(w.turn_from) as turn_from
             from ended w group by w.lane_id, w.nth, w.group_text, w.row, w.version, w.starts, w.waiting, w.consumed, w.free),
+          -- Up to the first that is not simply started: what stands for a program's slot, or comes with attempts behind it.
           picked as materialized (
-            select s.lane_id, s.nth, s.group_text, s.row, s.version, s.starts, s.waiting, s.n, s.turn_from, e.id, e.ticket, e.content, e.owner,
-              row_number() over w as place, count(*) over w as started, bool_or(e.past is not null) over w as has_past
+            select s.lane_id, s.nth, s.group_text, s.row, s.version, s.starts, s.waiting, s.n, s.turn_from, e.id, e.ticket, e.content,
+              row_number() over w as place, count(*) over w as started
             from newest s
             cross join lateral (
-              select e.id, e.ticket, e.past, e.owner, e.ctid as content from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
-              order by e.lane_id, e.ticket limit greatest(0, least(s.n, s.free + s.n))) e
+              select e.id, e.ticket, e.content, bool_or(e.is_other) over (order by e.ticket) as is_barred
+              from (select e.id, e.ticket, e.ctid as content, e.owner is not null or e.past is not null as is_other
+                    from pgfifo._executions e where e.lane_id = s.lane_id and e.ticket > s.consumed
+                    order by e.lane_id, e.ticket limit greatest(0, least(s.n, s.free + s.n))) e) e
+            where not e.is_barred
             window w as (partition by s.lane_id order by e.ticket rows between unbounded preceding and unbounded following)),
           runs_gone as (
             delete from pgfifo.runs r where r.ctid = any (array(select w.run from ended w)) returning 1),
@@ -310,8 +314,7 @@ begin
             returning 1),
           started as (
             insert into pgfifo.runs (id, lane_id, ticket, state, attempt, worker_id, call_no, start_no, start_limit, is_strict, version, started_at, turn_from)
-            select p.id, p.lane_id, p.ticket, 'running', 1, coalesce(p.owner, p_worker), case when p.owner is null then p_call end,
-              p.starts + p.place, v_max[p.nth], true, p.version + 1, v_now, p.turn_from
+            select p.id, p.lane_id, p.ticket, 'running', 1, p_worker, p_call, p.starts + p.place, v_max[p.nth], true, p.version + 1, v_now, p.turn_from
             from picked p
             -- All ends before any start: their events are numbered as they are written.
             where (select count(*) from kept) > 0),
@@ -328,8 +331,7 @@ begin
               g.mark_floor, g.held_from, g.returned_from, g.delayed_from, g.starts + c.started, g.enqueued, g.joined, g.succeeded + c.n, g.failed,
               g.cancelled, g.expired, v_now
             from changed c cross join lateral (select g.* from pgfifo.ledger g where g.ctid = c.row) g)
-          select case when p.owner is not null then 'owned' when p.has_past then 'past' else 'start' end,
-            p.id, 1, v_epoch || '-' || p.id || '-1', v_names[p.nth], p.group_text, e.payload, e.headers, e.tags, e.enqueued_at,
+          select 'start', p.id, 1, v_epoch || '-' || p.id || '-1', v_names[p.nth], p.group_text, e.payload, e.headers, e.tags, e.enqueued_at,
             greatest(0, extract(epoch from v_now - greatest(e.enqueued_at, e.run_at)))::double precision, p.lane_id, p.starts + p.place, null::text, null::jsonb
           from picked p
           cross join lateral (select e.payload, e.headers, e.tags, e.enqueued_at, e.run_at from pgfifo._executions e where e.ctid = p.content and e.id = p.id) e
@@ -351,26 +353,14 @@ begin
                 message = format('finish found %s executions, and deleted %s runs and %s contents', v_row.id, v_row.lane_id, v_row.start_no);
             end if;
             v_items := case when v_row.id = jsonb_array_length(p_finished) then '[]'
-              else (select coalesce(jsonb_agg(i.item), '[]') from jsonb_array_elements(p_finished) i(item) 
+              else (select coalesce(jsonb_agg(i.item), '[]') from jsonb_array_elements(p_finished) i(item)
                 where (i.item ->> 'outcome' = 'succeeded' and v_row.detail ->> (i.item ->> 'id') = i.item ->> 'attempt') is not true) end;
-          elsif v_row.kind = 'owned' then
-            v_owned := v_owned || v_row.id;
-          elsif v_row.kind = 'past' then
-            v_past := v_past || v_row.id;
           else
             v_ended_lanes := v_ended_lanes || v_row.lane_id;
             v_ended_actions := v_ended_actions || v_row.id::integer;
             v_ended_versions := v_ended_versions || v_row.start_no;
           end if;
         end loop;
-        if v_past <> '{}' then
-          v_past := pgfifo._go_on(v_past);
-          return query select * from pgfifo._start_rows(v_past);
-          v_left := v_left - cardinality(v_past);
-        end if;
-        if v_owned <> '{}' then
-          perform pgfifo._tell_owners(v_owned, p_worker);
-        end if;
       end if;
       if v_items <> '[]' then
         v_finish := pgfifo._finish_batch(p_worker, v_items, v_ended_locked);

@@ -174,14 +174,19 @@ class Engine:
         limits: Sequence[int | None] | None = None,
         batches: Sequence[int | None] | None = None,
         together: bool | None = None,
+        turn: int | None = None,
     ) -> Answer:
         """Finish and claim.
 
         The server decides about one execution or one lane by itself in other statements than about many
         together. What a test says holds for both: half of the calls are made so that they go the common
-        way, in turns of which claims and finishes that alternate get both. `together` says which.
+        way, in turns of which claims and finishes that alternate get both. `together` says which. And a
+        slot may be handed on to the next of its line, or not: half of the calls make a turn last for ever,
+        half make each execution one. `turn` says how many milliseconds it lasts.
         """
         self._calls += 1
+        if turn is None:
+            turn = 600_000 if self._calls % 8 < 4 else 0
         if together or (together is None and self._calls % 4 in (2, 3)):
             limits = [None] * len(actions) if limits is None else limits
             finished = None if finished is None else list(finished)
@@ -189,7 +194,10 @@ class Engine:
                 finished *= 2
         rows = self.rows(
             "select kind, id, attempt, token, action, group_text, payload, start_no, status, detail"
-            " from pgfifo.work(%s, %s::text[], %s, %s, %s, %s::int[], p_batches => %s::int[])",
+            " from set_config('pgfifo.turn', %s, false) as turn, lateral pgfifo.work("
+            "case when turn is not null then %s end, %s::text[], %s, %s, %s,"
+            " %s::int[], p_batches => %s::int[])",
+            str(turn),
             worker,
             list(actions),
             limit,
