@@ -23,7 +23,7 @@ pytestmark = pytest.mark.parametrize("beside", [0, 1], ids=["alone", "beside ano
 class Case:
     """A worker that has ended one of lane `x`, and one of each other lane of the same call."""
 
-    def __init__(self, conn: Connection, beside: int, **policy: object) -> None:
+    def __init__(self, conn: Connection, beside: int, **policy: Any) -> None:
         self.engine = Engine(conn)
         self.engine.policy(**policy)
         self.ids = self.engine.fill(6, group="x")
@@ -58,6 +58,7 @@ class Case:
 
 
 def starts_of(answer: Answer, group: str) -> list[int]:
+    """Return what has been started of this lane."""
     return [start.id for start in answer.starts if start.group == group]
 
 
