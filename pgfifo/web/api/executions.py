@@ -166,7 +166,7 @@ async def list_executions(
     return answer(found, next=found[-1].id if len(found) == limit else None)
 
 
-@router.get("/executions/{id}", summary="One execution", response_model=one(_Whole), responses=NAMING)
+@router.get("/executions/{id:int}", summary="One execution", response_model=one(_Whole), responses=NAMING)
 async def execution(id: Id, fifo: Fifo) -> Json:  # noqa: A002 - its name
     """An execution with its attempts, where it stands in its line, and why it is not running."""
     found = await fifo.execution(id)
@@ -175,7 +175,10 @@ async def execution(id: Id, fifo: Fifo) -> Json:  # noqa: A002 - its name
 
 
 @router.post(
-    "/executions/{id}/cancel", summary="Cancel", response_model=one(CancelAnswer), responses=CHANGING | NAMING
+    "/executions/{id:int}/cancel",
+    summary="Cancel",
+    response_model=one(CancelAnswer),
+    responses=CHANGING | NAMING,
 )
 async def cancel(id: Id, fifo: Changing, body: WhyBody | None = None) -> Json:  # noqa: A002 - its name
     """Cancel an execution: at once if it waits; if it is active, its worker is asked to."""
@@ -183,7 +186,7 @@ async def cancel(id: Id, fifo: Changing, body: WhyBody | None = None) -> Json:  
 
 
 @router.post(
-    "/executions/{id}/retry",
+    "/executions/{id:int}/retry",
     summary="Put back",
     status_code=201,
     response_model=one(RetryOf),
@@ -196,7 +199,7 @@ async def retry(id: Id, fifo: Changing, body: RetryBody | None = None) -> Json: 
 
 
 @router.post(
-    "/executions/{id}/reschedule",
+    "/executions/{id:int}/reschedule",
     summary="Reschedule",
     response_model=one(Rescheduled),
     responses=CHANGING | NAMING,
@@ -208,7 +211,7 @@ async def reschedule(id: Id, fifo: Changing, body: RescheduleBody | None = None)
 
 
 @router.post(
-    "/executions/{id}/finish",
+    "/executions/{id:int}/finish",
     summary="Finish by hand",
     response_model=one(Changed),
     responses=CHANGING | NAMING,
