@@ -326,6 +326,10 @@ class Engine:
             if timer is not None:
                 timer.cancel()
 
+    @property
+    def _full(self) -> bool:
+        return len(self._runs) >= self._plan.concurrency
+
     def _open_actions(self) -> list[str]:
         caps = self._plan.caps
         return [name for name in self._names if name not in caps or self._running[name] < caps[name]]
@@ -394,7 +398,9 @@ class Engine:
                     logger.info(said, run, extra=run.ids())
         for each in starting:
             self._start(each)
-        if answer.starts and self._listener is not None:
+        # One that sleeps on while some of what it has room for runs hears of what comes. Who is full, or is about to
+        # look again, need not be told.
+        if answer.starts and self._listener is not None and (self._full or self._pace.due):
             await self._listener.wake_up()
         failed = [
             run

@@ -379,6 +379,26 @@ def test_progress_an_enqueue_wakes_a_sleeping_worker(dsn: str, conn: Connection,
     assert worker.id is None
 
 
+def test_progress_a_worker_with_room_sleeps_on_while_something_runs(
+    dsn: str, conn: Connection, actions: Actions
+) -> None:
+    """It hears of what comes without waking up and falling asleep again around each execution."""
+    gate = Gate()
+    actions.add("work", gate, group_by=["n"])
+    said = "select query, query_start from pg_stat_activity where query ~ '^select pgfifo.(sleeping|awake)'"
+    with working(dsn, actions, poll_interval=60, concurrency=3):
+        wait_for(lambda: conn.execute(said).fetchone(), message="the worker to fall asleep")
+        before = conn.execute(said).fetchall()
+        for n in range(2):
+            conn.execute("select pgfifo.enqueue('work', %s)", [f'{{"n": {n}}}'])
+            gate.wait()  # only a notification can have told it
+        assert conn.execute(said).fetchall() == before, "it woke up for what left room for another"
+        conn.execute("""select pgfifo.enqueue('work', '{"n": 2}')""")
+        gate.wait()
+        wait_for(lambda: "awake" in conn.execute(said).fetchall()[0][0], message="the full worker to wake up")
+        gate.go.set()
+
+
 def test_progress_a_poll_finds_work_where_nobody_can_be_woken(
     dsn: str, conn: Connection, actions: Actions
 ) -> None:
