@@ -398,8 +398,7 @@ class Engine:
                     logger.info(said, run, extra=run.ids())
         for each in starting:
             self._start(each)
-        # One that sleeps on while some of what it has room for runs hears of what comes. Who is full, or is about to
-        # look again, need not be told.
+        # Who has room left sleeps on, and hears of what comes. Who is full, or is about to look again, need not be told.
         if answer.starts and self._listener is not None and (self._full or self._pace.due):
             await self._listener.wake_up()
         failed = [
