@@ -398,7 +398,7 @@ class Engine:
                     logger.info(said, run, extra=run.ids())
         for each in starting:
             self._start(each)
-        # Who has room left sleeps on, and hears of what comes. Who is full, or is about to look again, need not be told.
+        # Who has room left sleeps on, and hears of what comes; who is full, or looks again at once, need not.
         if answer.starts and self._listener is not None and (self._full or self._pace.due):
             await self._listener.wake_up()
         failed = [
