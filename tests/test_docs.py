@@ -32,7 +32,8 @@ from tests.support.quick import quick_program
 from tests.support.server import binaries_of_this_run, make_server
 
 ROOT = Path(__file__).resolve().parent.parent
-GENERATED = ["docs/cli.md", "docs/sql.md", "docs/sql.preface.md"]  # see test_cli_docs.py and test_sql_docs.py
+# See test_cli_docs.py, test_sql_docs.py and test_web_api.py.
+GENERATED = ["docs/cli.md", "docs/http-api.md", "docs/sql.md", "docs/sql.preface.md"]
 MEASURED = sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / "docs/benchmarks").rglob("*.md"))
 ALL = [
     "README.md",

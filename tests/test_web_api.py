@@ -15,6 +15,7 @@ from pgfifo.web import problems
 from pgfifo.web.bodies import FilterBody, LimitBody, PolicyBody
 from tests.support.engine import Engine
 from tests.support.web import Api, openapi
+from tools.gen_http_docs import PAGE, page
 
 
 @pytest.fixture
@@ -356,3 +357,9 @@ def test_the_document_tells_of_every_route_with_models_and_problems() -> None:
         for member, told in schema.get("properties", {}).items():
             assert told.get("description") or name == "Problem", f"{name}.{member}"
     assert "HTTPValidationError" not in json.dumps(document)
+
+
+def test_the_page_is_what_the_document_says() -> None:
+    assert PAGE.read_text() == page(), (
+        "docs/http-api.md is stale; write it anew with: python -m tools.gen_http_docs"
+    )
