@@ -79,11 +79,12 @@ begin
   p_to := case when cardinality(v_lanes) = p_slice then v_lanes[p_slice] end;
 end $$;
 
--- The class of a wait, and the wait in the middle of a class. Ten to a power of ten, from a millisecond on; all from twelve days on are one.
-create or replace function pgfifo._class_of_wait(p_seconds double precision) returns smallint
+-- Waits are counted in classes, ten to a power of ten: where each of them begins, in seconds, from a millisecond on; all from twelve
+-- days on are one. And the wait in the middle of a class.
+create or replace function pgfifo._wait_classes() returns double precision[]
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
-as $$ select case when p_seconds <= 0.001 then 0 else least(90, ceil(10 * (log(p_seconds::numeric) + 3))) end::smallint $$;
+as $$ select array(select 10 ^ (n / 10.0 - 3) + 1e-9 from generate_series(0, 89) n)::double precision[] $$;
 create or replace function pgfifo._wait_of_class(p_class smallint) returns double precision
 language sql immutable parallel safe
 set search_path = pg_catalog, pg_temp
@@ -98,6 +99,7 @@ as $$
 declare
   v_upto timestamptz := p_now - interval '2 s';
   v_first timestamptz;
+  v_classes constant double precision[] := pgfifo._wait_classes();
 begin
   select min(h.finished_at) into v_first from pgfifo.actions a
   cross join lateral (
@@ -108,22 +110,25 @@ begin
     return;
   end if;
   v_upto := least(v_upto, v_first + interval '10 s');
+  -- Each row costs what is said of it here; functions of ours, and numeric, would cost ten times as much as all else.
   with ended as materialized (
-    select a.id as action_id, pgfifo._minute(h.finished_at) as minute, h.waited, h.ran
+    select a.id as action_id, date_trunc('minute', h.finished_at, 'UTC') as minute, width_bucket(h.waited, v_classes)::smallint as class, count(*) as n,
+      sum(h.waited) as waited, sum(h.ran) as ran
     from pgfifo.actions a
     cross join lateral (
-      select h.finished_at, greatest(0, extract(epoch from coalesce((h.attempts -> 0 ->> 'started_at')::timestamptz, h.started_at) - h.enqueued_at)) as waited,
-        greatest(0, extract(epoch from h.finished_at - h.started_at)) as ran
+      select h.finished_at,
+        greatest(0, date_part('epoch', coalesce((h.attempts -> 0 ->> 'started_at')::timestamptz, h.started_at) - h.enqueued_at)) as waited,
+        greatest(0, date_part('epoch', h.finished_at - h.started_at)) as ran
       from pgfifo.history h
       where h.action_id = a.id and h.finished_at >= v_first and h.finished_at <= v_upto and h.outcome in ('succeeded', 'failed') and h.started_at is not null
-      offset 0) h),
+      offset 0) h
+    group by 1, 2, 3),
   classed as (
     insert into pgfifo._waits as w (action_id, minute, class, n)
-    select e.action_id, e.minute, pgfifo._class_of_wait(e.waited::double precision), count(*) from ended e
-    group by 1, 2, 3
+    select e.action_id, e.minute, e.class, e.n from ended e
     on conflict (action_id, minute, class) do update set n = w.n + excluded.n)
   insert into pgfifo._minutes as m (action_id, minute, measured, wait_seconds, run_seconds)
-  select e.action_id, e.minute, count(*), sum(e.waited), sum(e.ran) from ended e
+  select e.action_id, e.minute, sum(e.n), sum(e.waited), sum(e.ran) from ended e
   group by 1, 2
   on conflict (action_id, minute) do update set measured = m.measured + excluded.measured, wait_seconds = m.wait_seconds + excluded.wait_seconds,
     run_seconds = m.run_seconds + excluded.run_seconds;

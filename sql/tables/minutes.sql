@@ -37,7 +37,7 @@ create table if not exists pgfifo._tallies (
 ) with (fillfactor = 70);
 comment on table pgfifo._tallies is 'What maintenance saw of each lane when it counted last.';
 
--- Of those that are measured, how many waited for how long, in classes: see _class_of_wait. For percentiles; kept for a day.
+-- Of those that are measured, how many waited for how long, in classes: see _wait_classes. For percentiles; kept for a day.
 create table if not exists pgfifo._waits (
   action_id integer not null,
   minute timestamptz not null,
