@@ -60,7 +60,7 @@ begin
     select f.action_id, count(*) as lanes, sum(f.waiting) as waiting, sum(f.running) as running, sum(f.held) as held, sum(f.delayed) as delayed,
       sum(f.slots::bigint) as slots, sum(f.running + f.held - f.riding) as taken, count(*) filter (where f.paused) as paused, min(f.oldest) as oldest,
       sum(f.enqueued) as enqueued, sum(f.starts) as started, sum(f.succeeded) as succeeded, sum(f.failed) as failed, sum(f.cancelled) as cancelled,
-      sum(f.expired) as expired, max(f.waiting / nullif(f.max_length, 0)) filter (where f.max_length < 'infinity') as fullness,
+      sum(f.expired) as expired, max(f.waiting / f.max_length) filter (where f.max_length < 'infinity') as fullness,
       count(*) filter (where f.waiting > 0 and f.running = 0 and not f.paused and not f.paced and f.changed_at < v_now - c_stuck
         and coalesce(f.oldest, '-infinity') < v_now - c_stuck and not exists (select from pgfifo.shared_waits w where w.lane_id = f.id)) as stuck
     from line f group by f.action_id),
@@ -100,7 +100,7 @@ begin
     ('stuck_lanes', '{}', coalesce(s.stuck, 0)),
     ('oldest_wait_seconds', '{}', coalesce(greatest(0, extract(epoch from v_now - s.oldest)), 0)::numeric),
     ('longest_run_seconds', '{}', coalesce(greatest(0, extract(epoch from v_now - r.since)), 0)::numeric),
-    ('fullness', '{}', greatest(s.fullness, s.waiting / nullif(nullif(p.max_action_queue_length, 'infinity'), 0))::numeric),
+    ('fullness', '{}', greatest(s.fullness, s.waiting / nullif(p.max_action_queue_length, 'infinity'))::numeric),
     ('serving_workers', '{}', coalesce(w.n, 0)),
     ('enqueued_total', '{}', coalesce(s.enqueued, 0) + a.past_succeeded + a.past_failed + a.past_cancelled + a.past_expired),
     ('started_total', '{}', coalesce(s.started, 0) + a.past_starts),
