@@ -2,7 +2,7 @@
 
 import re
 
-from pgfifo.cli.app import app
+from pgfifo.cli.app import app, load
 from tools.gen_cli_docs import PAGE, page
 
 
@@ -13,6 +13,7 @@ def test_page_is_what_the_commands_say() -> None:
 
 
 def test_page_has_every_command() -> None:
+    load()
     names = {
         info.name or (info.callback.__name__ if info.callback else "") for info in app.registered_commands
     }
