@@ -135,7 +135,9 @@ class Calls:
                 hint="Call set_config('pgfifo.actor', …) on the connection.",
             )
         found = copy.copy(self)
-        found._lend = functools.partial(_lend_for, self._lend, text(actor, "actor"))  # noqa: SLF001 - it is ours
+        found._lend = functools.partial(  # noqa: SLF001 - it is ours
+            _lend_for, self._lend, text(actor, "actor"), foreign=self._own is None
+        )
         return found
 
     def close(self) -> None:
@@ -291,11 +293,15 @@ class Calls:
 
 @contextmanager
 def _lend_for(
-    lend: Callable[[], AbstractContextManager[psycopg.Connection[Any]]], actor: str
+    lend: Callable[[], AbstractContextManager[psycopg.Connection[Any]]],
+    actor: str,
+    *,
+    foreign: bool,
 ) -> Iterator[psycopg.Connection[Any]]:
     """Lend a connection in a transaction that says who acts: the name ends with it, poolers or not."""
     with lend() as conn, conn.transaction():
-        conn.execute("set transaction isolation level read committed")
+        if foreign:  # a connection of ours is at that level
+            conn.execute("set transaction isolation level read committed")
         conn.execute("select set_config('pgfifo.actor', %s::text, true)", (actor,))
         yield conn
 

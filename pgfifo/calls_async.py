@@ -137,7 +137,9 @@ class AsyncCalls:
                 hint="Call set_config('pgfifo.actor', …) on the connection.",
             )
         found = copy.copy(self)
-        found._lend = functools.partial(_lend_for, self._lend, text(actor, "actor"))  # noqa: SLF001 - it is ours
+        found._lend = functools.partial(  # noqa: SLF001 - it is ours
+            _lend_for, self._lend, text(actor, "actor"), foreign=self._own is None
+        )
         return found
 
     async def close(self) -> None:
@@ -297,11 +299,15 @@ class AsyncCalls:
 
 @asynccontextmanager
 async def _lend_for(
-    lend: Callable[[], AbstractAsyncContextManager[psycopg.AsyncConnection[Any]]], actor: str
+    lend: Callable[[], AbstractAsyncContextManager[psycopg.AsyncConnection[Any]]],
+    actor: str,
+    *,
+    foreign: bool,
 ) -> AsyncIterator[psycopg.AsyncConnection[Any]]:
     """Lend a connection in a transaction that says who acts: the name ends with it, poolers or not."""
     async with lend() as conn, conn.transaction():
-        await conn.execute("set transaction isolation level read committed")
+        if foreign:  # a connection of ours is at that level
+            await conn.execute("set transaction isolation level read committed")
         await conn.execute("select set_config('pgfifo.actor', %s::text, true)", (actor,))
         yield conn
 

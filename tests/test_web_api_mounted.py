@@ -38,8 +38,6 @@ def whole(api: Api, prefix: str) -> None:
     assert entered.headers["location"] == f"{prefix}/api/v1/about"
     assert f"Path={prefix}" in entered.headers["set-cookie"]
     assert api.stranger("GET", entered.headers["location"]).status_code == 200
-    document = api("GET", f"{prefix}/api/openapi.json").json()
-    assert "/api/v1/about" in document["paths"]
 
 
 def test_it_is_mounted_in_an_application_of_fastapi(dsn: str) -> None:
@@ -54,6 +52,9 @@ def test_it_is_mounted_in_an_application_of_fastapi(dsn: str) -> None:
         api.use(outer)
         assert api.stranger("GET", "/hello").json() == "hello"
         whole(api, "/admin/queue")
+        document = api("GET", "/admin/queue/api/openapi.json").json()
+        assert document["servers"] == [{"url": "/admin/queue"}]
+        assert "/api/v1/about" in document["paths"]
 
 
 def test_it_is_mounted_in_an_application_of_starlette(dsn: str) -> None:

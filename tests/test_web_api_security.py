@@ -57,6 +57,7 @@ def test_who_has_no_token_gets_nothing_but_health(api: Api) -> None:
             assert answer.headers["www-authenticate"] == "Bearer"
     assert api.stranger("GET", "/healthz").json() == {"status": "ok"}
     assert api.stranger("GET", "/readyz").json() == {"status": "ready"}
+    assert api.stranger("HEAD", "/readyz").status_code == 200
     assert api("GET", STATS).status_code == 200
 
 
@@ -240,6 +241,9 @@ def test_a_page_of_another_site_changes_nothing(dsn: str) -> None:
             assert not fifo.stats("mail").paused
         for own in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://localhost"}, {}):
             assert api.stranger("POST", PAUSE, headers=own).status_code == 200
+    with Api(dsn, tokens={}, unauthenticated=True, allowed_hosts=["localhost", "queue.example"]) as api:
+        proxied = {"Origin": "http://queue.example"}  # by a proxy that says Host: localhost
+        assert api.stranger("POST", PAUSE, headers=proxied).status_code == 200
 
 
 def test_browsers_are_told_to_do_nothing_else(api: Api) -> None:

@@ -32,7 +32,7 @@ def client_of(request: Request) -> AsyncClient:
 
 
 def require_write(request: Request) -> AsyncClient:
-    """Return the queue, to change it in the name of whoever sends the request; the audit has it as actor.
+    """Return the queue, to enqueue.
 
     Raises:
         ProblemError: The application only reads.
@@ -45,7 +45,16 @@ def require_write(request: Request) -> AsyncClient:
                 hint="Start it with --allow-changes, or make it with Settings(allow_changes=True).",
             )
         )
-    fifo = client_of(request)
+    return client_of(request)
+
+
+def require_change(request: Request) -> AsyncClient:
+    """Return the queue, to change it in the name of whoever sends the request; the audit has it as actor.
+
+    Raises:
+        ProblemError: The application only reads.
+    """
+    fifo = require_write(request)
     name = user_of(request).name
     return fifo.acting_as(name) if name else fifo
 
@@ -63,7 +72,9 @@ CurrentSettings = Annotated[Settings, Depends(settings_of)]
 CurrentUser = Annotated[User, Depends(user_of)]
 Fifo = Annotated[AsyncClient, Depends(client_of)]
 """The queue, for a route that only looks."""
-Changing = Annotated[AsyncClient, Depends(require_write)]
+Producing = Annotated[AsyncClient, Depends(require_write)]
+"""The queue, for a route that enqueues, which no audit records: 403 where the application only reads."""
+Changing = Annotated[AsyncClient, Depends(require_change)]
 """The queue, for a route that changes something: 403 where the application only reads."""
 Form = Annotated[dict[str, str], Depends(form_of)]
 """The fields of a form that a page of ours has sent."""

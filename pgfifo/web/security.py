@@ -25,7 +25,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from pgfifo.web.problems import Problem, ProblemResponse, of_status, problem_of
-from pgfifo.web.settings import Settings
+from pgfifo.web.settings import LOCAL_NAMES, Settings
 
 How = Literal["token", "session", "proxy", "application", "nobody"]
 
@@ -99,6 +99,8 @@ class Guard:
                     headers.setdefault(name, value)
             await send(message)
 
+        if scope["method"] == "HEAD":  # the server leaves the body out
+            scope = dict(scope, method="GET")
         request = HTTPConnection(scope)
         self._believe_proxy(request)
         try:
@@ -131,7 +133,7 @@ class Guard:
                     hint="Name it: allowed_hosts in the settings, --allowed-host of pgfifo serve.",
                 )
             )
-        if request.scope["method"] not in SAFE_METHODS and foreign(request):
+        if request.scope["method"] not in SAFE_METHODS and self._foreign(request):
             return ProblemResponse(
                 of_status(403, "A page of another site has sent this, and may not change anything here.")
             )
@@ -159,6 +161,23 @@ class Guard:
             name = name.rstrip(".")
             return name in hosts or ("localhost" in hosts and name.endswith(".localhost"))
         return True  # an address belongs to nobody who could give it another meaning
+
+    def _foreign(self, request: HTTPConnection) -> bool:
+        """Tell whether a browser sends this for a page of another site.
+
+        A browser says so itself, and no page can keep it from that: in Sec-Fetch-Site, or, where the
+        connection is not secure, in Origin. What says neither is no browser.
+        """
+        site = request.headers.get("sec-fetch-site")
+        if site is not None:
+            return site not in ("same-origin", "none")
+        origin = request.headers.get("origin")
+        if origin is None:
+            return False
+        here = urlsplit(origin)
+        # A proxy may have put another Host in place of the name that it is called by, which was allowed then.
+        proxied = here.hostname in self._settings.hosts - {*LOCAL_NAMES}
+        return not proxied and here.netloc.lower() != request.headers.get("host", "").lower()
 
     async def _user(self, request: HTTPConnection) -> User | None:
         """Return who it is; None if he has to say and does not."""
@@ -227,21 +246,6 @@ def path_of(scope: Scope) -> str:
     root: str = scope.get("root_path", "")
     inside = path.removeprefix(root) if root and (path == root or path.startswith(f"{root}/")) else path
     return inside or "/"
-
-
-def foreign(request: HTTPConnection) -> bool:
-    """Tell whether a browser sends this for a page of another site.
-
-    A browser says so itself, and no page can keep it from that: in Sec-Fetch-Site, or, where the connection
-    is not secure, in Origin. What says neither is no browser.
-    """
-    site = request.headers.get("sec-fetch-site")
-    if site is not None:
-        return site not in ("same-origin", "none")
-    origin = request.headers.get("origin")
-    if origin is None:
-        return False
-    return urlsplit(origin).netloc.lower() != request.headers.get("host", "").lower()
 
 
 def owner(settings: Settings, token: str) -> str | None:

@@ -29,7 +29,7 @@ from pgfifo.web.bodies import (
     WhyBody,
     moment,
 )
-from pgfifo.web.dependencies import Changing, Fifo
+from pgfifo.web.dependencies import Changing, Fifo, Producing
 from pgfifo.web.shapes import Document, Json, answer, many, one, page, plain, shape
 
 router = new_router("executions")
@@ -80,7 +80,7 @@ class RetryOf(Document):
 async def enqueue(
     action: Action,
     body: EnqueueBody,
-    fifo: Changing,
+    fifo: Producing,
     request: Request,
     idempotency_key: Annotated[str | None, Header(description="The same as `request_id`.")] = None,
 ) -> Json:
@@ -109,7 +109,7 @@ async def enqueue(
     response_model=many(models.Enqueued),
     responses=ENQUEUING,
 )
-async def enqueue_many(action: Action, body: EnqueueManyBody, fifo: Changing) -> Json:
+async def enqueue_many(action: Action, body: EnqueueManyBody, fifo: Producing) -> Json:
     """Put executions at the ends of their lanes, all or nothing; `context.index` is the first refused."""
     columns = {
         name: [getattr(item, name.removesuffix("s")) for item in body.items]
