@@ -100,6 +100,7 @@ def load() -> None:
         schedule,
         schema,
         serving,
+        top,
         verify,
         working,
     )

@@ -287,7 +287,7 @@ begin
   (select 'warning', 'paused', rtrim(a.name || ' ' || pgfifo.format_group(l.group_text)),
     format('the lane has been paused since %s, when execution %s had failed for good%s.', pgfifo._moment(p.paused_at, p_now), p.paused_for, pgfifo._quoted(': ', p.paused_reason)),
     'Its policy says on_exhausted = pause: nothing starts there until somebody has looked.',
-    format('pgfifo resume %s%s', pgfifo._shell_word(a.name), coalesce(' --group ' || pgfifo._shell_word(nullif(pgfifo.format_group(l.group_text), '')), '')),
+    format('pgfifo resume %s%s', pgfifo._shell_word(a.name), ' --group ' || pgfifo._shell_word(l.group_text)),
     jsonb_build_object('action', a.name, 'group_text', l.group_text, 'since', p.paused_at, 'id', p.paused_for)
   from pgfifo.policies p join pgfifo.lanes l on l.id = p.lane_id join pgfifo.actions a on a.id = l.action_id
   where p.scope = 'lane' and p.paused_at is not null and p.paused_for is not null
