@@ -37,13 +37,11 @@ def fill(conn: psycopg.Connection[Any], lanes: int) -> None:
 def screens() -> list[Screen]:
     """Return what each screen asks."""
     lane: dict[str, object] = {"action": "deliver", "group": "customer 0"}
+    any_lane: dict[str, object] = {"action": None, "search": None}
     sorts = ("depth", "oldest", "active", "group")
     return [
         ("actions", source.ACTIONS, {}),
-        *(
-            (f"lanes by {sort}", source.LANES, {"action": None, "search": None, "sort": sort})
-            for sort in sorts
-        ),
+        *((f"lanes by {sort}", source.LANES, any_lane | {"sort": sort}) for sort in sorts),
         ("lanes, filtered", source.LANES, {"action": "deliver", "search": "777", "sort": "depth"}),
         ("workers", source.WORKERS, {}),
         ("a lane with 20,000", source.LANE, lane),

@@ -1,4 +1,4 @@
-"""`pgfifo top`: what its screens show, what its keys change, and that it is fit for a terminal of 80 by 24."""
+"""`pgfifo top`: what its screens show, what its keys change, and that it is fit for 80 by 24."""
 
 import asyncio
 import fcntl

@@ -13,6 +13,8 @@ create or replace function pgfifo.list_lanes(
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set jit = off
+-- A plan for any order would look at the head of each lane, wanted or not.
+set plan_cache_mode = force_custom_plan
 as $$
 declare
   v_action_id integer := case when p_action is not null then pgfifo._known_action(p_action) end;
@@ -41,7 +43,7 @@ begin
     v_ids := array(
       select c.id
       from (
-        select l.id, a.name, l.group_text, g.waiting + coalesce(r.n, 0) as waiting, g.running + g.held as active, g.consumed
+        select l.id, a.name, l.group_text, g.waiting + coalesce(r.n, 0) as waiting, g.running + g.held as active, g.consumed, g.returned
         from pgfifo.lanes l
         join pgfifo.actions a on a.id = l.action_id
         join pgfifo.ledger g on g.lane_id = l.id
@@ -54,7 +56,8 @@ begin
       left join lateral (
         select least(
           (select e.enqueued_at from pgfifo._executions e where e.lane_id = c.id and e.ticket > c.consumed order by e.lane_id, e.ticket limit 1),
-          (select min(e.enqueued_at) from pgfifo.runs r join pgfifo._executions e on e.id = r.id where r.lane_id = c.id and r.state = 'returned')) as at
+          case when c.returned > 0 then
+            (select min(e.enqueued_at) from pgfifo.runs r join pgfifo._executions e on e.id = r.id where r.lane_id = c.id and r.state = 'returned') end) as at
         offset 0) h on p_sort = 'oldest' and c.waiting > 0
       order by case p_sort when 'depth' then c.waiting when 'active' then c.active end desc nulls last, h.at, c.waiting desc, c.name, c.group_text
       limit p_limit offset p_offset);
