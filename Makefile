@@ -30,7 +30,7 @@ CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-versions lint format mutations model fuzz fuzz-parsers faults bench-quick soak scale bench docs site build clean
+.PHONY: help demo test test-versions lint format mutations model fuzz fuzz-http fuzz-parsers faults bench-quick soak scale bench docs site build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -66,6 +66,10 @@ model: $(VENV)/.dev ## Compare the engine with a model, and try all limits at on
 
 fuzz: $(VENV)/.dev ## Call everything with arguments of all kinds, other ones each time (FUZZ=5000 examples a test)
 	PGFIFO_TEST_FUZZ=$(FUZZ) $(BIN)/python -m pytest --timeout=0 tests/test_fuzz.py $(ARGS)
+
+fuzz-http: $(VENV)/.dev $(VENV)/schemathesis/bin/schemathesis ## Call the HTTP API with made-up requests (SECONDS_EACH=60)
+	cd .cache && PYTHONPATH=.. ../$(BIN)/python -m tests.fuzz_http ../$(VENV)/schemathesis/bin/schemathesis \
+	  --max-time $(SECONDS_EACH) $(ARGS)
 
 fuzz-parsers: $(VENV)/.atheris ## Give the parsers bytes that libFuzzer makes up (needs atheris, on Linux; SECONDS_EACH=60)
 	@set -e; for parser in jsonlines jsontext dsn envelopes; do \
@@ -118,3 +122,9 @@ $(VENV)/.dev: pyproject.toml | $(VENV)/bin/python
 $(VENV)/.atheris: | $(VENV)/.dev
 	$(PIP) atheris
 	@mkdir -p .cache; touch $@
+
+# In an environment of its own: it wants other versions of what is here, too.
+$(VENV)/schemathesis/bin/schemathesis: | $(VENV)/bin/python
+	$(BIN)/python -m venv $(VENV)/schemathesis
+	$(VENV)/schemathesis/bin/python -m pip install --quiet --disable-pip-version-check 'schemathesis>=4'
+	@mkdir -p .cache
