@@ -85,6 +85,8 @@ def test_lanes_are_found_by_what_is_wrong_with_them(fifo: pgfifo.Client, engine:
     assert fifo.find_lanes("a.x", search="prod") == []
     assert [lane.group_text for lane in fifo.find_lanes("a.x", having="paused")] == ["three"]
     assert all(lane.active_count for lane in fifo.find_lanes(having="active"))
+    waiting = [lane for lane in lanes.values() if lane.queue_length]
+    assert fifo.find_lanes(having="waiting", sort="group") == waiting
     assert fifo.find_lanes("empty") == []
     with pytest.raises(pgfifo.UnknownAction):
         fifo.find_lanes("deplyo")

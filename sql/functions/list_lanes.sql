@@ -43,7 +43,8 @@ begin
     v_ids := array(
       select c.id
       from (
-        select l.id, a.name, l.group_text, g.waiting + coalesce(r.n, 0) as waiting, g.running + g.held as active, g.consumed, g.returned
+        select l.id, case when p_sort = 'group' then a.name end as name, case when p_sort = 'group' then l.group_text end as group_text,
+          g.waiting + coalesce(r.n, 0) as waiting, g.running + g.held as active, g.consumed, g.returned
         from pgfifo.lanes l
         join pgfifo.actions a on a.id = l.action_id
         join pgfifo.ledger g on g.lane_id = l.id
@@ -59,7 +60,8 @@ begin
           case when c.returned > 0 then
             (select min(e.enqueued_at) from pgfifo.runs r join pgfifo._executions e on e.id = r.id where r.lane_id = c.id and r.state = 'returned') end) as at
         offset 0) h on p_sort = 'oldest' and c.waiting > 0
-      order by case p_sort when 'depth' then c.waiting when 'active' then c.active end desc nulls last, h.at, c.waiting desc, c.name, c.group_text
+      -- Texts only where they are asked for: they are slow to compare.
+      order by case p_sort when 'depth' then c.waiting when 'active' then c.active end desc nulls last, h.at, c.name, c.group_text, c.waiting desc, c.id
       limit p_limit offset p_offset);
   end if;
   return query
