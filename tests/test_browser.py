@@ -1,4 +1,4 @@
-"""The pages in a real browser: live, by keyboard, in the dark, on a phone; and each thing that can be done on them."""
+"""The pages in a real browser: live, by keys, in the dark, on a phone; and each thing that can be done there."""
 
 import os
 import re
