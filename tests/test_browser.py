@@ -1,4 +1,4 @@
-"""The pages in a real browser: live, by keys, in the dark, on a phone; and each thing that can be done there."""
+"""The pages in a real browser: live, by keys, in the dark, on a phone; and all that can be done there."""
 
 import os
 import re
@@ -43,7 +43,7 @@ def address(_shared: str) -> Iterator[str]:
     """One server for all, that may change things."""
     with psycopg.connect(_shared, autocommit=True) as conn:
         clean(conn)
-    with served(_shared) as at:
+    with served(_shared, interval=0.2) as at:
         yield at
 
 
@@ -140,7 +140,7 @@ def test_a_page_tells_when_the_server_is_gone_and_comes_back(
     visit: Callable[..., Page], engine: Engine, dsn: str, chrome: Any
 ) -> None:
     prod(engine)
-    with served(dsn) as at:
+    with served(dsn, interval=0.2) as at:
         context = chrome.new_context(base_url=at)
         page = context.new_page()
         page.goto("/")
@@ -271,6 +271,7 @@ def test_hostile_values_do_nothing(visit: Callable[..., Page], engine: Engine, d
 def test_charts_tell_what_is_under_the_pointer(visit: Callable[..., Page], engine: Engine) -> None:
     prod(engine)
     page = visit("/")
+    page.wait_for_selector("tr[data-key='deploy']")
     plot = page.locator(".plot").first
     box = plot.bounding_box()
     page.mouse.move(box["x"] + box["width"] - 2, box["y"] + 20)

@@ -43,10 +43,11 @@ def browser() -> Iterator[Any]:
 
 
 @contextmanager
-def served(dsn: str, **settings: Any) -> Iterator[str]:
-    """The application on a port of its own, in a thread; yields its address."""
+def served(dsn: str, *, interval: float = 2, **settings: Any) -> Iterator[str]:
+    """The application on a port of its own, in a thread; yields its address. Pages are new each interval."""
     given: dict[str, Any] = {"allow_changes": True, "unauthenticated": True} | settings
     app = create_app(AsyncClient(dsn, prepare_threshold=None), settings=Settings(**given))
+    app.state.live.interval, app.state.desk.fresh = interval, interval * 0.75
     with socket.create_server(("127.0.0.1", 0)) as listening:
         config = uvicorn.Config(
             app, log_config=None, ws="none", lifespan="on", timeout_graceful_shutdown=1, server_header=False

@@ -25,7 +25,7 @@ def install(app: FastAPI) -> None:
     """
     desk, hub, messages = Desk(app.state.fifo), Hub(), Messages()
     app.state.error_page = rendering.error_page
-    app.state.live = hub
+    app.state.desk, app.state.live = desk, hub
     router = APIRouter(include_in_schema=False)
     for path, page in PAGES.items():
         router.add_api_route(path, _looking(path, page, desk, messages), methods=["GET"])

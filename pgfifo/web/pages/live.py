@@ -41,10 +41,14 @@ class _Topic:
 
 
 class Hub:
-    """All live pages of an application."""
+    """All live pages of an application.
+
+    Attributes:
+        interval: How many seconds pass between two looks, at least.
+    """
 
     def __init__(self, interval: float = INTERVAL) -> None:
-        self._interval = interval
+        self.interval = interval
         self._topics: dict[str, _Topic] = {}
 
     @property
@@ -101,7 +105,7 @@ class Hub:
                     queue.get_nowait()
                 queue.put_nowait(topic.latest)
             took = loop.time() - began
-            await asyncio.sleep(max(self._interval - took, took * (_SHARE - 1)))
+            await asyncio.sleep(max(self.interval - took, took * (_SHARE - 1)))
 
 
 async def _rendered(render: Render) -> tuple[str, str]:

@@ -12,6 +12,7 @@ from typing import Any, TypeVar
 
 from pgfifo.client_async import AsyncClient
 from pgfifo.errors import UnknownExecution
+from pgfifo.filters import Which
 from pgfifo.models import ActionOverview, ExecutionInfo, LaneStats, State, WorkerInfo
 from pgfifo.policies import checked
 from pgfifo.web.pages import charts, formats
@@ -24,7 +25,6 @@ Context = dict[str, Any]
 ROWS = 50
 _FEW = 8
 _SLOTS = 32
-_FRESH = 1.5
 _SHARE = 9
 _SAMPLES = 8
 _FARTHEST = 200
@@ -36,9 +36,15 @@ SORTS = {"depth": "Depth", "oldest": "Longest wait", "active": "Active", "group"
 
 @dataclass
 class Desk:
-    """What pages read, and several of them at once need: asked for once, however many look."""
+    """What pages read, and several of them at once need: asked for once, however many look.
+
+    Attributes:
+        fifo: The queue.
+        fresh: For how many seconds something is new, at least.
+    """
 
     fifo: AsyncClient
+    fresh: float = 1.5
     _kept: dict[str, tuple[float, Any]] = field(default_factory=dict)
     _asking: dict[str, asyncio.Lock] = field(default_factory=dict)
     _samples: deque[tuple[datetime, dict[str, int]]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
@@ -51,7 +57,7 @@ class Desk:
             if began >= until:
                 value = await ask()
                 ended = time.monotonic()
-                self._kept[name] = (ended + max(_FRESH, _SHARE * (ended - began)), value)
+                self._kept[name] = (ended + max(self.fresh, _SHARE * (ended - began)), value)
             found: T = value
             return found
 
@@ -64,6 +70,11 @@ class Desk:
         if found:
             self._samples.append((found[0].at, {each.action: each.total_started for each in found}))
         return found
+
+    @property
+    def names(self) -> list[str]:
+        """The actions there were when somebody looked last."""
+        return sorted(self._samples[-1][1]) if self._samples else []
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers, a moment old at most."""
@@ -235,13 +246,12 @@ async def executions(desk: Desk, asked: Parameters) -> Context:
             of_status(422, f"There is no state {state!r}.", hint=f"There are: {', '.join(STATES)}.")
         )
     before = _id(asked["before"]) if asked.get("before") else None
-    found = await desk.fifo.executions(
-        name or None,
-        group=group or None if name else None,
-        state=state or None,
-        before=before,
-        limit=ROWS + 1,
-    )
+    where: Which = {}
+    if name and group:
+        where["group"] = group
+    if state:
+        where["state"] = state
+    found = await desk.fifo.executions(name or None, before=before, limit=ROWS + 1, **where)
     return {
         "executions": found[:ROWS],
         "more": len(found) > ROWS,
@@ -297,7 +307,7 @@ async def policies(desk: Desk, asked: Parameters) -> Context:
         "history": await fifo.policy_history(name, group=group, limit=ROWS),
         "limits": await fifo.shared_limits(),
         "overrides": await fifo.overrides(),
-        "actions": [each.action for each in await desk.overview()],
+        "actions": desk.names,
         "changeable": CHANGEABLE,
     }
 

@@ -24,13 +24,29 @@
   function children(old, fresh) {
     const keyed = new Map();
     for (const child of old.childNodes) if (keyOf(child)) keyed.set(keyOf(child), child);
+    const stay = new Set([...fresh.childNodes].map(keyOf));
+    const own = (node) => node.nodeType === 1 && node.hasAttribute("data-own");
     let at = old.firstChild;
     for (const child of [...fresh.childNodes]) {
-      while (at && at.nodeType === 1 && at.hasAttribute("data-own")) at = at.nextSibling;
+      // What is gone goes first: moving what stays would take the focus away from it.
+      while (at && (own(at) || (keyOf(at) && !stay.has(keyOf(at))))) {
+        const next = at.nextSibling;
+        if (!own(at)) at.remove();
+        at = next;
+      }
       const key = keyOf(child);
       const known = key ? keyed.get(key) : at && !keyOf(at) ? at : null;
       if (known && same(known, child)) {
         keyed.delete(key);
+        if (known !== at) {
+          let node = at;
+          while (node && node !== known && !keyOf(node) && !own(node)) node = node.nextSibling;
+          while (node === known && at !== known) {
+            const next = at.nextSibling;
+            at.remove();
+            at = next;
+          }
+        }
         if (known === at) at = at.nextSibling;
         else old.insertBefore(known, at);
         morph(known, child);
@@ -40,7 +56,7 @@
     }
     while (at) {
       const next = at.nextSibling;
-      if (!(at.nodeType === 1 && at.hasAttribute("data-own"))) at.remove();
+      if (!own(at)) at.remove();
       at = next;
     }
   }
@@ -134,7 +150,7 @@
   helpButton.hidden = false;
   helpButton.addEventListener("click", () => help.showModal());
 
-  let went = 0;
+  let went = -Infinity;
   function row(by) {
     const links = [...document.querySelectorAll("main .rows tbody tr, main .plain li, main .slot")]
       .map((each) => each.querySelector("a")).filter((link) => link && link.offsetParent);
@@ -149,7 +165,7 @@
       return;
     }
     const go = event.timeStamp - went < 1500 && document.querySelector(`[data-key-go="${CSS.escape(event.key)}"]`);
-    went = 0;
+    went = -Infinity;
     if (go) go.click();
     else if (event.key === "g") went = event.timeStamp;
     else if (event.key === "/") document.getElementById("jump").focus();
