@@ -30,7 +30,7 @@ CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-versions lint format mutations model fuzz fuzz-http fuzz-parsers faults bench-quick soak scale bench docs site build clean
+.PHONY: help demo test test-versions lint format mutations model fuzz fuzz-http fuzz-parsers faults bench-quick soak scale bench docs site screenshots build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -97,6 +97,9 @@ docs: $(VENV)/.dev ## Write the generated pages anew
 
 site: $(VENV)/.dev ## Build the documentation site into build/site (ARGS=--external: list links to other hosts)
 	$(BIN)/python -m tools.site $(ARGS)
+
+screenshots: $(VENV)/.dev ## Take the pictures of the dashboard anew, with made-up data (needs Chromium)
+	$(BIN)/python -m tools.screenshots $(ARGS)
 
 build: $(VENV)/.dev ## Build the wheel into dist/
 	$(BIN)/python -m pip wheel --quiet --disable-pip-version-check --no-deps --no-build-isolation --wheel-dir dist .

@@ -48,9 +48,10 @@ _HOUR = """
 """
 """An hour in which much has happened: a screenshot cannot wait for one."""
 _LONG_AGO = """
-    select pgfifo._count_lanes(array(select l.id from pgfifo.lanes l), now() - interval '3 hours', now())
+    select pgfifo._count_lanes(array(select l.id from pgfifo.lanes l), now(), now());
+    update pgfifo._minutes set minute = minute - interval '3 hours';
 """
-"""What has really happened, in seconds, is counted as of some other time."""
+"""What has really happened, in a few seconds, is counted as of another time."""
 
 
 @contextmanager

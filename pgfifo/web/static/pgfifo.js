@@ -24,41 +24,36 @@
   function children(old, fresh) {
     const keyed = new Map();
     for (const child of old.childNodes) if (keyOf(child)) keyed.set(keyOf(child), child);
-    const stay = new Set([...fresh.childNodes].map(keyOf));
+    const coming = [...fresh.childNodes];
+    const stay = new Set(coming.map(keyOf));
     const own = (node) => node.nodeType === 1 && node.hasAttribute("data-own");
     let at = old.firstChild;
-    for (const child of [...fresh.childNodes]) {
-      // What is gone goes first: moving what stays would take the focus away from it.
-      while (at && (own(at) || (keyOf(at) && !stay.has(keyOf(at))))) {
-        const next = at.nextSibling;
-        if (!own(at)) at.remove();
-        at = next;
-      }
+    const pass = () => {
+      const passed = at;
+      at = at.nextSibling;
+      if (!own(passed)) passed.remove();
+    };
+    coming.forEach((child, n) => {
+      // What is gone goes first: whatever stays is not moved then, as that would take the focus away from it.
+      const gone = (node) => {
+        if (own(node)) return true;
+        if (keyOf(node)) return !stay.has(keyOf(node));
+        if (child.nodeType !== 1) return false;
+        return node.nodeType !== 1 || (!same(node, child) && !coming.slice(n).some((each) => same(node, each)));
+      };
+      while (at && gone(at)) pass();
       const key = keyOf(child);
       const known = key ? keyed.get(key) : at && !keyOf(at) ? at : null;
       if (known && same(known, child)) {
         keyed.delete(key);
-        if (known !== at) {
-          let node = at;
-          while (node && node !== known && !keyOf(node) && !own(node)) node = node.nextSibling;
-          while (node === known && at !== known) {
-            const next = at.nextSibling;
-            at.remove();
-            at = next;
-          }
-        }
         if (known === at) at = at.nextSibling;
         else old.insertBefore(known, at);
         morph(known, child);
       } else {
         old.insertBefore(child, at);
       }
-    }
-    while (at) {
-      const next = at.nextSibling;
-      if (!own(at)) at.remove();
-      at = next;
-    }
+    });
+    while (at) pass();
   }
 
   // -- live
