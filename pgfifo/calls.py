@@ -138,6 +138,7 @@ class Calls:
         found._lend = functools.partial(  # noqa: SLF001 - it is ours
             _lend_for, self._lend, text(actor, "actor"), foreign=self._own is None
         )
+        found._ears = Gate(0)  # noqa: SLF001 - in a transaction one hears nothing: it looks instead
         return found
 
     def close(self) -> None:

@@ -1120,3 +1120,18 @@ def test_enqueues_of_many_threads_are_each_there_once(fifo: pgfifo.Client) -> No
     for each in [in_background(produce) for _ in range(8)]:
         each.result()
     assert Counter(ids) == Counter(each.id for each in fifo.executions(limit=1000))
+
+
+def test_who_acts_is_in_the_audit_and_can_wait_and_hold_a_slot(fifo: pgfifo.Client, conn: Connection) -> None:
+    ann = fifo.acting_as("ann")
+    job = ann.enqueue("deploy")
+    assert ann.pause("deploy", reason="release")
+    assert fifo.resume("deploy")
+    assert [(each.what, each.actor) for each in fifo.audit("deploy")] == [("resume", None), ("pause", "ann")]
+    fifo.cancel(job.id)
+    with pytest.raises(pgfifo.ExecutionFailed):
+        ann.wait(job.id, timeout=5)
+    with ann.slot("report", timeout=5):
+        assert fifo.stats("report").active_count == 1
+    with pytest.raises(pgfifo.InvalidValue, match="one connection"):
+        pgfifo.Client(conn).acting_as("ann")

@@ -272,6 +272,8 @@ def test_the_rest_can_be_looked_at(api: Api, fifo: pgfifo.Client, engine: Engine
             break
         cursor = page["next"]
     assert sorted(told) == ["enqueued", "enqueued", "finished"]
+    for _ in range(11):  # one more than there are connections
+        assert len(api.get("/events", limit=1)["data"]) == 1
     about = api.get("/about")["data"]
     assert (about["user"], about["known_by"], about["allow_changes"]) == ("ann", "token", True)
     metrics = api("GET", "/metrics?lanes=5")
@@ -303,6 +305,8 @@ def test_what_the_queue_refuses_has_a_status_of_its_own(api: Api, fifo: pgfifo.C
     api.problem("GET", "/api/v1/executions/999999999", 404)
     api.problem("POST", "/api/v1/actions/nix/pause", 404)
     api.problem("GET", "/api/v1/executions?group=prod", 422)
+    twice = api.problem("GET", "/api/v1/actions/mail/lane?group=a=1&group=a=2", 422)
+    assert twice["hint"] == "Write group=path=value, once for each path."
 
 
 def _doing_nothing(action: str) -> pgfifo.Actions:

@@ -11,6 +11,7 @@ from fastapi import Path, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
 
 from pgfifo import groups, models, policies
+from pgfifo.errors import InvalidValue
 from pgfifo.filters import Filter, Which
 from pgfifo.groups import Group
 from pgfifo.jsontext import JsonText
@@ -60,7 +61,11 @@ def group_of(
     group: Annotated[list[str] | None, Query(description=_GROUP, examples=[["env=prod"]])] = None,
 ) -> Group | None:
     """Return the group that the query names."""
-    return groups.from_pairs(group) if group else None
+    try:
+        return groups.from_pairs(group) if group else None
+    except InvalidValue as error:
+        error.hint = "Write group=path=value, once for each path."
+        raise
 
 
 class Body(BaseModel):

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
+from typing import Annotated, cast
 
 from fastapi import Path, Query
 
@@ -85,10 +87,12 @@ async def events(
 ) -> Json:
     """What has happened, in order per lane; nothing is missed, and nothing told twice."""
     found: list[models.Event] = []
-    async for each in fifo.events(action, group, cursor=cursor, kinds=kind, id=id, follow=False):
-        found.append(each)
-        if len(found) == limit:
-            break
+    told = fifo.events(action, group, cursor=cursor, kinds=kind, id=id, follow=False)
+    async with aclosing(cast("AsyncGenerator[models.Event]", told)):  # it may have a connection
+        async for each in told:
+            found.append(each)
+            if len(found) == limit:
+                break
     return answer(found, next=found[-1].cursor if found else cursor)
 
 
