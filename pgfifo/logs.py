@@ -19,6 +19,8 @@ from datetime import UTC, datetime
 
 from pgfifo._run import CURRENT
 
+__all__ = ["FIELDS", "ExecutionFilter", "JsonFormatter", "ids"]
+
 FIELDS = (
     "pgfifo_id",
     "pgfifo_attempt",

@@ -26,7 +26,7 @@ try:
     from opentelemetry import trace
     from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 except ImportError as error:
-    raise ImportError(
+    raise ModuleNotFoundError(
         "pgfifo.otel needs opentelemetry-api: pip install 'pgfifo[otel]'", name=error.name
     ) from error
 
@@ -37,6 +37,8 @@ from pgfifo.retrying import Retry
 if TYPE_CHECKING:
     from pgfifo.actions import Actions
     from pgfifo.execution import Execution
+
+__all__ = ["Relation", "instrument", "uninstrument"]
 
 Relation = Literal["child", "link"]
 """How the span of an attempt belongs to that of its enqueue."""

@@ -389,6 +389,7 @@ def test_a_standby_answers_what_the_architecture_page_says() -> None:
             assert fifo.position(job.id).position == 1
             assert fifo.effective_policy("a")[0].value == ["k"]
             assert fifo.check() == []
+            assert {each.value for each in fifo.metrics(5) if each.name.endswith("queue_length")} == {1}
             with pytest.raises(psycopg.errors.ReadOnlySqlTransaction):
                 fifo.enqueue("a", {"k": "x"})
 

@@ -78,6 +78,9 @@ def test_a_server_answers_until_it_is_told_to_stop(dsn: str, start: Start, tmp_p
         assert made.status_code == 201
         look = client.get(made.headers["location"])
         assert look.json()["data"]["payload"] == {"n": 1}
+        told = client.get("/metrics").text
+        assert 'pgfifo_queue_length{action="deploy"} 1.0' in told
+        assert 'pgfifo_client_enqueued_total{action="deploy"} 1.0' in told, "what comes over HTTP is counted"
         as_bob = {"Authorization": f"Bearer {TOKEN[::-1]}"}
         assert client.get("/api/v1/about", headers=as_bob).json()["data"]["user"] == "bob"
         assert client.get("/api/v1/about", headers={"Authorization": ""}).status_code == 401

@@ -106,8 +106,10 @@ def serve(
     """
     try:
         import uvicorn
+        from prometheus_client import REGISTRY
 
         from pgfifo.client_async import AsyncClient
+        from pgfifo.metrics import instrument
         from pgfifo.web import Settings, create_app
     except ModuleNotFoundError as missing:
         if missing.name is not None and missing.name.startswith("pgfifo"):
@@ -133,8 +135,10 @@ def serve(
         unauthenticated=no_authentication or not (tokens or proxy_header),
         title=title,
         root_path=root_path,
+        registry=REGISTRY,
         **more,
     )
+    instrument()
     logging.basicConfig(
         format="%(asctime)s %(levelname)s %(message)s", level=log_level.upper(), stream=sys.stderr
     )

@@ -12,7 +12,7 @@ docs/monitoring.md explains each metric.
 try:
     import prometheus_client as _needed  # noqa: F401 - to say what is missing
 except ImportError as error:
-    raise ImportError(
+    raise ModuleNotFoundError(
         "pgfifo.metrics needs prometheus-client: pip install 'pgfifo[metrics]'", name=error.name
     ) from error
 

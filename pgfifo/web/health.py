@@ -14,7 +14,7 @@ from pgfifo.dsn import redact
 from pgfifo.errors import SchemaMismatch, SchemaMissing
 from pgfifo.metrics import CONTENT_TYPE, exposition
 from pgfifo.web.api.routing import new_router, problems
-from pgfifo.web.dependencies import Fifo
+from pgfifo.web.dependencies import CurrentSettings, Fifo
 from pgfifo.web.problems import ProblemError, logger, of_status
 
 router = new_router("health")
@@ -56,10 +56,12 @@ async def readyz(fifo: Fifo) -> dict[str, str]:
 )
 async def metrics(
     fifo: Fifo,
+    settings: CurrentSettings,
     lanes: Annotated[
         int,
         Query(description="How many of the longest lines to tell of besides, lane by lane.", ge=0, le=1000),
     ] = 0,
 ) -> Response:
     """The queue's metrics in Prometheus' text format; `pgfifo_up` is 0 where the database does not answer."""
-    return Response(await exposition(fifo, lanes=lanes), media_type=CONTENT_TYPE)
+    told = await exposition(fifo, lanes=lanes, registry=settings.registry)
+    return Response(told, media_type=CONTENT_TYPE)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from pgfifo.errors import InvalidValue
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
     from starlette.requests import HTTPConnection
 
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -47,6 +48,8 @@ class Settings:
             application that it is mounted in.
         max_body: The most bytes that a request may have. Defaults to 16 MiB.
         timeout: After how many seconds a call is given up. Defaults to 30.
+        registry: What ``/metrics`` tells besides the queue: a registry of prometheus-client. Defaults to
+            none.
         session: For how many seconds somebody who has logged in on the page stays so. Defaults to 12 hours.
     """
 
@@ -61,6 +64,7 @@ class Settings:
     root_path: str = ""
     max_body: int = 16 * 1024 * 1024
     timeout: float = 30.0
+    registry: CollectorRegistry | None = None
     session: float = 12 * 3600.0
     networks: tuple[Network, ...] = field(init=False, repr=False)
     """`trusted_proxies`, read."""
