@@ -133,7 +133,9 @@ import psycopg
 sys.path.insert(0, os.getcwd())
 names = {"__name__": "page"}
 said = []
-for step in json.load(open(sys.argv[1], encoding="utf-8")):
+with open(sys.argv[1], encoding="utf-8") as plan:
+    steps = json.load(plan)
+for step in steps:
     where, text = f"{step['page']}:{step['line']}", step["text"]
     if step["language"] == "bash":
         bash = ["bash", "-euo", "pipefail", "-c", text]

@@ -10,8 +10,9 @@ import os
 import signal
 import socket
 import sys
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stdout, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -59,10 +60,10 @@ def _serve(address: str) -> None:
     import rich.console
     import rich.table  # noqa: F401
 
-    import pgfifo.cli.app
+    from pgfifo.cli import main
 
-    for name in pgfifo.__all__:
-        getattr(pgfifo, name)
+    with suppress(SystemExit), redirect_stdout(io.StringIO()):
+        main(["--version"])  # has everything imported that a command line needs
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address + "~")
@@ -100,6 +101,7 @@ def _run(there: socket.socket) -> int:
     os.environ.update(environment)
     sys.argv[:] = ["pgfifo", *words]
     there.sendall(b"%d\n" % os.getpid())
+    threading.Thread(target=_end_with, args=[there], daemon=True).start()
     status = 1
     try:
         main()
@@ -111,3 +113,9 @@ def _run(there: socket.socket) -> int:
         sys.stderr.flush()
         there.sendall(b"%d\n" % status)
     return status
+
+
+def _end_with(there: socket.socket) -> None:
+    """Be killed when the client is."""
+    if not there.recv(1):
+        os.kill(os.getpid(), signal.SIGKILL)
