@@ -88,6 +88,7 @@ def stage(root: Path, folder: Path) -> None:
             r"^```mermaid$", "```text", text, flags=re.MULTILINE
         )  # would be drawn by a script from elsewhere
         text = re.sub(r"^```(\w+) .*$", r"```\1", text, flags=re.MULTILINE)  # what tests are told of a block
+        text = re.sub(r"^```sql$", "```postgresql", text, flags=re.MULTILINE)  # it knows $$
         if page == "benchmarks/README.md":
             text += toctree("", ["*", "soak/soak"]).replace(":caption: \n", ":glob:\n")
         (folder / page).write_text(text, encoding="utf-8")
