@@ -10,7 +10,7 @@
 try:
     from pgfifo.web.app import create_app
 except ImportError as missing:
-    needed = ("fastapi", "prometheus_client", "pydantic", "starlette")
+    needed = ("fastapi", "jinja2", "prometheus_client", "pydantic", "starlette")
     if missing.name is None or missing.name.split(".")[0] not in needed:
         raise
     raise ModuleNotFoundError(

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import functools
-import importlib.util
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 import psycopg
@@ -18,7 +16,7 @@ from starlette.responses import Response
 
 import pgfifo
 from pgfifo.client_async import AsyncClient
-from pgfifo.web import api, health, login
+from pgfifo.web import api, health, login, pages
 from pgfifo.web.problems import Problem, ProblemError, ProblemResponse, problem_of
 from pgfifo.web.security import Guard
 from pgfifo.web.settings import Settings
@@ -27,10 +25,6 @@ if TYPE_CHECKING:
     from psycopg_pool import AsyncConnectionPool
 
     from pgfifo.dsn import Dsn
-
-PAGES = "pgfifo.web.pages"
-"""The module of the pages: its ``install(app)`` adds routes, and may set ``app.state.error_page``, which
-takes request and problem and returns the page for people."""
 
 
 def create_app(
@@ -77,8 +71,7 @@ def create_app(
     app.include_router(login.router)
     app.include_router(api.router)
     app.openapi = functools.partial(api.document, app)  # type: ignore[method-assign]
-    if importlib.util.find_spec(PAGES) is not None:
-        import_module(PAGES).install(app)
+    pages.install(app)
     return app
 
 
