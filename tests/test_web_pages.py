@@ -526,7 +526,7 @@ def test_queries_of_pages_can_be_read_back() -> None:
 def test_every_template_is_used() -> None:
     names = set(rendering.environment.list_templates())
     used = {"overview", "action", "lanes", "lane", "executions", "execution", "workers", "policies", "audit"}
-    assert names == {f"{name}.html" for name in used | {"base", "macros", "change", "error"}} | {
+    assert names == {f"{name}.html" for name in used | {"base", "macros", "change", "error", "login"}} | {
         "pager.html",
         "lanes_filter.html",
         "lanes_table.html",
