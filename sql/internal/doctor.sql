@@ -181,13 +181,15 @@ create or replace function pgfifo._doctor_workers(p_after interval, p_now timest
 returns table (o_severity text, o_kind text, o_subject text, o_detail text, o_meaning text, o_mend text, o_data jsonb)
 language plpgsql stable
 set search_path = pg_catalog, pg_temp
+-- No nested loops where there is a choice, as in _sweep.
+set enable_nestloop = off
 set jit = off
 as $$
 declare
   v_lane record;
   v_head bigint;
   v_explained jsonb;
-  v_lost boolean;
+  v_quiet integer[] := '{}';
   v_alive text[] := array(select distinct s.action from pgfifo._workers w cross join unnest(w.actions) s(action)
     where w.state = 'alive' and w.kind = 'worker' and w.last_seen + w.lease >= p_now);
 begin
@@ -224,37 +226,50 @@ begin
   where u.n > 0
   order by u.n desc limit 20;
 
-  -- Lanes with a free slot and something in the line, in which nothing has happened for so long, though workers live.
+  -- Lanes with a free slot and something in the line, in which nothing has happened for so long, though workers live. Behind the
+  -- marks of many lanes one has its turn to wait for; without any it waits for nothing, and so it does where nobody takes any.
   for v_lane in
-    select l.id, l.action_id, a.name as action, l.group_text, g.changed_at, max(g.changed_at) over (partition by l.action_id) as action_changed_at
-    from pgfifo.lanes l
-    join pgfifo.actions a on a.id = l.action_id
-    join pgfifo._action_policies p on p.action_id = l.action_id
-    join pgfifo.ledger g on g.lane_id = l.id
-    left join pgfifo._lane_policies lp on lp.lane_id = l.id
-    left join (select r.lane_id, sum(r.n) as n from pgfifo.arrivals r group by r.lane_id) n on n.lane_id = l.id
-    where a.name = any (v_alive) and p.paused_at is null and lp.paused_at is null and g.waiting + coalesce(n.n, 0) > 0
-      and g.running + g.held - g.riding < coalesce(lp.max_concurrent, p.max_concurrent) and g.changed_at < p_now - p_after
-    order by g.changed_at limit 100
+    with old as materialized (
+      select l.id, l.action_id, l.group_text, g.changed_at, g.running + g.held - g.riding as taken,
+        l.id not in (select m.lane_id from pgfifo.marks m) and l.id not in (select t.lane_id from pgfifo.timers t) as lost
+      from pgfifo.lanes l
+      join pgfifo.ledger g on g.lane_id = l.id
+      left join (select r.lane_id, sum(r.n) as n from pgfifo.arrivals r group by r.lane_id) n on n.lane_id = l.id
+      where g.waiting + coalesce(n.n, 0) > 0 and g.changed_at < p_now - p_after),
+    quiet as (
+      select l.action_id from pgfifo.lanes l join pgfifo.ledger g on g.lane_id = l.id group by l.action_id having max(g.changed_at) < p_now - p_after),
+    -- Limits are looked up for a bounded number.
+    picked as materialized (
+      (select o.* from old o where o.lost order by o.changed_at limit 1000)
+      union all
+      select o.* from quiet q cross join lateral (select o.* from old o where not o.lost and o.action_id = q.action_id order by o.changed_at limit 20) o)
+    select c.id, c.action_id, a.name as action, c.group_text, c.changed_at, c.lost
+    from picked c
+    join pgfifo.actions a on a.id = c.action_id
+    join pgfifo._action_policies p on p.action_id = c.action_id
+    left join lateral (select lp.* from pgfifo._lane_policies lp where lp.lane_id = c.id offset 0) lp on true
+    where a.name = any (v_alive) and p.paused_at is null and lp.paused_at is null and c.taken < coalesce(lp.max_concurrent, p.max_concurrent)
+    order by c.lost desc, c.changed_at limit 100
   loop
+    -- Where nobody claims, one lane of the action stands for all.
+    continue when not v_lane.lost and v_lane.action_id = any (v_quiet);
     v_head := (select h from pgfifo._ahead(v_lane.id, 9223372036854775807, 1) h);
     continue when v_head is null
       or not exists (select from pgfifo._executions e where e.id = v_head and coalesce(e.joined_at, e.enqueued_at) < p_now - p_after);
-    -- Behind the marks of many lanes it has its turn to wait for; without any it waits for nothing, and so it does where nobody takes any.
-    v_lost := not exists (select from pgfifo.marks m where m.action_id = v_lane.action_id and m.lane_id = v_lane.id)
-      and not exists (select from pgfifo.timers t where t.action_id = v_lane.action_id and t.lane_id = v_lane.id);
-    continue when not v_lost and v_lane.action_changed_at >= p_now - p_after;
     v_explained := (select x.data from pgfifo.explain(v_head) x);
     continue when not v_explained -> 'reasons' <@ '["next"]';
+    if not v_lane.lost then
+      v_quiet := v_quiet || v_lane.action_id;
+    end if;
     o_severity := 'critical';
     o_kind := 'stuck';
     o_subject := rtrim(v_lane.action || ' ' || pgfifo.format_group(v_lane.group_text));
     o_detail := format('execution %s is next and there is a free slot, and nothing has happened in its lane since %s%s.', v_head, pgfifo._moment(v_lane.changed_at, p_now),
-      case when v_lost then '; no mark leads to it' else '; nor in any other lane of its action' end);
-    o_meaning := case when v_lost then 'A wake-up was lost, which is a bug of pgfifo''s, or somebody has changed its tables by hand. The sweep of maintenance, or a repair, gets it going.'
+      case when v_lane.lost then '; no mark leads to it' else '; nor in any other lane of its action' end);
+    o_meaning := case when v_lane.lost then 'A wake-up was lost, which is a bug of pgfifo''s, or somebody has changed its tables by hand. The sweep of maintenance, or a repair, gets it going.'
       else 'Workers live and do not claim: they hang, or run nothing but other actions. Their logs tell.' end;
-    o_mend := case when v_lost then 'pgfifo check --repair' else 'pgfifo workers' end;
-    o_data := jsonb_build_object('action', v_lane.action, 'group_text', v_lane.group_text, 'lane_id', v_lane.id, 'id', v_head, 'since', v_lane.changed_at, 'marked', not v_lost);
+    o_mend := case when v_lane.lost then 'pgfifo check --repair' else 'pgfifo workers' end;
+    o_data := jsonb_build_object('action', v_lane.action, 'group_text', v_lane.group_text, 'lane_id', v_lane.id, 'id', v_head, 'since', v_lane.changed_at, 'marked', not v_lane.lost);
     return next;
   end loop;
 end $$;
