@@ -32,7 +32,7 @@ select count(*) from pgfifo.enqueue_many('webhook',
 select count(*) from pgfifo.enqueue_many('invoice.send',
   array(select jsonb_build_object('account', n) from generate_series(1, 25) n));
 select count(*) from pgfifo.enqueue_many('index', array_fill('{}'::jsonb, array[30]));
-select from pgfifo.worker_start('blue', 'app-1', 411, '{deploy,webhook,index}', 20);
+select from pgfifo.worker_start('blue', 'app-1', 411, '{deploy,webhook,index}', 100);
 select from pgfifo.work(1, '{deploy}', 3);
 select from pgfifo.work(1, '{webhook}', 30);
 select from pgfifo.work(1, '{index}', 5);

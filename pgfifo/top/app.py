@@ -4,7 +4,6 @@ import asyncio
 import signal
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import suppress
 from functools import partial
 from typing import TYPE_CHECKING, ClassVar
 
@@ -101,11 +100,8 @@ class Top(App[None]):
 
     def on_mount(self) -> None:
         """Begin to read; and give the terminal back when somebody ends the program."""
-        with suppress(NotImplementedError):  # there are no such signals on Windows
-            for each in (signal.SIGTERM, signal.SIGHUP):
-                asyncio.get_running_loop().add_signal_handler(
-                    each, partial(self.exit, return_code=128 + each)
-                )
+        for each in (signal.SIGTERM, signal.SIGHUP):
+            asyncio.get_running_loop().add_signal_handler(each, partial(self.exit, return_code=128 + each))
         self.run_worker(self._reading(), exit_on_error=True)
 
     async def on_unmount(self) -> None:
@@ -141,7 +137,7 @@ class Top(App[None]):
         except Lost as lost:
             self._since = self._since or time.strftime("%H:%M:%S")
             self.lost = f"No connection since {self._since}: {lost}. What is shown is old; trying again."
-            view.tell()
+            self.view.tell()
             return
         except (PgfifoError, psycopg.Error) as refused:
             self.lost = ""
@@ -155,7 +151,7 @@ class Top(App[None]):
         self._since = None
         if back:
             self.said = "Connected again."
-        if view.is_attached and view.query_text == asked:
+        if view.query_text == asked:
             view.show(found)
 
     def say(self, text: str) -> None:
@@ -219,6 +215,7 @@ class Top(App[None]):
         view = self.view
         if isinstance(view, Lane):
             view.finished = not view.finished
+            view.found = {}
             view.tell()
             self.look()
 

@@ -96,8 +96,15 @@ class View(Screen[None]):
         """Lay out what it shows."""
         raise NotImplementedError
 
+    @property
+    def is_laid_out(self) -> bool:
+        """Whether it can be drawn: it is there, down to its last line, and has not been left."""
+        return self.is_attached and bool(self.query("#keys"))
+
     def on_mount(self) -> None:
-        """Say what is known before anything was read."""
+        """Draw what was read already, if anything was."""
+        if self.found:
+            self.draw()
         self.tell()
 
     def on_screen_resume(self) -> None:
@@ -107,10 +114,11 @@ class View(Screen[None]):
             self.top.look()
 
     def show(self, found: Row) -> None:
-        """Draw what was read."""
+        """Draw what was read; before it is laid out, keep it for then."""
         self.found = found
-        self.draw()
-        self.tell()
+        if self.is_laid_out:
+            self.draw()
+            self.tell()
 
     def draw(self) -> None:
         """Draw `found`."""
@@ -118,6 +126,8 @@ class View(Screen[None]):
 
     def tell(self) -> None:
         """Draw the lines around it: where one is, the state of the connection, what was said last."""
+        if not self.is_laid_out:
+            return
         left = self.heading()
         if self.filter:
             left += f" · filter {self.filter}"
@@ -594,7 +604,6 @@ class Execution(View):
 
     def on_mount(self) -> None:
         """Let the keys of the cursor scroll."""
-        super().on_mount()
         self.query_one("#details").focus()
 
     def draw(self) -> None:
