@@ -266,7 +266,8 @@ begin
     o_subject := rtrim(v_lane.action || ' ' || pgfifo.format_group(v_lane.group_text));
     o_detail := format('execution %s is next and there is a free slot, and nothing has happened in its lane since %s%s.', v_head, pgfifo._moment(v_lane.changed_at, p_now),
       case when v_lane.lost then '; no mark leads to it' else '; nor in any other lane of its action' end);
-    o_meaning := case when v_lane.lost then 'A wake-up was lost, which is a bug of pgfifo''s, or somebody has changed its tables by hand. The sweep of maintenance, or a repair, gets it going.'
+    o_meaning := case when v_lane.lost
+      then 'A wake-up was lost, which is a bug of pgfifo''s, or somebody has changed its tables by hand. The sweep of maintenance, or a repair, gets it going.'
       else 'Workers live and do not claim: they hang, or run nothing but other actions. Their logs tell.' end;
     o_mend := case when v_lane.lost then 'pgfifo check --repair' else 'pgfifo workers' end;
     o_data := jsonb_build_object('action', v_lane.action, 'group_text', v_lane.group_text, 'lane_id', v_lane.id, 'id', v_head, 'since', v_lane.changed_at, 'marked', not v_lane.lost);
