@@ -36,8 +36,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 
 from pgfifo import keeper
 from pgfifo.outcome import NO_RESULT, RESULT_LIMIT, Outcome, failed, succeeded
-from pgfifo.probes import PROBES
-from pgfifo.processes import SUPERVISED
+from pgfifo.processes import PROBES, SUPERVISED
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping, Sequence

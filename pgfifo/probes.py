@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import contextlib
-import http.server
 import logging
 import os
 import socket
-import socketserver
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -22,25 +21,12 @@ Source = Callable[[], State]
 Page = Callable[[str], tuple[int, str, bytes]]
 """Takes the request's Accept header; returns status, content type and body."""
 
-PROBES = "PGFIFO_PROBES"
-"""The variable that tells one of several processes in which folder its parent looks for its health file."""
 FRESH = 15.0
 """Seconds after which a health file that nobody has written anew is that of a process that is stuck."""
 
 _EVERY = 1.0
 _PATIENCE = 10.0
 _TEXT = "text/plain; charset=utf-8"
-
-
-class _Server(http.server.ThreadingHTTPServer):
-    """A server whose start asks no name server who it is."""
-
-    daemon_threads = True
-    server_bind = socketserver.TCPServer.server_bind
-
-
-class _Server6(_Server):
-    address_family = socket.AF_INET6
 
 
 @contextlib.contextmanager
@@ -58,6 +44,18 @@ def pages(host: str, port: int, of: Mapping[str, Page]) -> Iterator[int]:
     Raises:
         OSError: It cannot be listened at.
     """
+    import http.server  # of a few milliseconds, and nobody else needs it
+    import socketserver
+
+    class Server(http.server.ThreadingHTTPServer):
+        address_family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        daemon_threads = True
+        server_bind = socketserver.TCPServer.server_bind  # which asks no name server who it is
+
+        def handle_error(self, request: object, client_address: object) -> None:  # noqa: ARG002 - as there
+            error = sys.exception()
+            if not isinstance(error, OSError):  # whoever asked has gone
+                logger.error("a page could not be shown to %s", client_address, exc_info=error)
 
     class Handler(http.server.BaseHTTPRequestHandler):
         timeout = _PATIENCE
@@ -77,12 +75,12 @@ def pages(host: str, port: int, of: Mapping[str, Page]) -> Iterator[int]:
             if self.command != "HEAD":
                 self.wfile.write(body)
 
-        do_HEAD = do_GET  # noqa: N815 - as above
+        do_HEAD = do_GET  # noqa: N815 - the base class calls it so
 
         def log_message(self, format: str, *args: object) -> None:  # noqa: A002 - its name there
             logger.debug("%s " + format, self.address_string(), *args)
 
-    server = (_Server6 if ":" in host else _Server)((host, port), Handler)
+    server = Server((host, port), Handler)
     thread = threading.Thread(target=server.serve_forever, args=(0.2,), name="pgfifo-probes", daemon=True)
     thread.start()
     try:

@@ -23,6 +23,8 @@ logger = logging.getLogger("pgfifo")
 
 SUPERVISED = "PGFIFO_SUPERVISED"
 """The variable that tells a process that its standard input ends with its parent."""
+PROBES = "PGFIFO_PROBES"
+"""The variable that tells it in which folder its parent looks for its health file."""
 
 _INTERRUPTED = 130
 

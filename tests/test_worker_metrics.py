@@ -2,11 +2,13 @@
 
 import asyncio
 import gc
+import http.client
 import json
 import logging
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import textwrap
@@ -210,6 +212,24 @@ def test_the_pages_say_what_the_source_says() -> None:
         assert get(f"{url}/metrics") == (404, "There are: /healthz, /readyz\n")
         with pytest.raises(OSError, match="in use"), probes.pages("127.0.0.1", port, {}):
             pass
+
+
+def test_a_page_that_fails_and_a_client_that_goes_away_end_nothing(caplog: pytest.LogCaptureFixture) -> None:
+    def broken(_accept: str) -> tuple[int, str, bytes]:
+        raise ValueError("no such page")
+
+    def endless(_accept: str) -> tuple[int, str, bytes]:
+        return 200, "text/plain", b"x" * 50_000_000
+
+    with probes.pages("127.0.0.1", 0, {"/broken": broken, "/endless": endless}) as port:
+        with socket.create_connection(("127.0.0.1", port)) as client:
+            client.sendall(b"GET /endless HTTP/1.0\r\n\r\n")
+            client.recv(1)
+        with pytest.raises(http.client.RemoteDisconnected):
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/broken", timeout=10)
+        wait_for(lambda: "could not be shown" in caplog.text)
+        assert get(f"http://127.0.0.1:{port}/")[0] == 404
+    assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["no such page"]
 
 
 JOBS = """

@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING
 import typer
 
 from pgfifo.cli.exits import Refused
-from pgfifo.probes import PROBES, Source, health_file, health_pages, metrics_page, pages, read_health
+from pgfifo.probes import Source, health_file, health_pages, metrics_page, pages, read_health
+from pgfifo.processes import PROBES
 
 if TYPE_CHECKING:
     from pgfifo.metrics import WorkerMetrics
