@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from urllib.parse import urlsplit
-
 from fastapi import APIRouter, Request
 from starlette.responses import RedirectResponse, Response
 
@@ -56,6 +54,5 @@ def _page(request: Request, there: str, wrong: str = "", status: int = 200) -> R
 
 def _inside(there: str) -> str:
     """Return where to go on to: a path of this application, and of no other site."""
-    parts = urlsplit(there)
     inside = there.startswith("/") and not there.startswith("//") and "\\" not in there
-    return there if inside and not parts.netloc and there.isprintable() else "/"
+    return there if inside and there.isprintable() else "/"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import http
 import json
 import logging
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from http import HTTPStatus
 from math import ceil
 from typing import Any
 
@@ -111,8 +111,13 @@ class ProblemError(Exception):
 
 def of_status(status: int, detail: str | None = None, **more: Any) -> Problem:  # noqa: ANN401 - of Problem
     """Return a problem that is told by its HTTP status alone."""
-    phrase = http.HTTPStatus(status).phrase
-    return Problem(status, phrase.lower().replace(" ", "-"), phrase, detail or f"{phrase}.", **more)
+    said = phrase(status)
+    return Problem(status, said.lower().replace(" ", "-"), said, detail or f"{said}.", **more)
+
+
+def phrase(status: int) -> str:
+    """Return what a status means; the same in all versions of Python, since problems are named by it."""
+    return {413: "Content Too Large", 422: "Unprocessable Content"}.get(status) or HTTPStatus(status).phrase
 
 
 def problem_of(error: Exception) -> Problem:

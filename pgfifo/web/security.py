@@ -36,6 +36,7 @@ OPEN_FOLDER = "/static/"
 SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 _LONGEST_NAME = 200
+_DIGITS = 18
 _CONTENT = (
     "default-src 'none'",
     "script-src 'self'",
@@ -135,10 +136,14 @@ class Guard:
             )
         if request.scope["method"] not in SAFE_METHODS and self._foreign(request):
             return ProblemResponse(
-                of_status(403, "A page of another site has sent this, and may not change anything here.")
+                of_status(
+                    403,
+                    "A page of another site has sent this, and may not change anything here.",
+                    hint="If a proxy calls this server by another name: allow the name that people use.",
+                )
             )
         length = request.headers.get("content-length", "0")
-        if not length.isdecimal() or int(length) > self._settings.max_body:
+        if not length.isdecimal() or len(length) > _DIGITS or int(length) > self._settings.max_body:
             return ProblemResponse(_too_large(self._settings))
         user = await self._user(request)
         request.scope["pgfifo.user"] = user
@@ -152,7 +157,7 @@ class Guard:
             return True
         if not host:
             return False
-        name = urlsplit(f"//{host}").hostname if "@" not in host else None
+        name = _host_of(f"//{host}") if "@" not in host else None
         if name is None:
             return False
         try:
@@ -174,10 +179,9 @@ class Guard:
         origin = request.headers.get("origin")
         if origin is None:
             return False
-        here = urlsplit(origin)
         # A proxy may have put another Host in place of the name that it is called by, which was allowed then.
-        proxied = here.hostname in self._settings.hosts - {*LOCAL_NAMES}
-        return not proxied and here.netloc.lower() != request.headers.get("host", "").lower()
+        proxied = _host_of(origin) in self._settings.hosts - {*LOCAL_NAMES}
+        return not proxied and origin.partition("://")[2].lower() != request.headers.get("host", "").lower()
 
     async def _user(self, request: HTTPConnection) -> User | None:
         """Return who it is; None if he has to say and does not."""
@@ -238,6 +242,14 @@ class Guard:
 
 def _too_large(settings: Settings) -> Problem:
     return of_status(413, f"The request has more than {settings.max_body:,} bytes.")
+
+
+def _host_of(url: str) -> str | None:
+    """Return the host in an address, in lower case; None if there is none."""
+    try:
+        return urlsplit(url).hostname
+    except ValueError:
+        return None
 
 
 def path_of(scope: Scope) -> str:

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine
-from http import HTTPStatus
 from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.routing import APIRoute
 from starlette.responses import Response
 
-from pgfifo.web.problems import MEDIA_TYPE
+from pgfifo.web.problems import MEDIA_TYPE, phrase
 
 TAGS = [
     {"name": "actions", "description": "Kinds of work, their numbers and lanes; pause, resume, close, open."},
@@ -65,7 +64,7 @@ def new_router(tag: str) -> APIRouter:
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     """Return the description of problems that a route may answer with, for the document."""
-    return {each: {"description": HTTPStatus(each).phrase, "content": _CONTENT} for each in statuses}
+    return {each: {"description": phrase(each), "content": _CONTENT} for each in statuses}
 
 
 def example(document: dict[str, Any], status: int = 200) -> dict[int | str, dict[str, Any]]:
