@@ -35,9 +35,13 @@ def run(*words: object) -> None:
     assert done.returncode == 0, done.stdout + done.stderr
 
 
-def container(kind: str) -> dict[str, Any]:
-    [found] = [each for each in MANIFESTS if each["kind"] == kind]
-    [only] = found["spec"]["template"]["spec"]["containers"]
+def manifest(kind: str, name: str) -> dict[str, Any]:
+    [found] = [each for each in MANIFESTS if (each["kind"], each["metadata"]["name"]) == (kind, name)]
+    return found
+
+
+def container(kind: str, name: str) -> dict[str, Any]:
+    [only] = manifest(kind, name)["spec"]["template"]["spec"]["containers"]
     return dict(only)
 
 
@@ -78,8 +82,9 @@ def test_the_commands_in_the_files_are_understood() -> None:
     for words in (
         start.split(),
         json.loads(by_docker),
-        container("Deployment")["args"],
-        container("Job")["args"],
+        container("Deployment", "pgfifo-worker")["args"],
+        container("Deployment", "pgfifo-web")["args"],
+        container("Job", "pgfifo-upgrade-0-1-0")["args"],
     ):
         understood(words)
 
@@ -88,18 +93,19 @@ def test_who_stops_a_worker_waits_for_longer_than_it_takes() -> None:
     [stop] = re.findall(r"^TimeoutStopSec=(\d+)$", UNIT, re.MULTILINE)
     [timeout] = re.findall(r"--shutdown-timeout (\w+)", UNIT)
     assert int(stop) >= seconds(timeout) + SPARE
-    [deployment] = [each for each in MANIFESTS if each["kind"] == "Deployment"]
-    grace = deployment["spec"]["template"]["spec"]["terminationGracePeriodSeconds"]
+    grace = manifest("Deployment", "pgfifo-worker")["spec"]["template"]["spec"][
+        "terminationGracePeriodSeconds"
+    ]
     [timeout] = [
         word.partition("=")[2]
-        for word in container("Deployment")["args"]
+        for word in container("Deployment", "pgfifo-worker")["args"]
         if word.startswith("--shutdown-timeout=")
     ]
     assert grace >= seconds(timeout) + SPARE
 
 
 def test_probes_ask_the_port_that_the_worker_serves() -> None:
-    worker = container("Deployment")
+    worker = container("Deployment", "pgfifo-worker")
     assert f"--health-port={worker['ports'][0]['containerPort']}" in worker["args"]
     asked = {name: worker[name]["httpGet"]["path"] for name in worker if name.endswith("Probe")}
     assert asked == {"startupProbe": "/healthz", "livenessProbe": "/healthz", "readinessProbe": "/readyz"}
