@@ -1000,7 +1000,7 @@ MUTATIONS = (
         "functions/work.sql",
         "a paused lane goes on",
         (
-            "                and exists (select from pgfifo._lane_policies p where p.lane_id = r.lane_id offset 0))),\n",
+            "                and exists (select from pgfifo.policies p where p.scope = 'lane' and p.lane_id = r.lane_id))),\n",
             "                and false)),\n",
         ),
         "turns::slots_a_lane_that_was_paused_hands_nothing_on",

@@ -179,6 +179,23 @@ def test_slots_a_lane_that_was_paused_hands_nothing_on(conn: Connection, beside:
     case.engine.assert_promises()
 
 
+def test_independence_the_policy_of_another_lane_changes_nothing(conn: Connection, beside: int) -> None:
+    case = Case(conn, beside)
+    case.engine.policy(group="elsewhere", max_concurrent=2)
+    case.go_on()
+    assert case.handed_on() == 1 + beside
+
+
+def test_slots_an_override_holds_for_what_is_handed_on(conn: Connection, beside: int) -> None:
+    case = Case(conn, beside, max_concurrent=2)
+    case.held += case.engine.claim(case.worker, 1 + beside)
+    conn.execute("""select pgfifo.override_policy('deploy', '{"max_concurrent": 1}', '1 h')""")
+    for group in {start.group for start in case.held}:
+        [first, _] = [start for start in case.held if start.group == group]
+        assert case.go_on([first]).starts == []
+    case.engine.assert_promises()
+
+
 def test_slots_an_action_that_was_paused_hands_nothing_on(conn: Connection, beside: int) -> None:
     case = Case(conn, beside)
     case.engine.pause()

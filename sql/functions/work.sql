@@ -280,8 +280,9 @@ begin
               and l.nth is not null and g.held = 0 and g.returned = 0 and g.yielded = 0 and g.delayed = 0 and g.pending_xid is null
               and not exists (select from pgfifo.cancellations c where c.id = i.id offset 0)
               -- A policy of the lane's own: who sets one holds no other lock than the slot lock.
-              and not ((select exists (select from pgfifo.policies p where p.scope = 'lane') or exists (select from pgfifo._overrides))
-                and exists (select from pgfifo._lane_policies p where p.lane_id = r.lane_id offset 0))),
+              and not (select exists (select from pgfifo._overrides))
+              and not ((select exists (select from pgfifo.policies p where p.scope = 'lane'))
+                and exists (select from pgfifo.policies p where p.scope = 'lane' and p.lane_id = r.lane_id))),
           newest as materialized (
             select w.lane_id, w.nth, w.group_text, w.row, w.version, w.starts, w.waiting, w.consumed, w.free, count(*)::integer as n, min(w.turn_from) as turn_from
             from ended w group by w.lane_id, w.nth, w.group_text, w.row, w.version, w.starts, w.waiting, w.consumed, w.free),

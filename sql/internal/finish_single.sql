@@ -40,7 +40,7 @@ begin
   end if;
   -- The newest version as one value: each step of a plan pays for each column that it passes on.
   select l.action_id, l.group_text, g.row, g.ledger,
-      p_turn is not null and (exists (select from pgfifo.policies p where p.scope = 'lane') or exists (select from pgfifo._overrides)) as differs
+      p_turn is not null and (exists (select from pgfifo.policies p where p.scope = 'lane' and p.lane_id = v_lane_id) or exists (select from pgfifo._overrides)) as differs
     into strict v_lane
   from pgfifo.lanes l
   cross join lateral (

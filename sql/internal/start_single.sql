@@ -28,7 +28,7 @@ declare
 begin
   -- The newest version as one value: each step of a plan pays for each column that it passes on.
   select l.action_id, l.group_text, g.row, g.ledger,
-      exists (select from pgfifo.policies p where p.scope = 'lane') or exists (select from pgfifo._overrides) as differs
+      exists (select from pgfifo.policies p where p.scope = 'lane' and p.lane_id = p_lane_id) or exists (select from pgfifo._overrides) as differs
     into v_found
   from pgfifo.lanes l
   cross join lateral (
