@@ -63,6 +63,16 @@ def cli(dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture
     return CommandLine(dsn, monkeypatch, capsys)
 
 
+def test_a_live_page_ends_when_the_server_is_told_to_stop(start: Start) -> None:
+    process, url = start("--shutdown-timeout", "10m")
+    with httpx.stream("GET", f"{url}/live/", timeout=60) as stream:
+        lines = stream.iter_lines()
+        assert next(lines) == "retry: 2000"
+        process.send_signal(signal.SIGTERM)
+        assert list(lines)[-1] == "", "it is not cut off"
+    assert process.wait(60) == 0
+
+
 def test_a_server_answers_until_it_is_told_to_stop(dsn: str, start: Start, tmp_path: Path) -> None:
     tokens = tmp_path / "tokens"
     tokens.write_text(f"# who may\nann: {TOKEN}\n\n")

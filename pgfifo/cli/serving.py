@@ -7,7 +7,7 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 from types import FrameType
@@ -172,7 +172,9 @@ def serve(
 
 
 async def _run(server: Any, listening: socket.socket, client: "AsyncClient") -> None:  # noqa: ANN401 - as below
-    """Run the server until it is stopped."""
+    """Run the server until it is stopped; live pages are told so, and end."""
+    loop = asyncio.get_running_loop()
+    server.stopping = lambda: loop.call_soon_threadsafe(server.config.app.state.live.close)
     async with client:
         await server.serve(sockets=[listening])
 
@@ -183,6 +185,7 @@ def _server(config: Any) -> Any:  # noqa: ANN401 - uvicorn may not be there
 
     class Server(uvicorn.Server):
         interrupted = False
+        stopping: Callable[[], object] = staticmethod(lambda: None)
 
         @contextmanager
         def capture_signals(self) -> Iterator[None]:
@@ -195,6 +198,7 @@ def _server(config: Any) -> Any:  # noqa: ANN401 - uvicorn may not be there
 
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             self.interrupted = self.interrupted or sig == signal.SIGINT
+            self.stopping()
             super().handle_exit(sig, frame)
 
     return Server(config)

@@ -34,7 +34,7 @@ class _Topic:
     """A page that somebody looks at."""
 
     render: Render
-    viewers: set[asyncio.Queue[tuple[str, str]]] = field(default_factory=set)
+    viewers: set[asyncio.Queue[tuple[str, str] | None]] = field(default_factory=set)
     latest: tuple[str, str] | None = None
     """What was sent last: its version and itself; an empty version where the database is away."""
     task: asyncio.Task[None] | None = None
@@ -50,6 +50,7 @@ class Hub:
     def __init__(self, interval: float = INTERVAL) -> None:
         self.interval = interval
         self._topics: dict[str, _Topic] = {}
+        self._closed = False
 
     @property
     def pages(self) -> int:
@@ -60,6 +61,13 @@ class Hub:
         """Tell whether there is no place for one more page."""
         return key not in self._topics and len(self._topics) >= MOST_PAGES
 
+    def close(self) -> None:
+        """End all streams, and take no more: the server is about to end."""
+        self._closed = True
+        for topic in self._topics.values():
+            for queue in topic.viewers:
+                _put(queue, None)
+
     async def follow(self, key: str, render: Render, seen: str | None = None) -> AsyncIterator[str]:
         """Yield the events of a page, as Server-Sent Events have them.
 
@@ -69,7 +77,7 @@ class Hub:
             seen: The version that the viewer has.
         """
         topic = self._topics.setdefault(key, _Topic(render))
-        queue: asyncio.Queue[tuple[str, str]] = asyncio.Queue(1)
+        queue: asyncio.Queue[tuple[str, str] | None] = asyncio.Queue(1)
         topic.viewers.add(queue)
         if topic.latest is not None:
             queue.put_nowait(topic.latest)
@@ -78,13 +86,16 @@ class Hub:
         ends = asyncio.get_running_loop().time() + _LONGEST
         try:
             yield "retry: 2000\n\n"
-            while asyncio.get_running_loop().time() < ends:
+            while not self._closed and asyncio.get_running_loop().time() < ends:
                 try:
                     async with asyncio.timeout(_SILENCE):
-                        version, shown = await queue.get()
+                        news = await queue.get()
                 except TimeoutError:
                     yield ": still here\n\n"
                     continue
+                if news is None:
+                    return
+                version, shown = news
                 if version != seen:
                     yield _event(version, shown)
                     seen = version
@@ -101,11 +112,15 @@ class Hub:
             began = loop.time()
             topic.latest = await _rendered(topic.render)
             for queue in topic.viewers:
-                if queue.full():  # somebody slow: what he has not taken yet is old
-                    queue.get_nowait()
-                queue.put_nowait(topic.latest)
+                _put(queue, topic.latest)
             took = loop.time() - began
             await asyncio.sleep(max(self.interval - took, took * (_SHARE - 1)))
+
+
+def _put(queue: asyncio.Queue[tuple[str, str] | None], news: tuple[str, str] | None) -> None:
+    if queue.full():  # somebody slow: what he has not taken yet is old
+        queue.get_nowait()
+    queue.put_nowait(news)
 
 
 async def _rendered(render: Render) -> tuple[str, str]:

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pgfifo.client_async import AsyncClient
 from pgfifo.errors import UnknownExecution
 from pgfifo.filters import Which
-from pgfifo.models import ActionOverview, ExecutionInfo, LaneStats, State, WorkerInfo
+from pgfifo.models import ActionOverview, ExecutionInfo, LaneStats, Minute, State, WaitTimes, WorkerInfo
 from pgfifo.policies import checked
 from pgfifo.web.pages import charts, formats
 from pgfifo.web.problems import ProblemError, of_status
@@ -27,6 +27,7 @@ _FEW = 8
 _SLOTS = 32
 _SHARE = 9
 _SAMPLES = 8
+_LATELY = timedelta(seconds=30)
 _FARTHEST = 200
 
 OUTCOMES: tuple[State, ...] = ("succeeded", "failed", "cancelled", "expired")
@@ -68,7 +69,10 @@ class Desk:
     async def _overview(self) -> list[ActionOverview]:
         found = await self.fifo.overview()
         if found:
-            self._samples.append((found[0].at, {each.action: each.total_started for each in found}))
+            at = found[0].at
+            while self._samples and not timedelta(0) < at - self._samples[0][0] < _LATELY:
+                self._samples.popleft()
+            self._samples.append((at, {each.action: each.total_started for each in found}))
         return found
 
     @property
@@ -118,13 +122,19 @@ async def overview(desk: Desk, asked: Parameters) -> Context:
     search = asked.get("q", "").strip().lower()
     shown = [each for each in shown if search in each.action.lower()]
     page = _page(asked)
+    of_minutes: dict[str, list[Minute]] = {}
+    of_waits: dict[str, list[WaitTimes]] = {}
+    for minute in minutes:
+        of_minutes.setdefault(minute.action, []).append(minute)
+    for wait in waits:
+        of_waits.setdefault(wait.action, []).append(wait)
     rows = []
     for each in shown[(page - 1) * ROWS : page * ROWS]:
-        of = [wait for wait in waits if wait.action == each.action]
+        of = of_waits.get(each.action, [])
         rows.append(
             {
                 "stats": each,
-                "hour": charts.hour([each], [m for m in minutes if m.action == each.action], of),
+                "hour": charts.hour([each], of_minutes.get(each.action, []), of),
                 "waits": next((wait for wait in of if wait.minute is None), None),
                 "per_second": desk.starts_per_second([each.action]),
             }

@@ -61,12 +61,14 @@
   function said(state, text, title) {
     if (!liveState) return;
     liveState.dataset.state = state;
-    liveState.textContent = text;
+    if (liveState.textContent !== text) liveState.textContent = text;
     liveState.title = title;
   }
 
+  let source = null;
   function follow() {
-    const source = new EventSource(body.dataset.live);
+    source?.close();
+    source = new EventSource(body.dataset.live);
     source.addEventListener("open", () => said("on", "live", "This page changes as things do."));
     source.addEventListener("page", (event) => {
       const fresh = new DOMParser().parseFromString(event.data, "text/html").body;
@@ -78,10 +80,18 @@
     source.addEventListener("error", () => {
       said("off", source.readyState === EventSource.CLOSED ? "still" : "waiting", "The server does not answer just now: this is how it was.");
     });
-    window.addEventListener("pagehide", () => source.close());
-    window.addEventListener("pageshow", (event) => { if (event.persisted) follow(); });
   }
-  if (live && body.dataset.live) follow();
+  if (live && body.dataset.live) {
+    // A browser keeps few connections to a server: who does not look needs none.
+    const look = () => {
+      if (document.visibilityState === "visible") follow();
+      else source?.close();
+    };
+    look();
+    document.addEventListener("visibilitychange", look);
+    window.addEventListener("pagehide", () => source?.close());
+    window.addEventListener("pageshow", (event) => { if (event.persisted) look(); });
+  }
 
   // -- ages
 
