@@ -19,6 +19,7 @@ from tests.support.browser import browser, chromium, served
 from tests.support.cli import program
 from tests.support.database import clean
 from tests.support.engine import Engine, item
+from tools.screenshots import IMAGES, shop, shots
 
 pytestmark = pytest.mark.skipif(
     chromium() is None, reason="there is no Chromium here (Debian: apt install chromium)"
@@ -334,3 +335,13 @@ def test_from_an_enqueue_over_http_to_the_result_on_the_page(
         assert worker.stderr is not None
         said = worker.communicate(timeout=30)[1]
     assert worker.returncode == 0, (said, sys.version)
+
+
+def test_the_pictures_of_the_documents_can_still_be_taken(empty_dsn: str, chrome: Any) -> None:
+    with shop(empty_dsn) as fifo, served(empty_dsn) as at:
+        taken = {f"{name}.png": path for name, path, *_ in shots(fifo)}
+        page = chrome.new_page(base_url=at)
+        page.goto(taken["lane.png"])
+        assert "rolling out" in page.locator(".slot.running").inner_text()
+        page.close()
+    assert taken.keys() == {path.name for path in IMAGES.glob("*.png")}, "make screenshots"

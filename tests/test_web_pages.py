@@ -280,7 +280,9 @@ def test_changes_are_done_told_undone_and_on_record(dsn: str, engine: Engine) ->
     fifo = pgfifo.Client(dsn)
 
     async def story(client: httpx.AsyncClient) -> None:
+        assert "Pause…" in await page(client, "/action", name="deploy")
         shown = await do(client, "pause", action="deploy", reason="release")
+        assert "Resume…" in shown, "what was kept of the time before is shown"
         assert "deploy is paused" in words(shown)
         assert "pgfifo resume deploy" in words(shown)
         assert fifo.stats("deploy").paused_reason == "release"

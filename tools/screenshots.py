@@ -42,7 +42,8 @@ _HOUR = """
       on conflict (action_id, minute) do nothing)
     insert into pgfifo._waits (action_id, minute, class, n)
     select m.action_id, m.minute,
-      pgfifo._class_of_wait(m.wait * 10 ^ ((random() + random() + random() - 1.9) * 0.9)), count(*)
+      width_bucket(m.wait * 10 ^ ((random() + random() + random() - 1.9) * 0.9), pgfifo._wait_classes()),
+      count(*)
     from minutes m cross join generate_series(1, least(m.n, 40)) g where m.n > 0 group by 1, 2, 3
     on conflict (action_id, minute, class) do update set n = pgfifo._waits.n + 1
 """

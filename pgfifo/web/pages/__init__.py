@@ -62,6 +62,7 @@ def install(app: FastAPI) -> None:
     async def do(request: Request, verb: str, fifo: Changing, form: Form) -> Response:
         """Do it, and go where it can be seen."""
         done = await _change(verb).do(fifo, form)
+        desk.forget()
         sign = "&" if "?" in done.there else "?"
         there = f"{done.there}{sign}done={messages.keep(done)}"
         return RedirectResponse(request.scope.get("root_path", "") + there, 303)

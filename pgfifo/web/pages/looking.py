@@ -48,6 +48,7 @@ class Desk:
     fresh: float = 1.5
     _kept: dict[str, tuple[float, Any]] = field(default_factory=dict)
     _asking: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _changes: int = 0
     _samples: deque[tuple[datetime, dict[str, int]]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
 
     async def shared(self, name: str, ask: Callable[[], Awaitable[T]]) -> T:
@@ -56,11 +57,18 @@ class Desk:
             until, value = self._kept.get(name, (0.0, None))
             began = time.monotonic()
             if began >= until:
+                changes = self._changes
                 value = await ask()
                 ended = time.monotonic()
-                self._kept[name] = (ended + max(self.fresh, _SHARE * (ended - began)), value)
+                if changes == self._changes:
+                    self._kept[name] = (ended + max(self.fresh, _SHARE * (ended - began)), value)
             found: T = value
             return found
+
+    def forget(self) -> None:
+        """Forget what was kept, also what is being asked for just now: something was changed."""
+        self._changes += 1
+        self._kept.clear()
 
     async def overview(self) -> list[ActionOverview]:
         """Return the numbers of all actions, a moment old at most."""
