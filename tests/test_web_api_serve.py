@@ -86,6 +86,12 @@ def test_a_server_answers_until_it_is_told_to_stop(dsn: str, start: Start, tmp_p
         assert client.get("/readyz").status_code == 200
         made = client.post("/api/v1/actions/deploy/executions", json={"payload": {"n": 1}})
         assert made.status_code == 201
+        closed = client.post("/api/v1/actions/deploy/close")
+        assert client.post("/api/v1/actions/deploy/executions", json={}).status_code == 409, closed.text
+        metrics = client.get("/metrics").text
+        assert "pgfifo_up 1.0" in metrics
+        assert 'pgfifo_client_enqueued_total{action="deploy"} 1.0' in metrics
+        assert 'pgfifo_client_rejected_total{action="deploy",reason="action_closed"} 1.0' in metrics
         look = client.get(made.headers["location"])
         assert look.json()["data"]["payload"] == {"n": 1}
         told = client.get("/metrics").text

@@ -47,7 +47,8 @@ def document(app: FastAPI) -> dict[str, Any]:
                 if path in OPEN_PATHS:
                     operation["security"] = []
         app.openapi_schema = made
-    return app.openapi_schema
+    # Where it is mounted: some versions of FastAPI put that here, others into what is returned.
+    return app.openapi_schema | ({"servers": app.servers} if app.servers else {})
 
 
 _PROBLEM = {

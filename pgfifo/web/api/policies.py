@@ -6,6 +6,7 @@ from typing import Annotated, Any
 
 from fastapi import Body, Path, Query
 from pydantic import Field
+from starlette.responses import Response
 
 from pgfifo import models
 from pgfifo.web.api.actions import InQuery
@@ -165,7 +166,14 @@ async def set_shared_limit(name: Name, body: LimitBody, fifo: Changing) -> Json:
     return answer(await fifo.set_shared_limit(name, **body.given()))
 
 
-@router.delete("/limits/{name}", summary="Drop a shared limit", status_code=204, responses=CHANGING | NAMING)
-async def drop_shared_limit(name: Name, fifo: Changing) -> None:
+@router.delete(
+    "/limits/{name}",
+    summary="Drop a shared limit",
+    status_code=204,
+    response_class=Response,
+    responses=CHANGING | NAMING,
+)
+async def drop_shared_limit(name: Name, fifo: Changing) -> Response:
     """Take a shared limit away; what waited for it goes on."""
     await fifo.drop_shared_limit(name)
+    return Response(status_code=204)
