@@ -15,6 +15,7 @@ from pgfifo import metrics
 from pgfifo.metrics.catalog import DATABASE, PRODUCER
 from tests.support.cli import CommandLine
 from tests.support.engine import Engine
+from tests.support.sqlworker import buffers
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
@@ -238,6 +239,19 @@ def test_lanes_are_told_only_when_asked_for_the_longest_first(engine: Engine, fi
     assert groups == {"2", "3"}
     with pytest.raises(pgfifo.InvalidValue, match="between 0 and 1000"):
         fifo.metrics(1001)
+
+
+def test_a_plan_that_was_made_for_an_empty_queue_does_not_walk_all_lanes_for_each(engine: Engine) -> None:
+    engine.fill(1)
+    for _ in range(7):  # more often than a plan is made for the values at hand
+        engine.rows("select * from pgfifo.metrics(10)")
+    lanes = 0
+    for _ in range(3):
+        groups = [f"{lanes + n}" for n in range(500)]
+        engine.enqueue_many("deploy", [{}] * len(groups), groups)
+        lanes += len(groups)
+    touched = buffers(engine.conn, "select * from pgfifo.metrics(10)")
+    assert touched < 1000 + 20 * lanes, f"{touched} pages for {lanes} lanes"
 
 
 def test_every_metric_is_in_the_catalog_with_its_labels(engine: Engine, fifo: pgfifo.Client) -> None:
