@@ -64,6 +64,12 @@ def test_the_wheel_holds_every_sql_file_and_the_type_marker(wheel: Path) -> None
     assert any(name.endswith("licenses/LICENSE") for name in names)
 
 
+def test_the_wheel_holds_what_the_pages_are_made_of(wheel: Path) -> None:
+    names = set(zipfile.ZipFile(wheel).namelist())
+    ours = {path.relative_to(ROOT).as_posix() for path in ROOT.glob("pgfifo/web/[st]*/*.*")}
+    assert {"pgfifo/web/static/pgfifo.js", "pgfifo/web/templates/base.html"} <= ours <= names
+
+
 def test_the_wheel_holds_nothing_but_the_package_and_its_program(wheel: Path) -> None:
     tops = {name.split("/")[0] for name in zipfile.ZipFile(wheel).namelist()}
     assert tops == {"pgfifo", "_pgfifo.py", "_pgfifo_pytest.py", f"pgfifo-{pgfifo.__version__}.dist-info"}

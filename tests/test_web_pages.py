@@ -376,6 +376,41 @@ def test_who_may_only_read_sees_no_button_and_changes_nothing(dsn: str, engine: 
     assert not engine.stats()["paused"]
 
 
+def test_an_observers_role_sees_every_page_and_is_told_what_it_may_not(fresh_dsn: str) -> None:
+    role = "dashboard of test_web_pages"
+    with psycopg.connect(fresh_dsn, autocommit=True) as owner, pgfifo.Client(fresh_dsn) as fifo:
+        owner.execute(f'create role "{role}" login')
+        fifo.grant_role("observer", role)
+        number = fifo.enqueue("deploy").id
+
+        async def story(client: httpx.AsyncClient) -> None:
+            for path in [*PATHS, "/action?name=deploy", "/lane?action=deploy", f"/execution?id={number}"]:
+                await page(client, path)
+            answer = await client.post("/change/pause", data={"action": "deploy"})
+            assert answer.status_code == 403
+            assert "may not do this" in words(answer.text)
+
+        try:
+            tell(psycopg.conninfo.make_conninfo(fresh_dsn, user=role), story)
+        finally:
+            owner.execute(f'drop owned by "{role}"; drop role "{role}"')
+        assert not fifo.stats("deploy").paused
+
+
+def test_a_lane_shows_programs_that_hold_its_slots_themselves(dsn: str) -> None:
+    with pgfifo.Client(dsn) as fifo, fifo.slot("migrate", group="prod"):
+        [holder] = fifo.slots("migrate")
+
+        async def story(client: httpx.AsyncClient) -> None:
+            said = words(await page(client, "/lane", action="migrate", group="prod"))
+            assert f"{holder.id} running for" in said
+            assert holder.holder
+            assert holder.holder in said
+            assert "Nobody waits." in said
+
+        tell(dsn, story)
+
+
 def test_a_page_of_another_site_changes_nothing(dsn: str, engine: Engine) -> None:
     engine.enqueue("deploy")
 

@@ -158,7 +158,6 @@ FILTERS: dict[str, Callable[..., Any]] = {
     "age": age,
     "until": until,
     "clock": clock,
-    "moment": moment,
     "pretty": pretty,
     "line": line,
     "headline": headline,

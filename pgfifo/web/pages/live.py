@@ -22,7 +22,7 @@ INTERVAL = 2.0
 _SHARE = 10
 _SILENCE = 15.0
 _LONGEST = 3600.0
-MOST_PAGES = 500
+MOST_PAGES = 100
 """How many pages are kept live at once."""
 
 # Ages go on by themselves on the page: that they have is no news.

@@ -241,13 +241,17 @@ async def lane(desk: Desk, asked: Parameters) -> Context:
     active = (
         await fifo.executions(name, group=group, state=["running", "held"], limit=_SLOTS) if found else []
     )
+    names = {worker.id: worker.name for worker in await desk.workers()}
+    if any(each.worker_id not in names for each in active):  # programs that hold the slots themselves
+        holders = await fifo.slots(name, group=group)
+        names |= {each.worker_id: each.holder for each in holders if each.worker_id and each.holder}
     return {
         "action": name,
         "group_text": found[0].group_text if found else group,
         "stats": found[0] if found else None,
         "line": line,
         "active": sorted(active, key=lambda each: each.start_no or 0),
-        "names": {worker.id: worker.name for worker in await desk.workers()},
+        "names": names,
         "why": await _explained(fifo, line[0].id) if line else None,
         "delayed": await fifo.executions(name, group=group, state="delayed", limit=_FEW) if found else [],
         "ended": await fifo.executions(name, group=group, state=OUTCOMES, limit=_FEW) if found else [],
