@@ -361,6 +361,17 @@ def test_the_document_tells_of_every_route_with_models_and_problems() -> None:
         for member, told in schema.get("properties", {}).items():
             assert told.get("description") or name == "Problem", f"{name}.{member}"
     assert "HTTPValidationError" not in json.dumps(document)
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for told in operation["responses"].values():
+                content = told.get("content", {}).get("application/json", {})
+                if "example" in content:
+                    name = content["schema"]["$ref"].rpartition("/")[2]
+                    data = document["components"]["schemas"][name]["properties"]["data"]["$ref"]
+                    known = document["components"]["schemas"][data.rpartition("/")[2]]["properties"]
+                    assert content["example"]["data"].keys() <= known.keys(), (
+                        "an example is what can be answered"
+                    )
 
 
 def test_the_page_is_what_the_document_says() -> None:

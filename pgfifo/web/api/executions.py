@@ -66,6 +66,15 @@ class RetryOf(Document):
     retry_of: int = Field(description="The finished one.")
 
 
+_ENQUEUED = {
+    "data": {
+        "id": 4711,
+        "created": True,
+        "lane": {"action": "deploy", "group_text": '{"env":"prod"}', "group": {"env": "prod"}},
+    }
+}
+
+
 @router.post(
     "/actions/{action:path}/executions",
     summary="Enqueue",
@@ -74,7 +83,10 @@ class RetryOf(Document):
     responses=ENQUEUING
     | {
         200: {"description": "It was there already.", "model": one(models.Enqueued)},
-        201: {"description": "It is new; `Location` is where it can be looked up."},
+        201: {
+            "description": "It is new; `Location` is where it can be looked up.",
+            "content": {"application/json": {"example": _ENQUEUED}},
+        },
     },
 )
 async def enqueue(
