@@ -24,6 +24,9 @@ NOT_PAGES = ("sql.preface.md",)  # the beginning of sql.md, which is made of it
 LINK = re.compile(r"(\]\()([^)\s]+)(\))")
 CODE = re.compile(r"^```.*?^```$|`[^`\n]+`", re.MULTILINE | re.DOTALL)
 
+# Output of commands is wide; the theme's column is not.
+STYLE = ".content { width: 64em; }\n"
+
 CONF = """\
 project = "pgfifo"
 copyright = "the pgfifo authors"
@@ -35,6 +38,8 @@ html_theme = "furo"
 html_title = "pgfifo"
 html_show_sourcelink = False
 html_copy_source = False
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
 highlight_language = "text"
 nitpicky = True
 """
@@ -92,6 +97,8 @@ def stage(root: Path, folder: Path) -> None:
         if page == "benchmarks/README.md":
             text += toctree("", ["*", "soak/soak"]).replace(":caption: \n", ":glob:\n")
         (folder / page).write_text(text, encoding="utf-8")
+    (folder / "_static").mkdir()
+    (folder / "_static/site.css").write_text(STYLE, encoding="utf-8")
     (folder / "conf.py").write_text(CONF.format(version=pgfifo.__version__), encoding="utf-8")
 
 

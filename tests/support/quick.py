@@ -12,7 +12,7 @@ import socket
 import sys
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, redirect_stdout, suppress
+from contextlib import contextmanager, redirect_stderr, redirect_stdout, suppress
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -62,8 +62,9 @@ def _serve(address: str) -> None:
 
     from pgfifo.cli import main
 
-    with suppress(SystemExit), redirect_stdout(io.StringIO()):
-        main(["--version"])  # has everything imported that a command line needs
+    # A command that gets as far as to the database has everything imported that others need.
+    with suppress(SystemExit), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        main(["stats", "--dsn", "host=/nowhere dbname=none"])
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # nobody waits for the children
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(address + "~")
