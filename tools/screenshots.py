@@ -125,12 +125,14 @@ def _fill(fifo: pgfifo.Client) -> None:
     fifo.enqueue("webhook.deliver", {"customer": "alpine-sports", "event": "order.paid"})
     reason = "their endpoint is down until 14:00"
     fifo.acting_as("maria").pause("webhook.deliver", {"customer": "alpine-sports"}, reason=reason)
-    for _, event in events(2, 400):
-        customer = CUSTOMERS[min(len(CUSTOMERS) - 1, int(CHANCE.expovariate(0.2)))]
-        fifo.enqueue("webhook.deliver", event | {"customer": customer})
-    for n in range(120):
-        fifo.enqueue("ledger.post", {"account": f"acc-{n % 7}", "amount": CHANCE.randrange(100, 9000)})
-        fifo.enqueue("mail.send", {"to": f"user{n}@example.org", "template": "welcome"})
+    customers = [CUSTOMERS[min(len(CUSTOMERS) - 1, int(CHANCE.expovariate(0.2)))] for _ in range(400)]
+    sent = zip(events(2, 400), customers, strict=True)
+    fifo.enqueue_many("webhook.deliver", [event | {"customer": customer} for (_, event), customer in sent])
+    amounts = [{"account": f"acc-{n % 7}", "amount": CHANCE.randrange(100, 9000)} for n in range(120)]
+    fifo.enqueue_many("ledger.post", amounts)
+    fifo.enqueue_many(
+        "mail.send", [{"to": f"user{n}@example.org", "template": "welcome"} for n in range(120)]
+    )
 
 
 def shots(fifo: pgfifo.Client) -> list[tuple[str, str, dict[str, int], str]]:
