@@ -186,7 +186,9 @@ def test_workers_are_shown_with_what_they_run_and_whether_they_are_silent(dsn: s
     engine.enqueue("deliver", group="bob")
     silent = engine.worker("deliver", concurrency=3)
     engine.claim(silent, 1, ["deliver"])
-    engine.advance("31 s")
+    gone = engine.worker("deliver", concurrency=7)
+    engine.one("select pgfifo.worker_stop(%s)", gone)
+    engine.advance("11 min")
     busy = engine.worker("deliver", concurrency=5)
     [start] = engine.claim(busy, 1, ["deliver"])
 
@@ -196,6 +198,7 @@ def test_workers_are_shown_with_what_they_run_and_whether_they_are_silent(dsn: s
         assert f"deliver bob #{start.id}" in seen.line(" 1/5 ")
         assert "alive" in seen.line(" 1/5 ")
         assert "silent" in seen.line(" 1/3 ")
+        assert "/7 " not in seen.text, "it has been gone for long"
         await seen.press("enter")
         await seen.on(Execution)
         await seen.shows("is running")
@@ -269,7 +272,7 @@ def test_lists_are_filtered_and_sorted(dsn: str, engine: Engine) -> None:
         await seen.press("slash")
         await seen.on(Ask)
         await seen.press("y", "enter")
-        await seen.shows("filter y", "1 lanes, with 1 waiting")
+        await seen.shows("filter y", "1 lane, with 1 waiting")
         await seen.press("s", "s", "s")
         await seen.shows("by group")
 

@@ -28,7 +28,9 @@ WORKERS = """
     select pgfifo._time() as now, coalesce((
       select json_agg(w order by w.state = 'alive' desc, w.executions desc, w.id)
       from (select w.*, w.state = 'alive' and w.last_seen + w.lease < pgfifo._time() as silent
-            from pgfifo.workers w where w.kind = 'worker' or w.executions > 0
+            from pgfifo.workers w
+            where (w.kind = 'worker' or w.executions > 0)
+              and (w.state = 'alive' or w.executions > 0 or w.ended_at > pgfifo._time() - interval '10 min')
             order by w.state = 'alive' desc, w.executions desc, w.id limit 200) w), '[]') as workers,
       coalesce((
       select json_agg(s order by s.since)

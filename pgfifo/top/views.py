@@ -16,7 +16,7 @@ from textual.events import Resize
 from textual.screen import Screen
 from textual.widgets import DataTable, Static
 
-from pgfifo.cli.output import printable, span
+from pgfifo.cli.output import count, printable, span
 from pgfifo.top import source
 from pgfifo.top.cells import age, cell, fitted, group, joined, moment, number, of, rate, short, spark
 
@@ -276,9 +276,10 @@ class Actions(Listing):
         rows = self.found["actions"]
         total = sum(row["queue_length"] for row in rows)
         taken = sum(row["slots_taken"] for row in rows)
+        lanes = sum(row["lanes"] for row in rows)
         rates = [self._rates[row["action"]] for row in rows if row["action"] in self._rates]
         self.sums(
-            f" {len(rows):,} actions  {sum(row['lanes'] for row in rows):,} lanes  {total:,} waiting"
+            f" {count(len(rows), 'action')}  {count(lanes, 'lane')}  {total:,} waiting"
             f"  {taken:,} of {short(sum(row['slots_total'] for row in rows))} slots"
             f"  in {sum(come for come, _ in rates):.3g}/s  out {sum(gone for _, gone in rates):.3g}/s"
         )
@@ -364,8 +365,9 @@ class Lanes(Listing):
     def draw(self) -> None:
         """Draw the table."""
         rows = self.found["lanes"]
-        first = "the first 100" if len(rows) == 100 else f"{len(rows)}"
-        self.sums(f" {first} lanes, with {sum(row['queue_length'] for row in rows):,} waiting")
+        first = "the first " if len(rows) == 100 else ""
+        waiting = sum(row["queue_length"] for row in rows)
+        self.sums(f" {first}{count(len(rows), 'lane')}, with {waiting:,} waiting")
         self.table.fill(
             (
                 json.dumps([row["action"], row["group_text"]]),
@@ -432,6 +434,7 @@ class Workers(Listing):
 
     def _cells(self, row: Row, runs: list[Row]) -> list[Text]:
         silent = row["silent"]
+        where = f"{row['host']}:{row['pid']}"
         style = "red" if silent or row["state"] == "dead" else "" if row["state"] == "alive" else "dim"
         told = ", ".join(
             f"{each['action']} {group(each['group_text'])} #{each['id']} {age(each['since'], self.now)}"
@@ -441,7 +444,7 @@ class Workers(Listing):
         )
         return [
             cell(str(row["id"]), style, right=True),
-            cell(f"{row['name'] or row['kind']} {row['host']}:{row['pid']}", style),
+            cell(where if row["name"] in ("", where) else f"{row['name']} {where}", style),
             cell("silent" if silent else row["state"], style),
             cell(f"{row['executions']}/{row['concurrency']}", style, right=True),
             cell(age(row["last_seen"], self.now), style, right=True),

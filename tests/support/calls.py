@@ -74,6 +74,7 @@ _BY_NAME: dict[str, object] = {
     "p_pack": "billing",
     "p_outcome": "succeeded",
     "p_state": "waiting",
+    "p_sort": "depth",
     "p_time_zone": "UTC",
     "p_cron": "0 3 * * *",
     "p_on_item": "immutable",
