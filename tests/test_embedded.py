@@ -496,6 +496,14 @@ def test_private_servers_of_killed_processes_are_removed() -> None:
     assert not data.exists()
 
 
+def test_a_private_server_that_is_just_being_made_is_left_alone() -> None:
+    folder = Path(tempfile.mkdtemp(prefix="pgfifo-private-"))
+    (folder / "owner.lock").touch()  # it is there a moment before it is locked
+    embedded.remove_abandoned()
+    assert folder.exists()
+    shutil.rmtree(folder)
+
+
 def test_a_missing_program_is_named(server: PrivateServer) -> None:
     assert not server.has("pg_frobnicate")
     with pytest.raises(EmbeddedError, match="has no pg_frobnicate"):

@@ -225,7 +225,9 @@ def remove_abandoned() -> int:
         for folder in base.glob(f"{_PREFIX}*"):
             with contextlib.suppress(OSError, EmbeddedError):
                 owner = folder / "owner.lock"
-                if folder.lstat().st_uid not in mine or not owner.exists():
+                # Without data it may be one that its owner has made just now, and is about to lock.
+                made = owner.exists() and (folder / "data").exists()
+                if folder.lstat().st_uid not in mine or not made:
                     continue
                 free = try_lock(owner, shared=False)
                 if free is not None:
