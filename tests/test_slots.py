@@ -4,7 +4,7 @@ import random
 import threading
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, LiteralString
 
 import psycopg
 import pytest
@@ -500,6 +500,16 @@ def test_slots_a_wrong_ledger_is_found_and_counted_again(conn: Connection) -> No
     assert engine.hand_in(worker, start) == {}
     assert [start.id, *engine.drain(worker)] == ids
     engine.assert_promises()
+
+
+@pytest.mark.parametrize(
+    "half", ["ticket = null", "owner = 1", "owner_no = 1", "dedup_key = 'k'", "dedup_action_id = 1"]
+)
+def test_slots_content_that_is_half_of_something_is_found(conn: Connection, half: LiteralString) -> None:
+    engine = Engine(conn)
+    engine.fill(1)
+    conn.execute("update pgfifo._executions set " + half)
+    assert "content" in [kind for _, kind, _, _ in engine.check()]
 
 
 def test_slots_an_orphaned_run_is_found(conn: Connection) -> None:

@@ -50,6 +50,14 @@ begin
   select 'violation', 'orphan', null, format('%s %s has no lane', 'execution', e.id)
   from pgfifo._executions e where not exists (select from pgfifo.lanes l where l.id = e.lane_id)
   union all
+  select 'violation', 'content', null, format('execution %s has %s', e.id, case when e.ticket is null and e.run_at is null then 'neither a ticket nor a time'
+    when (e.owner is null) <> (e.owner_no is null) then 'an owner without a number, or a number without an owner'
+    else 'a dedup_key without its action, or an action without a dedup_key' end)
+  from pgfifo._executions e
+  where e.ticket is null and e.run_at is null or (e.owner is null) <> (e.owner_no is null) or (e.dedup_key is null) <> (e.dedup_action_id is null)
+  union all
+  select 'violation', 'arrivals', null, format('arrival %s of lane %s counts %s', x.id, x.lane_id, x.n) from pgfifo.arrivals x where x.n < 0
+  union all
   select 'violation', 'orphan', null, format('run %s has no content', r.id)
   from pgfifo.runs r where not exists (select from pgfifo._executions e where e.id = r.id)
   union all

@@ -1,6 +1,6 @@
 -- Keep what is in force for these actions. For claims, which hold the policy locks of these actions and of everything shared
--- to their commit: so no change is under way, and none commits before us. Who finds that another claim is at it leaves it to
--- that one, and waits for nobody.
+-- to their commit: so no change is under way, and none commits before us; and for who changes the policy of one action, which
+-- holds the first of them alone. Who finds that another claim is at it leaves it to that one, and waits for nobody.
 create or replace function pgfifo._put_in_force(p_actions integer[], p_now timestamptz) returns void
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp

@@ -8,7 +8,7 @@
 --   marks       shared by sessions of workers that sleep, per action
 --   history     shared by sessions that wait for the end of an execution, and with key 0 for any
 --   schedules   who sets or declares schedules; key 0
---   _in_force   by try, exclusive: a claim that writes down what is in force for an action
+--   _in_force   by try, exclusive: a claim, or a change, that writes down what is in force for an action
 --   scans       election per action; ticks: election for maintenance
 create or replace function pgfifo._key(p_id bigint) returns integer
 language sql immutable parallel safe strict

@@ -290,6 +290,11 @@ begin
   if p_scope = 'lane' and v_values <> '{}' then
     perform pgfifo._forget_lane_policy(p_lane_id);
   end if;
+  -- Of one action, what is in force now is kept at once, for enqueues that come before any claim: nobody else changes it or what it
+  -- inherits before we commit (see _lock_limits), and this statement began after the locks.
+  if p_scope in ('action', 'declared') then
+    perform pgfifo._put_in_force(array[p_action_id], pgfifo._now());
+  end if;
 
   v_targets := array['everything', 'pack:' || coalesce(p_pack, (select a.pack from pgfifo.actions a where a.id = p_action_id)),
     'action:' || p_action_id::text, 'lane:' || p_lane_id::text];

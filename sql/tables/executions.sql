@@ -1,6 +1,7 @@
 -- What waits or runs: the content, written once; only an enqueue with an item_key changes the payload of one that was never
 -- started, under its lane's slot lock. Whether it runs is in pgfifo.runs; a row here without one there waits.
 -- One sequence for ids and tickets. cache 1 is a promise: with a larger cache sessions would draw out of order.
+-- An owner has a number, a key its action, what has no ticket a time: check() looks. Constraints would be parsed by each enqueue.
 -- The oid of this table is the class of the enqueue locks: (executions, lane), exclusive in strict lanes and shared in
 -- relaxed ones, taken before an id is drawn and held to the end of the transaction.
 create sequence if not exists pgfifo.execution_ids as bigint cache 1;
@@ -31,10 +32,7 @@ create table if not exists pgfifo._executions (
   past jsonb,
   -- Only of what stands for a slot that a program waits for (see slot_enter): its worker, and the worker's number for it.
   owner bigint,
-  owner_no bigint,
-  constraint executions_owned_has_a_number check ((owner is null) = (owner_no is null)),
-  constraint executions_delayed_has_a_time check (ticket is not null or run_at is not null),
-  constraint executions_dedup_key_has_its_action check ((dedup_key is null) = (dedup_action_id is null))
+  owner_no bigint
 );
 create index if not exists executions_line on pgfifo._executions (lane_id, ticket);
 -- Read from a bound in the lane's ledger on, so that dead entries stay behind it.

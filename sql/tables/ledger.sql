@@ -2,8 +2,8 @@
 -- snapshot sees exactly one row per lane, and the newest is the first entry from the index's end. An updated row would
 -- bury its live version under dead ones while somebody holds a snapshot. Only the holder of the lane's slot lock appends;
 -- the primary key stops two deciders who saw the same version.
--- No check constraints here and in runs and history: every statement that writes parses them anew, a twentieth of what a call
--- costs. check() compares each counter with what there is.
+-- No check constraints here and in the other tables that calls write to: every statement that writes parses them anew, a
+-- twentieth of what a call costs, a seventh of an enqueue. check() compares each counter with what there is.
 create table if not exists pgfifo.ledger (
   lane_id bigint not null,
   version bigint not null,

@@ -6,7 +6,7 @@ create table if not exists pgfifo.arrivals (
   lane_id bigint not null,
   id bigint not null,
   -- How many joined the line.
-  n integer not null check (n >= 0),
+  n integer not null,
   -- By how many more are delayed; below zero where delayed ones have joined.
   delayed integer not null default 0,
   -- Only where ids need not be in commit order (relaxed lanes): the oldest ticket it announces.
