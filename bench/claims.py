@@ -5,13 +5,11 @@ Each round measures all cases once, in turns: a hundred free lanes get work, and
 claim ten run it.
 """
 
-import json
 import statistics
 import time
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from typing import Any
 
 from psycopg.types.json import Jsonb
 
@@ -194,7 +192,7 @@ def _claims(case: Case, count: int, *, keep: bool) -> None:
     finished: Jsonb | None = None
     for n in range(count):
         if n % 5 == 4:
-            touched, starts = _explained(case.worker, finished)
+            touched, starts = case.worker.explained(BATCH, finished)
             buffers.append(touched)
         else:
             began = time.perf_counter()
@@ -207,19 +205,3 @@ def _claims(case: Case, count: int, *, keep: bool) -> None:
     if keep:
         case.times.append(times)
         case.buffers.append(buffers)
-
-
-def _explained(worker: Worker, finished: Jsonb | None) -> tuple[float, list[tuple[Any, ...]]]:
-    """Make one call under EXPLAIN, which counts the buffers of all its statements; ask again for the rows."""
-    call = 10**9 + time.monotonic_ns() // 1000
-    arguments = [worker.id, worker.actions, BATCH, call, finished]
-    row = worker.conn.execute(
-        "explain (analyze, buffers, timing off, format json) select * from pgfifo.work(%s, %s, %s, %s, %s)",
-        arguments,
-    ).fetchone()
-    assert row is not None
-    plan = (row[0] if isinstance(row[0], list) else json.loads(row[0]))[0]["Plan"]
-    rows = worker.conn.execute("select * from pgfifo.work(%s, %s, %s, %s)", arguments[:4]).fetchall()
-    return plan["Shared Hit Blocks"] + plan["Shared Read Blocks"], [
-        found for found in rows if found[0] == "start"
-    ]

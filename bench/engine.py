@@ -1,6 +1,7 @@
 """pgfifo as the benchmark calls it: the SQL functions, on a connection, as a worker in any language would."""
 
 import itertools
+import time
 from collections.abc import Sequence
 from typing import Any, LiteralString
 
@@ -67,6 +68,14 @@ class Worker:
         more = [row[13] for row in rows if row[0] == "more"]
         return starts, more[0] if more else None
 
+    def explained(self, limit: int, finished: Jsonb | None) -> tuple[int, list[tuple[Any, ...]]]:
+        """Make one call under EXPLAIN; return the buffers that it touched, and what it started."""
+        arguments = [self.id, self.actions, limit, 10**9 + time.monotonic_ns() // 1000, finished]
+        buffers = touched(self.conn, WORK, arguments)
+        # The same call again returns the same rows.
+        rows = self.conn.execute(WORK, [*arguments[:4], None]).fetchall()
+        return buffers, [row for row in rows if row[0] == "start"]
+
     def drain(self, limit: int, sample: Sample, most: int | None = None) -> None:
         """Finish and claim in one call, over and over, until nothing is left or so many are done."""
         finished: Jsonb | None = None
@@ -81,6 +90,16 @@ class Worker:
                 self.work(0, finished)
                 sample.statements += 1
                 return
+
+
+def touched(conn: Connection, statement: LiteralString, parameters: Sequence[object]) -> int:
+    """Run a statement under EXPLAIN, and return how many shared buffers it and what it calls have touched."""
+    row = conn.execute(
+        f"explain (analyze, buffers, timing off, format json) {statement}", parameters
+    ).fetchone()
+    assert row is not None
+    plan = row[0][0]["Plan"]
+    return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
 def succeeded(starts: Sequence[tuple[Any, ...]]) -> Jsonb | None:

@@ -76,14 +76,13 @@ def run(ground: Ground, calls: int, least: float, console: Console) -> None:
     """Profile the calls that matter."""
     with ground.database("plain") as plain, ground.database("stamped") as stamped:
         with ground.connect(stamped) as conn:
-            for file in FILES:
-                conn.execute(instrumented((_SQL / file).read_text()).encode())
-        for title, prepare, count in _turns(calls):
+            stamp(conn)
+        for title, prepare, count in turns(calls):
             with ground.connect(plain) as conn, ground.connect(plain) as observer:
                 call = prepare(conn)
-                times = _time(call, count)
+                times = timed(call, count)
                 with measured(observer, conn) as sample:
-                    _time(call, count)
+                    timed(call, count)
                     sample.done = count
             cpu = sample.cost.server_cpu
             console.rule(
@@ -92,13 +91,14 @@ def run(ground: Ground, calls: int, least: float, console: Console) -> None:
                 + f", WAL {sample.cost.wal:.0f} bytes"
             )
             with ground.connect(stamped) as conn:
-                console.print(_table(conn, prepare(conn), count, least))
+                console.print(_table(spent(conn, prepare(conn), count), count, least))
 
 
 Prepare = Callable[[psycopg.Connection[tuple[object, ...]]], Callable[[int], object]]
 
 
-def _turns(calls: int) -> list[tuple[str, Prepare, int]]:
+def turns(calls: int) -> list[tuple[str, Prepare, int]]:
+    """Return the calls that matter: what each is, what prepares it, and how often it is made."""
     items = payloads(1000)
 
     def work(limit: int) -> Prepare:
@@ -142,7 +142,7 @@ def _stream(worker: Worker, limit: int) -> Iterator[int]:
         yield len(starts)
 
 
-def _time(call: Callable[[int], object], count: int) -> list[float]:
+def timed(call: Callable[[int], object], count: int) -> list[float]:
     """Make so many calls and return what each took, in microseconds."""
     times = []
     for n in range(count):
@@ -152,19 +152,32 @@ def _time(call: Callable[[int], object], count: int) -> list[float]:
     return times
 
 
-def _table(
-    conn: psycopg.Connection[tuple[object, ...]], call: Callable[[int], object], count: int, least: float
-) -> Table:
-    """Make calls of stamped functions and add their times up by line; the median call counts."""
+def stamp(conn: psycopg.Connection[tuple[object, ...]]) -> None:
+    """Put stamps into the functions of a database."""
+    for file in FILES:
+        conn.execute(instrumented((_SQL / file).read_text()).encode())
+
+
+Spent = dict[tuple[str, int], list[float]]
+"""Microseconds by function and line, one for each call that came by; line -1 is the whole function."""
+
+
+def spent(conn: psycopg.Connection[tuple[object, ...]], call: Callable[[int], object], count: int) -> Spent:
+    """Make calls of stamped functions and add their times up by line."""
     told: list[str] = []
     conn.add_notice_handler(lambda notice: told.append(notice.message_primary or ""))
-    _time(call, min(20, count))
-    by_line: dict[tuple[str, int], list[float]] = defaultdict(list)
+    timed(call, min(20, count))
+    by_line: Spent = defaultdict(list)
     for n in range(count):
         told.clear()
         call(n)
-        for place, spent in _added_up(told).items():
-            by_line[place].append(spent)
+        for place, took in _added_up(told).items():
+            by_line[place].append(took)
+    return by_line
+
+
+def _table(by_line: Spent, count: int, least: float) -> Table:
+    """Tell what takes so long, in the median call."""
     texts = {
         found[1]: (file, text)
         for file, text in _texts()

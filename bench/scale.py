@@ -20,7 +20,7 @@ from typing import Any, Literal
 from psycopg.types.json import Jsonb
 from rich.console import Console
 
-from bench.engine import WORK, Connection, Worker, enqueue_many, set_policy, succeeded
+from bench.engine import WORK, Connection, Worker, enqueue_many, set_policy, succeeded, touched
 from bench.environments import ROOT
 from bench.ground import Ground, machine, open_ground
 from bench.meter import Sample, server_cpu_of
@@ -507,13 +507,9 @@ def _statement(operation: Operation, queue: Queue) -> tuple[float, float | None,
     _after(operation, queue, parameters)
     parameters = operation.parameters(queue)
     _beside(operation.first, queue, parameters)
-    plan = _one(
-        queue.conn,
-        f"explain (analyze, buffers, timing off, format json) {operation.statement}",
-        parameters,
-    )[0]["Plan"]
+    buffers = touched(queue.conn, operation.statement, parameters)
     _after(operation, queue, parameters)
-    return took, cpu, int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
+    return took, cpu, buffers
 
 
 def _after(operation: Operation, queue: Queue, parameters: Sequence[object]) -> None:
