@@ -30,7 +30,7 @@ CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 
-.PHONY: help demo test test-versions lint format mutations model fuzz fuzz-http fuzz-parsers faults bench-quick soak scale bench docs site screenshots build clean
+.PHONY: help demo test test-versions lint format mutations model fuzz fuzz-http fuzz-parsers faults bench-quick soak scale sizing bench docs site screenshots build clean
 
 help: ## Show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-14s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -88,6 +88,9 @@ soak: $(VENV)/.dev ## Put everything on the queue at once, with harm, for long, 
 
 scale: $(VENV)/.dev ## Use a lane with a million waiting, and 100,000 lanes, and time what people do there
 	$(BIN)/python -m bench.scale $(ARGS)
+
+sizing: $(VENV)/.dev ## Measure what an execution costs, and how that grows with lanes, payloads, history, workers (ARGS="--only batch")
+	$(BIN)/python -m bench.sizing $(ARGS)
 
 bench: $(VENV)/.dev ## Measure all side by side with floors and other queues (ARGS="--list": what there is)
 	$(BIN)/python -m bench $(ARGS)

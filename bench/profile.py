@@ -104,8 +104,9 @@ def turns(calls: int) -> list[tuple[str, Prepare, int]]:
     def work(limit: int) -> Prepare:
         def prepare(conn: psycopg.Connection[tuple[object, ...]]) -> Callable[[int], object]:
             set_policy(conn, f"work{limit}", group_by=["customer"], max_concurrent=1)
-            for _ in range(0, limit * calls * 3, 20_000):
-                enqueue_many(conn, f"work{limit}", payloads(20_000))
+            needed = limit * calls * 3
+            for start in range(0, needed, 20_000):
+                enqueue_many(conn, f"work{limit}", payloads(min(20_000, needed - start)))
             stream = _stream(Worker(conn, f"work{limit}"), limit)
             return lambda _: next(stream)
 

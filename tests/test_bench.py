@@ -30,6 +30,11 @@ from bench.report import (
     terminal,
     verdict,
 )
+from bench.sizing import sizing
+from bench.sizing_report import CONCURRENCY, ENQUEUE_TABLE, PAYLOAD_WORK
+from bench.sizing_report import Sizes as SizingSizes
+from bench.sizing_report import as_json as sizing_json
+from bench.sizing_report import markdown as sizing_page
 from pgfifo.embedded import PrivateServer
 
 Connection = psycopg.Connection[Any]
@@ -169,3 +174,46 @@ def test_bench_quick_runs_on_a_given_server_and_leaves_nothing_there(server: Pri
         assert conn.execute(
             "select count(*) from pg_database where datname like 'pgfifo_bench%'"
         ).fetchone() == (0,)
+
+
+def test_bench_sizing_runs_all_its_parts_and_leaves_nothing_there(server: PrivateServer) -> None:
+    sizes = SizingSizes(
+        rounds=1,
+        singly=5,
+        many=10,
+        batches=(2,),
+        chunks=(1, 10),
+        lanes=(2,),
+        slots=(1,),
+        bytes=(100, 1000),
+        heavy=1000,
+        backlog=20,
+        history=40,
+        idle=2,
+        turns=(0,),
+        connections=(1,),
+        processes=(),
+        concurrency=(10,),
+        run=20,
+        rates=(50,),
+        seconds=0.2,
+        calls=5,
+    )
+    report = sizing(Ground(server.dsn(), None), sizes, Console(file=io.StringIO()))
+    measured = {line.table for line in report.lines}
+    assert {ENQUEUE_TABLE, CONCURRENCY, PAYLOAD_WORK} <= measured
+    kept = [report.line(PAYLOAD_WORK, size) for size in ("100 B", "1 KB")]
+    small, large = (line.of("kept") if line else None for line in kept)
+    assert small is not None
+    assert large is not None
+    assert small < large, "the history keeps payloads"
+    assert all(measure.commits > 0 for line in report.lines for measure in line.rounds)
+    assert [call.parts for call in report.calls if "nothing to do" not in call.name and not call.parts] == []
+    page = sizing_page(report)
+    for heading in ("## What a core carries", "## Two examples", "## Ceilings", "## Rate"):
+        assert heading in page
+    assert server.host not in page, "a result must not say where it was made"
+    assert len(json.loads(sizing_json(report))["ways"]) == 2
+    with Ground(server.dsn(), None).connect() as conn:
+        left = conn.execute("select count(*) from pg_database where datname like 'pgfifo_bench%'").fetchone()
+    assert left == (0,)
