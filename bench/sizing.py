@@ -566,8 +566,8 @@ def main() -> None:
         sys.stdout.write(markdown(report))
         return
     arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "sizing.md").writebytes_text(markdown(report))
-    (arguments.out / "sizing.json").writebytes_text(as_json(report))
+    (arguments.out / "sizing.md").write_text(markdown(report))
+    (arguments.out / "sizing.json").write_text(as_json(report))
     console.print(f"{report.seconds:.0f} s; written to {arguments.out}/sizing.md and .json")
 
 
