@@ -127,10 +127,10 @@ def turns(calls: int) -> list[tuple[str, Prepare, int]]:
 
     return [
         ("work(): finish 1, claim 1", work(1), calls),
-        ("work(): finish 50, claim 50", work(50), max(5, calls // 5)),
+        ("work(): finish 50, claim 50", work(50), max(2, calls // 5)),
         ("work(): nothing to do", idle, calls),
         ("enqueue()", enqueue, calls),
-        ("enqueue_many() of 1,000", many, max(5, calls // 20)),
+        ("enqueue_many() of 1,000", many, max(2, calls // 20)),
     ]
 
 

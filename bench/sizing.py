@@ -324,7 +324,7 @@ def _history(sizing: Sizing) -> None:
 
 
 def _finish_many(conn: Connection, count: int) -> None:
-    """Let a thousand end, or half of them, and copy what they have left, with ids, events and times of its own."""
+    """Let a thousand end, or half of them; copy what they leave, with ids, events and times of their own."""
     first = min(1000, count // 2)
     _send(conn, payloads(first), 1000)
     Worker(conn, ACTION).drain(50, Sample())
@@ -450,7 +450,7 @@ def _rate(sizing: Sizing) -> None:
     sizes = sizing.sizes
     if sizing.report.usage:
         return
-    for processes in sorted({1, *sizes.processes[-1:]}):
+    for processes in sorted({*sizes.processes[:1], *sizes.processes[-1:]}):
         with _awake(sizing, processes) as (made, workers):
             name = f"nothing, {_workers_of(processes)}"
             sizing.report.usage.append(_used(made, workers, name, 0, sizes.seconds))
@@ -544,6 +544,13 @@ def sizing(ground: Ground, sizes: Sizes, console: Console, only: Collection[str]
     return report
 
 
+def write(report: Report, out: Path) -> None:
+    """Write the page and the file for programs into a folder."""
+    out.mkdir(parents=True, exist_ok=True)
+    (out / "sizing.md").write_text(markdown(report))
+    (out / "sizing.json").write_text(as_json(report))
+
+
 def main() -> None:
     """Measure, and write the report."""
     parser = argparse.ArgumentParser(prog="python -m bench.sizing", description=__doc__)
@@ -565,9 +572,7 @@ def main() -> None:
     if only:
         sys.stdout.write(markdown(report))
         return
-    arguments.out.mkdir(parents=True, exist_ok=True)
-    (arguments.out / "sizing.md").write_text(markdown(report))
-    (arguments.out / "sizing.json").write_text(as_json(report))
+    write(report, arguments.out)
     console.print(f"{report.seconds:.0f} s; written to {arguments.out}/sizing.md and .json")
 
 

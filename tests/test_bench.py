@@ -30,11 +30,9 @@ from bench.report import (
     terminal,
     verdict,
 )
-from bench.sizing import sizing
+from bench.sizing import sizing, write
 from bench.sizing_report import CONCURRENCY, ENQUEUE_TABLE, PAYLOAD_WORK
 from bench.sizing_report import Sizes as SizingSizes
-from bench.sizing_report import as_json as sizing_json
-from bench.sizing_report import markdown as sizing_page
 from pgfifo.embedded import PrivateServer
 
 Connection = psycopg.Connection[Any]
@@ -176,7 +174,9 @@ def test_bench_quick_runs_on_a_given_server_and_leaves_nothing_there(server: Pri
         ).fetchone() == (0,)
 
 
-def test_bench_sizing_runs_all_its_parts_and_leaves_nothing_there(server: PrivateServer) -> None:
+def test_bench_sizing_runs_all_its_parts_and_leaves_nothing_there(
+    server: PrivateServer, tmp_path: Path
+) -> None:
     sizes = SizingSizes(
         rounds=1,
         singly=5,
@@ -197,7 +197,7 @@ def test_bench_sizing_runs_all_its_parts_and_leaves_nothing_there(server: Privat
         run=20,
         rates=(50,),
         seconds=0.2,
-        calls=5,
+        calls=3,
     )
     report = sizing(Ground(server.dsn(), None), sizes, Console(file=io.StringIO()))
     measured = {line.table for line in report.lines}
@@ -209,11 +209,12 @@ def test_bench_sizing_runs_all_its_parts_and_leaves_nothing_there(server: Privat
     assert small < large, "the history keeps payloads"
     assert all(measure.commits > 0 for line in report.lines for measure in line.rounds)
     assert [call.parts for call in report.calls if "nothing to do" not in call.name and not call.parts] == []
-    page = sizing_page(report)
+    write(report, tmp_path)
+    page = (tmp_path / "sizing.md").read_text()
     for heading in ("## What a core carries", "## Two examples", "## Ceilings", "## Rate"):
         assert heading in page
     assert server.host not in page, "a result must not say where it was made"
-    assert len(json.loads(sizing_json(report))["ways"]) == 2
+    assert len(json.loads((tmp_path / "sizing.json").read_text())["ways"]) == 2
     with Ground(server.dsn(), None).connect() as conn:
         left = conn.execute("select count(*) from pg_database where datname like 'pgfifo_bench%'").fetchone()
     assert left == (0,)
