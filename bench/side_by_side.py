@@ -78,7 +78,7 @@ def run(
     comparison = Comparison(plan.command, machine(ground), rounds=plan.rounds, scale=plan.scale)
     began = time.perf_counter()
     missing = _environments(plan.systems, comparison, console)
-    _count_statements(ground)
+    count_statements(ground)
     for system in plan.systems:
         comparison.settings[system.label] = system.says
     if any(system.kind == FLOOR for system in plan.systems):
@@ -151,7 +151,8 @@ def _environments(systems: Sequence[System], comparison: Comparison, console: Co
     return missing
 
 
-def _count_statements(ground: Ground) -> None:
+def count_statements(ground: Ground) -> None:
+    """Have statements counted, where the server can."""
     with ground.connect() as conn:
         row = conn.execute("show shared_preload_libraries").fetchone()
         if row and "pg_stat_statements" in row[0]:

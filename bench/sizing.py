@@ -21,14 +21,14 @@ from pathlib import Path
 from psycopg.types.json import Jsonb
 from rich.console import Console
 
-from bench import profile
+from bench import journal, profile
 from bench.engine import ENQUEUE, Connection, Worker, enqueue_many, payloads, set_policy, succeeded, touched
 from bench.environments import ROOT
 from bench.ground import Ground, machine, open_ground
 from bench.meter import Sample, measured
 from bench.peers.common import Consume, Produce
 from bench.programs import Program, parent_of, server_cpu
-from bench.side_by_side import SETTINGS
+from bench.side_by_side import SETTINGS, count_statements
 from bench.sizing_report import (
     BARE,
     BATCH_TABLE,
@@ -60,7 +60,10 @@ ACTION = "deliver"
 
 _PATIENCE = 120.0
 """Seconds after which a trial with real workers is given up."""
-_FIRST, _SENDERS = 100, 4
+_FIRST, _WARM = 100, 8
+"""How many wake a worker up, and how many calls a producer's connection makes until it has its plans."""
+_LOOKS = 3
+"""Calls whose buffers are counted."""
 _OURS = next(system for system in SYSTEMS if system.label == "pgfifo, async")
 
 
@@ -133,11 +136,12 @@ class Sizing:
         place.conn.execute("vacuum analyze")
         worker = Worker(place.conn, ACTION)
         worker.drain(batch, Sample(), most=max(1, min(5 * batch, count // 5)))
+        buffers = _touched_by_work(worker, batch)
         kept = place.history()
         with place.measured() as sample:
             worker.drain(batch, sample, most=count)
         each = (place.history() - kept) / sample.done
-        self.report.keep(table, name, _measure(sample, _touched_by_work(worker, batch), each))
+        self.report.keep(table, name, _measure(sample, buffers, each))
 
 
 def _send(conn: Connection, items: Sequence[Jsonb], chunk: int) -> int:
@@ -151,13 +155,15 @@ def _send(conn: Connection, items: Sequence[Jsonb], chunk: int) -> int:
 
 
 def _touched_by_work(worker: Worker, batch: int) -> float | None:
-    """Return how many buffers a call touches that finishes and claims, for each that it finishes."""
+    """Return how many buffers calls touch that finish and claim, for each that they finish."""
+    found: list[float] = []
     starts, _ = worker.work(batch)
-    if not starts:
-        return None
-    buffers, after = worker.explained(batch, succeeded(starts))
-    worker.work(0, succeeded(after))
-    return buffers / len(starts)
+    while starts and len(found) < _LOOKS:
+        buffers, after = worker.explained(batch, succeeded(starts))
+        found.append(buffers / len(starts))
+        starts = after
+    worker.work(0, succeeded(starts))
+    return statistics.median(found) if found else None
 
 
 def _measure(sample: Sample, buffers: float | None = None, kept: float | None = None) -> Measure:
@@ -191,7 +197,7 @@ def _outcome(outcome: Outcome) -> Measure:
 
 def _needed(count: int, batch: int) -> int:
     """How many must wait for so many to be measured, with those before and after."""
-    return count + min(5 * batch, count // 5) + 4 * batch
+    return count + min(5 * batch, count // 5) + (_LOOKS + 3) * batch
 
 
 # Parts: each varies one thing
@@ -479,18 +485,22 @@ def _awake(sizing: Sizing, processes: int) -> Iterator[tuple[Trial, list[Program
 
 def _used(made: Trial, workers: Sequence[Program], name: str, count: int, seconds: float) -> Usage:
     """Let so many arrive, evenly, or wait for as long; tell what was used in a second."""
-    interval = 1000 * _SENDERS * seconds / max(1, count)
-    task = Produce(count=count, first=_FIRST, connections=_SENDERS, interval=interval)
-    producer = made.producer(task) if count else None
+    if count:
+        senders = 1 if count <= 100 * seconds else 4
+        warm = _WARM * senders
+        interval = 1000 * senders * seconds / count
+        task = Produce(count=count + warm, first=_FIRST, connections=senders, interval=interval)
+        producer = made.producer(task)
+        producer.go()
+        made.wait_for(lambda: journal.count(made.journal) >= _FIRST + warm, _PATIENCE)
     cpu = sum(worker.cpu() for worker in workers)
     before = made.meter()
     began = time.perf_counter()
-    if producer is None:
-        time.sleep(seconds)
-    else:
-        producer.go()
+    if count:
         made.produced(producer)
-        made.wait_done(count, _FIRST)
+        made.wait_done(count + warm, _FIRST)
+    else:
+        time.sleep(seconds)
     took = time.perf_counter() - began
     outcome = made.outcome(before, count, took)
     return Usage(
@@ -532,6 +542,7 @@ def sizing(ground: Ground, sizes: Sizes, console: Console, only: Collection[str]
     """
     report = Report(machine(ground), sizes)
     began = time.perf_counter()
+    count_statements(ground)
     with ground.database("sizing") as template, Trials(ground, _PATIENCE) as trials:
         run = Sizing(ground, template, trials, sizes, report)
         for round_ in range(sizes.rounds):

@@ -65,7 +65,7 @@ class Sizes:
     connections: tuple[int, ...] = (1, 2, 4, 8)
     processes: tuple[int, ...] = (1, 2, 4)
     concurrency: tuple[int, ...] = (1, 10, 50)
-    run: int = 5_000
+    run: int = 8_000
     rates: tuple[int, ...] = (10, 100, 500)
     seconds: float = 4.0
     calls: int = 100
@@ -382,7 +382,7 @@ _HEAD = (
 )
 _HOW_TO_READ = (
     "Written by `{command}`; what it means stands in [performance](../performance.md). A server of its own;"
-    " each table varies one thing, in a database made for each row, {rounds} times. Figures are medians, per"
+    " each table varies one thing, in a database made for each row, {rounds}. Figures are medians, per"
     " execution: milliseconds of processor of the whole server (all of its processes, autovacuum too) and of"
     " the client, bytes of WAL, commits that wait for the disk, statements that arrived, shared buffers that"
     " were touched, and bytes that the history keeps, with its indexes. *Work* finishes some and claims the"
@@ -392,10 +392,11 @@ _HOW_TO_READ = (
 
 def markdown(report: Report) -> str:
     """The report as a page of the documentation."""
+    rounds = "once" if report.sizes.rounds == 1 else f"{report.sizes.rounds} times"
     lines = [
         f"# `{COMMAND}`",
         "",
-        _HOW_TO_READ.format(command=COMMAND, rounds=report.sizes.rounds),
+        _HOW_TO_READ.format(command=COMMAND, rounds=rounds),
         "",
         *where_and_when(report.machine, report.seconds, report.load),
         *_carries(report),
