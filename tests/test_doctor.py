@@ -31,6 +31,12 @@ OF_THE_TESTS = {"fsync", "idle_in_transaction_session_timeout", "testing"}
 """What is wrong with the server and the clock of every test. (Where others moved it, partitions are gone.)"""
 
 
+@pytest.fixture(autouse=True)
+def a_round_of_maintenance(conn: Connection) -> None:
+    """As a worker does one each second; the last one may be minutes ago, when the database was made."""
+    conn.execute("select pgfifo.maintain()")
+
+
 @pytest.fixture
 def engine(conn: Connection) -> Engine:
     engine = Engine(conn)

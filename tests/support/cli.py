@@ -59,6 +59,8 @@ class CommandLine:
         self._capsys.readouterr()
         with pytest.raises(SystemExit) as left:
             main([str(word) for word in words])
+        if counting := sys.modules.get("pgfifo.metrics.producer"):
+            counting.uninstrument()  # what a command has begun ends with its process
         out, err = self._capsys.readouterr()
         assert "Traceback" not in out + err
         return Said(_code(left.value.code), out, err)
