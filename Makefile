@@ -17,8 +17,8 @@ NEW_ENOUGH := import sys; sys.exit(sys.version_info < (3, 11))
 PYTHON ?= $(shell for p in python3 python3.14 python3.13 python3.12 python3.11; do \
   $$p -c '$(NEW_ENOUGH)' 2> /dev/null && { echo $$p; break; }; done)
 ARGS ?=
-# How many processes share the tests, each with a server of its own: one a core, at most four.
-JOBS ?= auto
+# How many processes share the tests, each with a server of its own: three for two cores (tests wait a good deal), at most four.
+JOBS ?= $(shell echo $$(( ($$(getconf _NPROCESSORS_ONLN) * 3 + 1) / 2 )))
 SABOTAGE ?=
 FUZZ ?= 5000
 DURATION ?= 30m

@@ -389,6 +389,11 @@ def test_progress_a_worker_with_room_sleeps_on_while_something_runs(
     with working(dsn, actions, poll_interval=60, concurrency=3):
         wait_for(lambda: conn.execute(said).fetchone(), message="the worker to fall asleep")
         before = conn.execute(said).fetchall()
+        # It looks once more when it has said that it sleeps; what comes during that look has it look again.
+        looked = (
+            "select from pg_stat_activity where query ~ 'pgfifo.work' and state = 'idle' and query_start > %s"
+        )
+        wait_for(lambda: conn.execute(looked, [before[0][1]]).fetchone() is not None, message="its last look")
         for n in range(2):
             conn.execute("select pgfifo.enqueue('work', %s)", [f'{{"n": {n}}}'])
             gate.wait()  # only a notification can have told it
