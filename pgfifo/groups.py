@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 
 from pgfifo._given import brief, text
 from pgfifo.errors import InvalidValue
@@ -68,6 +68,24 @@ def from_pairs(pairs: Iterable[str]) -> Group:
             raise InvalidValue(f"the path {path!r} is given twice", detail={"name": "group", "value": pair})
         result[path] = _value(value)
     return result
+
+
+def from_shown(text: str, paths: Sequence[str]) -> Group:
+    """Return the group that a text names, where it may be the one that people are shown.
+
+    Args:
+        text: ``env=prod,target.region=eu``, as `display` shows it; or what `to_text` takes.
+        paths: The action's ``group_by``. Where there is none a text is a free key, whatever is in it.
+
+    Raises:
+        InvalidValue: A path is given twice, or one has no name.
+    """
+    if not paths or "=" not in text:
+        return text
+    if len(paths) == 1 or text.startswith("{"):
+        return from_pairs([text])
+    known = "|".join(re.escape(path) for path in paths)
+    return from_pairs(re.split(f",(?=(?:{known})=)", text))
 
 
 def _value(text: str) -> object:

@@ -309,6 +309,78 @@ def test_what_the_queue_refuses_has_a_status_of_its_own(api: Api, fifo: pgfifo.C
     assert twice["hint"] == "Write group=path=value, once for each path."
 
 
+def test_a_text_means_the_same_lane_in_a_body_as_in_the_query(api: Api, fifo: pgfifo.Client) -> None:
+    fifo.set_policy("deploy", group_by=["env"])
+    fifo.set_policy("build", group_by=["env", "target.region"])
+    path = "/actions/deploy/executions"
+    job = api.post(path, {"payload": {}, "group": "env=prod"}, status=201)
+    assert job["lane"]["group"] == {"env": "prod"}
+    items = [{"group": each} for each in ("env=prod", "prod", {"env": "env=prod"}, "env=1")]
+    many = api.post(f"{path}/batch", {"items": items}, status=201)
+    groups = [each["lane"]["group"]["env"] for each in many]
+    assert groups == ["prod", "prod", "env=prod", 1]
+    shown = "env=a,b,target.region=eu"
+    both = api.post("/actions/build/executions", {"group": shown}, status=201)
+    assert both["lane"]["group"] == {"env": "a,b", "target.region": "eu"}
+    free = api.post("/actions/mail/executions", {"group": "env=prod"}, status=201)
+    assert free["lane"]["group_text"] == "env=prod", "a new action has no group_by, and its groups are free"
+    for word in ("pause", "resume", "close", "open"):
+        assert api.post(f"/actions/deploy/{word}", {"group": "env=prod"})["changed"]
+        assert api.post(f"/actions/mail/{word}", {"group": "env=prod"})["changed"]
+    where = {"action": "deploy", "group": "env=prod"}
+    assert api.post("/executions/cancel-where", {"where": where})["cancelled"] == 3
+    assert api.post("/executions/retry-where", {"where": where | {"state": "cancelled"}})["retried"] == 3
+    wrong = api.problem("POST", f"/api/v1{path}", 422, json={"group": "region=eu"})
+    assert wrong["hint"] == "Give exactly these keys: env."
+    twice = {"group": "env=a,target.region=b,env=c"}
+    wrong = api.problem("POST", "/api/v1/actions/build/executions", 422, json=twice)
+    assert wrong["hint"] == "Write path=value, once for each path with commas between, or an object."
+
+
+def test_a_parameter_that_is_not_known_is_refused(api: Api) -> None:
+    wrong = api.problem("GET", "/api/v1/executions?stat=failed&limit=3&group=x", 422)
+    assert wrong["detail"] == "The query has no parameter 'stat'."
+    assert wrong["hint"].startswith("Did you mean 'state'? It takes action, before, ")
+    assert [(each["in"], each["at"]) for each in wrong["errors"]] == [("query", "/stat")]
+    none = api.problem("POST", "/api/v1/actions/mail/executions?group=a", 422, json={})
+    assert none["hint"] == "It takes none."
+    assert api("GET", "/metrics?collect=all").status_code == 200, "a scraper may add what it likes"
+
+
+def test_a_body_has_to_be_sent_as_json(api: Api, fifo: pgfifo.Client) -> None:
+    path = "/api/v1/actions/mail/executions"
+    for headers in (
+        {},
+        {"Content-Type": "text/plain"},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+    ):
+        wrong = api.problem("POST", path, 415, content="{}", headers=headers)
+        assert wrong["hint"] == "Send it with Content-Type: application/json."
+    for kind in ("application/json; charset=utf-8", "application/vnd.x+json"):
+        assert api("POST", path, content="{}", headers={"Content-Type": kind}).status_code == 201
+    assert api("POST", "/api/v1/actions/mail/pause").status_code == 200, "none at all says nothing"
+
+
+def test_a_request_has_one_name(api: Api, fifo: pgfifo.Client) -> None:
+    path = "/actions/mail/executions"
+    named = {"json": {"request_id": "a"}, "headers": {"Idempotency-Key": "b"}}
+    wrong = api.problem("POST", f"/api/v1{path}", 422, **named)
+    assert "do not agree" in wrong["detail"]
+    assert fifo.enqueue("mail").created, "nothing was refused for being there"
+    assert len(fifo.executions("mail")) == 1
+    assert api.post(path, {"request_id": "a"}, status=201, headers={"Idempotency-Key": "a"})["created"]
+
+
+def test_refusals_speak_of_what_the_api_calls_so(api: Api, fifo: pgfifo.Client) -> None:
+    assert api.get("/executions", before=fifo.enqueue("mail").id)["data"] == []
+    assert api.get("/executions", before=1)["data"] == []
+    assert api.problem("GET", "/api/v1/executions?before=0", 422)["errors"][0]["at"] == "/before"
+    assert api.problem("GET", "/api/v1/events?cursor=zzz", 422)["context"]["name"] == "cursor"
+    missing = api.problem("GET", "/api/v1/executions/abc", 404)
+    assert missing["detail"] == "There is nothing at this address."
+    assert missing["hint"].startswith("An execution's id is an integer.")
+
+
 def _doing_nothing(action: str) -> pgfifo.Actions:
     actions = pgfifo.Actions()
     actions.add(action, lambda _: None)

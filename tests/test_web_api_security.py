@@ -241,7 +241,7 @@ def test_a_page_of_another_site_changes_nothing(dsn: str) -> None:
             assert api.stranger("GET", STATS, headers=headers).status_code == 200
         # What a form can send without being asked for is no JSON.
         form = api.stranger("POST", PAUSE, content='{"reason":"x"}', headers={"Content-Type": "text/plain"})
-        problem(form, 422)
+        problem(form, 415)
         with pgfifo.Client(dsn) as fifo:
             assert not fifo.stats("mail").paused
         for own in ({"Sec-Fetch-Site": "same-origin"}, {"Origin": "http://localhost"}, {}):

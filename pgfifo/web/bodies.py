@@ -11,6 +11,7 @@ from fastapi import Path, Query
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, create_model
 
 from pgfifo import groups, models, policies
+from pgfifo.client_async import AsyncClient
 from pgfifo.errors import InvalidValue
 from pgfifo.filters import Filter, Which
 from pgfifo.groups import Group
@@ -37,8 +38,9 @@ def moment(what: str) -> Any:  # noqa: ANN401 - of FastAPI
 GroupBody = Annotated[
     dict[str, Any] | str,
     Field(
-        description="A value for each path of the action's `group_by`; or text: the bare value of the only "
-        "path, or a free key.",
+        description="A value for each path of the action's `group_by`; or text: `env=prod`, with a comma "
+        "between several, as it is shown and as the query takes it, the bare value of the only path, or, "
+        "where there is no `group_by`, a free key.",
         examples=[{"env": "prod"}],
     ),
 ]
@@ -65,6 +67,22 @@ def group_of(
         return groups.from_pairs(group) if group else None
     except InvalidValue as error:
         error.hint = "Write group=path=value, once for each path."
+        raise
+
+
+async def named(fifo: AsyncClient, action: str, *said: Group | None) -> list[Group | None]:
+    """Return the groups that a body names; the same text means the same lane here and in the query."""
+    if not any(isinstance(each, str) and "=" in each for each in said):
+        return list(said)
+    # Of an empty payload a group has nothing but the paths. Every role may ask, also one that only enqueues.
+    async with fifo.transaction() as conn:
+        row = await (await conn.execute("select pgfifo.group_text(%s::text)", (action,))).fetchone()
+    shown = groups.parse(row[0]) if row is not None else ""
+    paths = [] if isinstance(shown, str) else list(shown)
+    try:
+        return [groups.from_shown(each, paths) if isinstance(each, str) else each for each in said]
+    except InvalidValue as error:
+        error.hint = "Write path=value, once for each path with commas between, or an object."
         raise
 
 

@@ -126,6 +126,12 @@ def problem_of(error: Exception) -> Problem:
         return error.problem
     if isinstance(error, RequestValidationError):
         return _of_request(error)
+    if isinstance(error, HTTPException) and error.status_code == 404:
+        return of_status(
+            404,
+            "There is nothing at this address.",
+            hint="An execution's id is an integer. What there is for programs is in /api/openapi.json.",
+        )
     if isinstance(error, HTTPException):
         return of_status(error.status_code, error.detail, headers=error.headers or {})
     if isinstance(error, TimeoutError) and not isinstance(error, errors.PgfifoError):
@@ -159,7 +165,12 @@ def _of_request(error: RequestValidationError) -> Problem:
 
 
 def _pointer(where: tuple[int | str, ...]) -> str:
-    return "".join(f"/{str(each).replace('~', '~0').replace('/', '~1')}" for each in where)
+    return "".join(f"/{escaped(str(each))}" for each in where)
+
+
+def escaped(name: str) -> str:
+    """Return a name as a part of a JSON pointer."""
+    return name.replace("~", "~0").replace("/", "~1")
 
 
 def _of_pgfifo(error: errors.PgfifoError) -> Problem:
@@ -168,6 +179,9 @@ def _of_pgfifo(error: errors.PgfifoError) -> Problem:
     if isinstance(error, errors.InvalidValue) and "nearest" in error.detail:
         status = 404
     words = _WORD.sub(" ", kind.__name__)
+    context = {name: value for name, value in error.detail.items() if name not in _KEPT_BACK}
+    if isinstance(context.get("name"), str):  # what SQL calls p_cursor is the API's cursor
+        context["name"] = context["name"].removeprefix("p_")
     return Problem(
         status,
         words.replace(" ", "-").lower(),
@@ -175,7 +189,7 @@ def _of_pgfifo(error: errors.PgfifoError) -> Problem:
         redact(error.message),
         hint=None if error.hint is None else redact(error.hint),
         code=error.sqlstate,
-        context={name: value for name, value in error.detail.items() if name not in _KEPT_BACK},
+        context=context,
         headers=_retry_after(error),
     )
 

@@ -9,7 +9,7 @@ from fastapi.openapi.utils import get_openapi
 
 import pgfifo
 from pgfifo.web.api import actions, executions, looking, policies, whole
-from pgfifo.web.api.routing import EXAMPLE, TAGS
+from pgfifo.web.api.routing import EXAMPLE, TAGS, problems
 from pgfifo.web.problems import MEDIA_TYPE
 from pgfifo.web.security import COOKIE, OPEN_PATHS
 
@@ -44,6 +44,9 @@ def document(app: FastAPI) -> dict[str, Any]:
         made["security"] = [{"token": []}, {"session": []}]
         for path, methods in made["paths"].items():
             for operation in methods.values():
+                if "requestBody" in operation:
+                    told = {str(status): each for status, each in problems(415).items()}
+                    operation["responses"] |= told
                 if path in OPEN_PATHS:
                     operation["security"] = []
         app.openapi_schema = made

@@ -8,9 +8,10 @@ from fastapi import Depends, Query
 from pydantic import Field, create_model
 
 from pgfifo import groups, models
+from pgfifo.client_async import AsyncClient
 from pgfifo.groups import Group
 from pgfifo.web.api.routing import CHANGING, NAMING, example, new_router
-from pgfifo.web.bodies import Action, LaneBody, Limit, Minutes, OfAction, group_of
+from pgfifo.web.bodies import Action, LaneBody, Limit, Minutes, OfAction, group_of, named
 from pgfifo.web.dependencies import Changing, Fifo
 from pgfifo.web.problems import Problem, ProblemError
 from pgfifo.web.shapes import Document, Json, answer, many, one, page, plain, several, shape
@@ -142,7 +143,7 @@ async def list_lanes(
 async def pause(action: Action, fifo: Changing, body: LaneBody | None = None) -> Json:
     """Let nothing more of an action, or of one lane, start; what is active goes on."""
     body = body or LaneBody()
-    return _changed(await fifo.pause(action, body.group, reason=body.reason))
+    return _changed(await fifo.pause(action, await _lane(fifo, action, body), reason=body.reason))
 
 
 @router.post(
@@ -153,7 +154,7 @@ async def pause(action: Action, fifo: Changing, body: LaneBody | None = None) ->
 )
 async def resume(action: Action, fifo: Changing, body: LaneBody | None = None) -> Json:
     """End a pause."""
-    return _changed(await fifo.resume(action, (body or LaneBody()).group))
+    return _changed(await fifo.resume(action, await _lane(fifo, action, body)))
 
 
 @router.post(
@@ -162,7 +163,7 @@ async def resume(action: Action, fifo: Changing, body: LaneBody | None = None) -
 async def close(action: Action, fifo: Changing, body: LaneBody | None = None) -> Json:
     """Let no enqueue into an action, or into one lane, any more; what waits is worked off."""
     body = body or LaneBody()
-    return _changed(await fifo.close_action(action, body.group, reason=body.reason))
+    return _changed(await fifo.close_action(action, await _lane(fifo, action, body), reason=body.reason))
 
 
 @router.post(
@@ -170,7 +171,13 @@ async def close(action: Action, fifo: Changing, body: LaneBody | None = None) ->
 )
 async def open_(action: Action, fifo: Changing, body: LaneBody | None = None) -> Json:
     """Let enqueues in again."""
-    return _changed(await fifo.open_action(action, (body or LaneBody()).group))
+    return _changed(await fifo.open_action(action, await _lane(fifo, action, body)))
+
+
+async def _lane(fifo: AsyncClient, action: str, body: LaneBody | None) -> Group | None:
+    """Return which lane a body means; None for the whole action."""
+    [group] = await named(fifo, action, None if body is None else body.group)
+    return group
 
 
 def _changed(changed: Any) -> Json:  # noqa: ANN401 - a bool

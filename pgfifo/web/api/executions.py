@@ -9,6 +9,7 @@ from fastapi import Header, Query, Request
 from pydantic import Field, create_model
 
 from pgfifo import models
+from pgfifo.client_async import AsyncClient
 from pgfifo.web.api.actions import Changed, InQuery
 from pgfifo.web.api.routing import CHANGING, ENQUEUING, NAMING, new_router
 from pgfifo.web.bodies import (
@@ -17,6 +18,7 @@ from pgfifo.web.bodies import (
     CancelWhereBody,
     EnqueueBody,
     EnqueueManyBody,
+    FilterBody,
     FinishBody,
     Id,
     Limit,
@@ -28,8 +30,10 @@ from pgfifo.web.bodies import (
     RetryWhereBody,
     WhyBody,
     moment,
+    named,
 )
 from pgfifo.web.dependencies import Changing, Fifo, Producing
+from pgfifo.web.problems import ProblemError, of_status
 from pgfifo.web.shapes import Document, Json, answer, many, one, page, plain, shape
 
 router = new_router("executions")
@@ -97,10 +101,19 @@ async def enqueue(
     idempotency_key: Annotated[str | None, Header(description="The same as `request_id`.")] = None,
 ) -> Json:
     """Put one execution at the end of its lane, now or later; a new action's name creates it."""
+    if body.request_id is not None and idempotency_key not in (None, body.request_id):
+        raise ProblemError(
+            of_status(
+                422,
+                "The body's request_id and the header Idempotency-Key do not agree.",
+                hint="Send one of them, or the same in both.",
+            )
+        )
+    [group] = await named(fifo, action, body.group)
     found = await fifo.enqueue(
         action,
         body.content(),
-        group=body.group,
+        group=group,
         headers=body.headers,
         tags=body.tags,
         request_id=body.request_id if body.request_id is not None else idempotency_key,
@@ -123,10 +136,11 @@ async def enqueue(
 )
 async def enqueue_many(action: Action, body: EnqueueManyBody, fifo: Producing) -> Json:
     """Put executions at the ends of their lanes, all or nothing; `context.index` is the first refused."""
-    columns = {
+    columns: dict[str, list[Any]] = {
         name: [getattr(item, name.removesuffix("s")) for item in body.items]
-        for name in ("groups", "request_ids", "dedup_keys", "item_keys", "run_ats")
+        for name in ("request_ids", "dedup_keys", "item_keys", "run_ats")
     }
+    columns["groups"] = await named(fifo, action, *(item.group for item in body.items))
     columns["headers"] = [item.headers for item in body.items]
     more: dict[str, Any] = {
         name: values for name, values in columns.items() if any(each is not None for each in values)
@@ -159,7 +173,7 @@ async def list_executions(
     enqueued_before: Annotated[Moment | None, moment("Enqueued before this time:")] = None,
     finished_since: Annotated[Moment | None, moment("Finished at this time or later:")] = None,
     finished_before: Annotated[Moment | None, moment("Finished before this time:")] = None,
-    before: Annotated[int | None, Query(description="Only ids below this one.", ge=0, le=2**63 - 1)] = None,
+    before: Annotated[int | None, Query(description="Only ids below this one.", ge=1, le=2**63 - 1)] = None,
     limit: Limit = 100,
 ) -> Json:
     """Executions that fit all that is said, the youngest first."""
@@ -251,7 +265,8 @@ async def cancel_many(body: CancelManyBody, fifo: Changing) -> Json:
 )
 async def cancel_where(body: CancelWhereBody, fifo: Changing) -> Json:
     """Cancel all executions that fit a filter, a bounded piece at a time."""
-    return answer(await fifo.cancel_where(reason=body.reason, dry_run=body.dry_run, **body.where.given()))
+    where = await _where(fifo, body.where)
+    return answer(await fifo.cancel_where(reason=body.reason, dry_run=body.dry_run, **where))
 
 
 @router.post(
@@ -270,4 +285,13 @@ async def retry_many(body: RetryManyBody, fifo: Changing) -> Json:
 )
 async def retry_where(body: RetryWhereBody, fifo: Changing) -> Json:
     """Put back all finished executions that fit a filter; if it names no state, those that failed."""
-    return answer(await fifo.retry_where(head=body.head, dry_run=body.dry_run, **body.where.given()))
+    where = await _where(fifo, body.where)
+    return answer(await fifo.retry_where(head=body.head, dry_run=body.dry_run, **where))
+
+
+async def _where(fifo: AsyncClient, body: FilterBody) -> dict[str, Any]:
+    """Return what a filter says, as the client takes it."""
+    said = body.given()
+    if said.get("action") is not None and "group" in said:
+        [said["group"]] = await named(fifo, said["action"], said["group"])
+    return said
