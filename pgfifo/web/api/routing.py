@@ -66,7 +66,7 @@ def _parameters(of: Dependant) -> set[str]:
 
 
 def _refuse_unknown(request: Request, known: set[str]) -> None:
-    unknown = [name for name in dict.fromkeys(request.query_params) if name not in known]
+    unknown = [name[:100] for name in dict.fromkeys(request.query_params) if name not in known]
     if unknown:
         errors = [
             {"in": "query", "at": f"/{escaped(each)}", "message": "There is no such parameter"}
