@@ -1,9 +1,13 @@
 """The pages over HTTP, in the process of the tests: what they show, what they do, and what they refuse."""
 
 import asyncio
+import html
+import json
 import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
+from datetime import timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -234,12 +238,15 @@ def test_executions_go_on_where_a_page_ends(dsn: str, engine: Engine) -> None:
 
 
 def test_go_finds_executions_actions_and_lanes(dsn: str, engine: Engine) -> None:
-    [number] = engine.fill(1, "deploy")
+    engine.policy("deploy", group_by=["env"])
+    number = engine.enqueue("deploy", {"env": "prod"})
 
     async def story(client: httpx.AsyncClient) -> None:
         for typed, there in (
             (f" #{number} ", f"/execution?id={number}"),
             ("deploy", "/action?name=deploy"),
+            ("deploy env=prod", "/lane?action=deploy&group=%7B%22env%22%3A%22prod%22%7D"),
+            ("deploy env=pro", "/lanes?q=deploy+env%3Dpro"),
             ("env=prod", "/lanes?q=env%3Dprod"),
         ):
             answer = await client.get("/go", params={"for": typed})
@@ -323,6 +330,77 @@ def test_changes_are_done_told_undone_and_on_record(dsn: str, engine: Engine) ->
         assert fifo.execution(first).state == "succeeded"
 
 
+def test_a_form_that_is_refused_is_shown_again_as_it_was_filled_in(dsn: str, engine: Engine) -> None:
+    engine.enqueue("deploy")
+
+    async def story(client: httpx.AsyncClient) -> None:
+        for value in ("-5", "many"):
+            fields = {"action": "deploy", "attribute": "max_concurrent", "value": value}
+            answer = await client.post("/change/limit", data=fields)
+            assert answer.status_code == 422
+            assert 'action="/change/limit"' in answer.text
+            assert f'name="value" value="{value}"' in answer.text
+            assert 'name="attribute" value="max_concurrent"' in answer.text
+            assert 'role="alert"' in answer.text
+
+    tell(dsn, story)
+
+
+def test_the_overview_says_what_no_worker_serves(dsn: str, engine: Engine) -> None:
+    engine.fill(2)
+
+    async def story(client: httpx.AsyncClient) -> None:
+        text = words(await page(client, "/"))
+        assert "No worker lives" in text
+        assert "deploy no worker" in text
+
+    tell(dsn, story)
+    engine.enqueue("mail")
+    engine.worker("mail", lease="1 hour")
+
+    async def then(client: httpx.AsyncClient) -> None:
+        text = words(await page(client, "/"))
+        assert "No worker lives" not in text
+        assert "deploy no worker" in text
+
+    tell(dsn, then)
+    engine.worker("deploy", lease="1 hour")
+
+    async def served(client: httpx.AsyncClient) -> None:
+        assert "deploy no worker" not in words(await page(client, "/"))
+
+    tell(dsn, served)
+
+
+def test_what_waited_when_it_was_cancelled_was_not_asked_to_stop(dsn: str, engine: Engine) -> None:
+    [number] = engine.fill(1)
+    engine.cancel(number)
+
+    async def story(client: httpx.AsyncClient) -> None:
+        assert "asked to stop" not in words(await page(client, "/execution", id=number))
+
+    tell(dsn, story)
+
+
+def test_a_backlog_that_is_not_counted_is_not_shown_as_of_before(dsn: str, engine: Engine) -> None:
+    engine.fill(500)
+    engine.claim(engine.worker("deploy", lease="1 hour"), 1)
+
+    async def story(client: httpx.AsyncClient) -> None:
+        text = await page(client, "/action", name="deploy")
+        points = json.loads(html.unescape(re.findall(r'data-points="([^"]*)"', text)[0]))
+        assert points[-1][1] == "500"
+        assert "500" not in {value for _, value in points[:-1]}
+
+    tell(dsn, story)
+    [stats] = pgfifo.Client(dsn).overview()
+    at = formats.now().replace(second=0, microsecond=0)
+    old = charts.hour([stats], [], [], {})
+    assert set(old.backlog[:-3]) == {1.0}, "it is known of those that wait only that they are new"
+    young = charts.hour([stats], [], [], {"deploy": at - timedelta(minutes=10)})
+    assert set(young.backlog[:50]) == {None}, "it was not there"
+
+
 def test_what_cannot_be_is_told_on_a_page(dsn: str, engine: Engine) -> None:
     engine.enqueue("deploy")
 
@@ -385,7 +463,10 @@ def test_an_observers_role_sees_every_page_and_is_told_what_it_may_not(fresh_dsn
 
         async def story(client: httpx.AsyncClient) -> None:
             for path in [*PATHS, "/action?name=deploy", "/lane?action=deploy", f"/execution?id={number}"]:
-                await page(client, path)
+                text = await page(client, path)
+                assert "/change/" not in text, path
+                assert "read-only" in text
+            assert (await client.get("/change/pause?action=deploy")).status_code == 403
             answer = await client.post("/change/pause", data={"action": "deploy"})
             assert answer.status_code == 403
             assert "may not do this" in words(answer.text)
@@ -418,6 +499,8 @@ def test_a_page_of_another_site_changes_nothing(dsn: str, engine: Engine) -> Non
         for headers in ({"sec-fetch-site": "cross-site"}, {"origin": "https://evil.example"}):
             answer = await client.post("/change/pause", data={"action": "deploy"}, headers=headers)
             assert answer.status_code == 403
+            assert answer.headers["content-type"].startswith("text/html")
+            assert "To the overview" in answer.text
 
     tell(dsn, story)
     assert not engine.stats()["paused"]
@@ -535,16 +618,15 @@ def test_long_values_are_cut() -> None:
 
 def test_a_backlog_is_counted_back_from_now(dsn: str, engine: Engine) -> None:
     engine.fill(3)
-    [stats] = pgfifo.Client(dsn).overview()
     at = formats.now().replace(second=0, microsecond=0)
+    [stats] = pgfifo.Client(dsn).overview()
+    stats = replace(stats, oldest_enqueued_at=at - timedelta(minutes=6))
 
     def minute(back: int, enqueued: int, succeeded: int) -> pgfifo.Minute:
-        from datetime import timedelta
-
         when = at - timedelta(minutes=back)
         return pgfifo.Minute("deploy", when, enqueued, succeeded, succeeded, 0, 0, 0, succeeded, 0.0, 0.0)
 
-    hour = charts.hour([stats], [minute(2, 5, 4), minute(5, 10, 1)], [])
+    hour = charts.hour([stats], [minute(2, 5, 4), minute(5, 10, 1)], [], {})
     assert hour.backlog[-6:] == [2, 2, 2, 3, 3, 3] or hour.backlog[-7:] == [0, 2, 2, 2, 3, 3, 3]
     assert hour.started[-3] == 4
     assert hour.started[-1] is None, "it is not known yet"

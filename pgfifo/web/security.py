@@ -135,13 +135,16 @@ class Guard:
                 )
             )
         if request.scope["method"] not in SAFE_METHODS and self._foreign(request):
-            return ProblemResponse(
-                of_status(
-                    403,
-                    "A page of another site has sent this, and may not change anything here.",
-                    hint="If a proxy calls this server by another name: allow the name that people use.",
-                )
+            problem = of_status(
+                403,
+                "A page of another site has sent this, and may not change anything here.",
+                hint="If a proxy calls this server by another name: allow the name that people use.",
             )
+            page = request.app.state.error_page
+            if page is not None and "text/html" in request.headers.get("accept", ""):
+                shown: Response = page(request, problem)
+                return shown
+            return ProblemResponse(problem)
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > _DIGITS or int(length) > self._settings.max_body:
             return ProblemResponse(_too_large(self._settings))

@@ -9,7 +9,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup
 
@@ -196,7 +196,56 @@ class Hour:
         ]
 
 
-def hour(overview: Sequence[ActionOverview], minutes: Sequence[Minute], waits: Sequence[WaitTimes]) -> Hour:
+NOT_YET = -1.0
+"""The backlog of an action before it was there."""
+
+
+def _backlog(
+    stats: ActionOverview, minutes: Sequence[Minute], axis: Sequence[datetime], born: datetime | None
+) -> list[float | None]:
+    """Return what had not ended at the end of each minute; None where that is not counted.
+
+    It is counted back from now. All that waits was enqueued since the oldest of it was: what of it is not in
+    the minutes since then has not been counted yet, and is no part of what was before.
+    """
+    flows = {
+        each.minute: each.enqueued - each.succeeded - each.failed - each.cancelled - each.expired
+        for each in minutes
+    }
+    now = float(stats.queue_length + stats.active_count + stats.delayed_count)
+    left, gap = now, axis[-1]
+    if stats.oldest_enqueued_at is not None:
+        oldest = stats.oldest_enqueued_at.astimezone(UTC).replace(second=0, microsecond=0)
+        since = [each for each in minutes if each.minute >= oldest and each.enqueued]
+        uncounted = stats.queue_length - sum(each.enqueued for each in since)
+        if uncounted > 0:
+            left -= uncounted
+            gap = max([oldest, *(each.minute + timedelta(minutes=1) for each in since)])
+    found: list[float | None] = []
+    for at in reversed(axis):
+        if at == axis[-1]:
+            found.append(now)
+        elif born is not None and at < born:
+            found.append(NOT_YET)
+        else:
+            found.append(None if at >= gap else max(0.0, left))
+        left -= flows.get(at, 0)
+    return found[::-1]
+
+
+def _sum(values: Values) -> float | None:
+    """Return the sum of the backlogs of actions in a minute; None if one is not known, or none was there."""
+    there = [value for value in values if value != NOT_YET]
+    known = [value for value in there if value is not None]
+    return sum(known) if known and len(known) == len(there) else None
+
+
+def hour(
+    overview: Sequence[ActionOverview],
+    minutes: Sequence[Minute],
+    waits: Sequence[WaitTimes],
+    born: Mapping[str, datetime | None],
+) -> Hour:
     """Put together the last hour of these actions.
 
     What had not ended is counted back from now: each minute knows how many came and how many ended in it.
@@ -205,6 +254,7 @@ def hour(overview: Sequence[ActionOverview], minutes: Sequence[Minute], waits: S
         overview: The actions as they are now.
         minutes: What happened in their minutes.
         waits: How long they waited; of one action, or there is nothing to draw.
+        born: In which minute actions came to be that did so in this hour.
     """
     began = formats.now().replace(second=0, microsecond=0)
     axis = [began - timedelta(minutes=back) for back in range(MINUTES, -1, -1)]
@@ -219,12 +269,13 @@ def hour(overview: Sequence[ActionOverview], minutes: Sequence[Minute], waits: S
             return None
         return float(sum(getattr(each, attribute) for each in by_minute.get(at, ())))
 
-    left = float(sum(each.queue_length + each.active_count + each.delayed_count for each in overview))
-    backlog: list[float | None] = []
-    for at in reversed(axis):
-        backlog.append(max(0.0, left))
-        for each in by_minute.get(at, ()):
-            left -= each.enqueued - each.succeeded - each.failed - each.cancelled - each.expired
+    of_action: dict[str, list[Minute]] = {}
+    for each in minutes:
+        of_action.setdefault(each.action, []).append(each)
+    backlogs = [
+        _backlog(each, of_action.get(each.action, []), axis, born.get(each.action)) for each in overview
+    ]
+    backlog = [_sum([each[n] for each in backlogs]) for n in range(len(axis))]
     of_waits: Mapping[datetime | None, WaitTimes] = {each.minute: each for each in waits}
 
     def wait(attribute: str) -> list[float | None]:
@@ -232,7 +283,7 @@ def hour(overview: Sequence[ActionOverview], minutes: Sequence[Minute], waits: S
 
     return Hour(
         minutes=axis,
-        backlog=backlog[::-1],
+        backlog=backlog,
         enqueued=[count(at, "enqueued") for at in axis],
         started=[count(at, "started") for at in axis],
         failed=[count(at, "failed") for at in axis],

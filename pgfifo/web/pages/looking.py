@@ -11,7 +11,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pgfifo.client_async import AsyncClient
-from pgfifo.errors import UnknownExecution
+from pgfifo.errors import UnknownAction, UnknownExecution
 from pgfifo.filters import Which
 from pgfifo.models import ActionOverview, ExecutionInfo, LaneStats, Minute, State, WaitTimes, WorkerInfo
 from pgfifo.policies import checked
@@ -29,6 +29,23 @@ _SHARE = 9
 _SAMPLES = 8
 _LATELY = timedelta(seconds=30)
 _FARTHEST = 200
+
+NEEDED = {
+    "pause": "pause",
+    "resume": "resume",
+    "pause-everything": "pause_everything",
+    "resume-everything": "resume_everything",
+    "cancel": "cancel",
+    "retry": "retry",
+    "limit": "set_policy",
+}
+"""Which function each change of the pages calls."""
+_RIGHTS = """
+    select p.proname::text as name from pg_catalog.pg_proc p
+    join pg_catalog.pg_namespace n on n.oid = p.pronamespace
+    where n.nspname = 'pgfifo' and p.proname = any (%s::text[])
+    group by p.proname having bool_or(pg_catalog.has_function_privilege(p.oid, 'execute'))
+"""
 
 OUTCOMES: tuple[State, ...] = ("succeeded", "failed", "cancelled", "expired")
 STATES: tuple[State, ...] = ("waiting", "running", "held", "delayed", *OUTCOMES)
@@ -48,6 +65,7 @@ class Desk:
     fresh: float = 1.5
     _kept: dict[str, tuple[float, Any]] = field(default_factory=dict)
     _asking: dict[str, asyncio.Lock] = field(default_factory=dict)
+    _born: dict[str, datetime | None] = field(default_factory=dict)
     _changes: int = 0
     _samples: deque[tuple[datetime, dict[str, int]]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
 
@@ -87,6 +105,27 @@ class Desk:
     def names(self) -> list[str]:
         """The actions there were when somebody looked last."""
         return sorted(self._samples[-1][1]) if self._samples else []
+
+    async def born(self, actions: Sequence[str]) -> dict[str, datetime | None]:
+        """Return in which minute actions came to be; None where that was more than an hour ago."""
+        for name in actions:
+            if name not in self._born:
+                try:
+                    pace = await self.fifo.pace(name, charts.MINUTES)
+                except UnknownAction:  # it was removed just now
+                    continue
+                whole = pace.until - pace.since >= timedelta(minutes=charts.MINUTES)
+                self._born[name] = None if whole else pace.since
+        return {name: self._born.get(name) for name in actions}
+
+    async def rights(self) -> frozenset[str]:
+        """Return the changes that the database role may make."""
+        return await self.shared("rights", self._rights)
+
+    async def _rights(self) -> frozenset[str]:
+        names = list(NEEDED.values())
+        allowed = await self.fifo._rows(_RIGHTS, (names,), str)  # noqa: SLF001 - no call
+        return frozenset(verb for verb, name in NEEDED.items() if name in allowed)
 
     async def workers(self) -> list[WorkerInfo]:
         """Return the workers, a moment old at most."""
@@ -136,18 +175,19 @@ async def overview(desk: Desk, asked: Parameters) -> Context:
         of_minutes.setdefault(minute.action, []).append(minute)
     for wait in waits:
         of_waits.setdefault(wait.action, []).append(wait)
+    born = await desk.born([each.action for each in actions[:_FARTHEST]])
     rows = []
     for each in shown[(page - 1) * ROWS : page * ROWS]:
         of = of_waits.get(each.action, [])
         rows.append(
             {
                 "stats": each,
-                "hour": charts.hour([each], of_minutes.get(each.action, []), of),
+                "hour": charts.hour([each], of_minutes.get(each.action, []), of, born),
                 "waits": next((wait for wait in of if wait.minute is None), None),
                 "per_second": desk.starts_per_second([each.action]),
             }
         )
-    total = charts.hour(actions, minutes, [])
+    total = charts.hour(actions, minutes, [], born)
     workers = [worker for worker in await desk.workers() if worker.state == "alive"]
     return {
         "rows": rows,
@@ -161,6 +201,7 @@ async def overview(desk: Desk, asked: Parameters) -> Context:
         "failed_lately": sum(each.failed for each in minutes),
         "per_second": desk.starts_per_second([each.action for each in actions]),
         "workers": workers,
+        "served": {name for worker in workers for name in worker.actions},
         "busy": sum(worker.executions for worker in workers),
         "capacity": sum(worker.concurrency for worker in workers),
         "failures": await desk.fifo.executions(state="failed", limit=_FEW),
@@ -193,7 +234,7 @@ async def action(desk: Desk, asked: Parameters) -> Context:
     minutes = await desk.fifo.minutes(name, charts.MINUTES + 1)
     return {
         "stats": stats,
-        "hour": charts.hour([stats], minutes, waits),
+        "hour": charts.hour([stats], minutes, waits, await desk.born([name])),
         "waits": next((wait for wait in waits if wait.minute is None), None),
         "per_second": desk.starts_per_second([name]),
         "policy": _by_attribute(await desk.fifo.effective_policy(name)),
@@ -443,7 +484,7 @@ def _story(it: ExecutionInfo, names: Mapping[int, str]) -> list[dict[str, Any]]:
                 "by": by(it.worker_id),
             }
         )
-    if it.cancel_requested_at is not None:
+    if it.cancel_requested_at is not None and it.started_at is not None:
         story.append({"kind": "asked to stop", "at": it.cancel_requested_at, "text": it.reason or ""})
     if it.progress_at is not None:
         share = "" if it.progress is None else f"{it.progress:.0%} "

@@ -15,6 +15,7 @@ from starlette.responses import HTMLResponse, Response
 import pgfifo
 from pgfifo.web.dependencies import settings_of, user_of
 from pgfifo.web.pages import charts, formats
+from pgfifo.web.pages.looking import NEEDED
 from pgfifo.web.problems import Problem, ProblemError, of_status
 
 STATIC = {
@@ -73,6 +74,8 @@ def common(request: Request) -> dict[str, Any]:
         "user": user,
         "page_name": "",
         "allow_changes": settings.allow_changes,
+        "may": NEEDED if settings.allow_changes else (),
+        "problem": None,
         "flash": None,
         "live_url": None,
     }
