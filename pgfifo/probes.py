@@ -132,8 +132,11 @@ def health_file(path: Path, source: Source) -> Iterator[None]:
     draft = path.with_name(f".{path.name}.{os.getpid()}")
 
     def write() -> None:
-        draft.write_text(f"{source()}\n")
-        draft.replace(path)
+        try:
+            draft.write_text(f"{source()}\n")
+            draft.replace(path)
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from None  # whoever reads it knows no draft
 
     def go_on() -> None:
         well = True

@@ -587,6 +587,41 @@ def test_what_is_worth_knowing_does_not_fail_it(cli: CommandLine, engine: Engine
     assert said.err == "1 note.\n"
 
 
+def test_who_has_locked_a_table_is_the_finding_and_is_not_waited_for(
+    cli: CommandLine, conn: Connection, connect: Connect
+) -> None:
+    holder = connect(autocommit=False, application_name="migration")
+    for table in ("pgfifo.lanes", "pgfifo.installation"):
+        holder.execute(f"lock table {table} in access exclusive mode".encode())
+        said = cli("doctor", "--json", *SKIPPED)
+        assert said.code == 1
+        [found] = json.loads(said.out)
+        assert (found["severity"], found["kind"]) == ("critical", "lock")
+        assert table.removeprefix("pgfifo.") in found["subject"]
+        assert found["data"]["pid"] == holder.info.backend_pid
+        assert f"pid {holder.info.backend_pid} (migration, role " in found["detail"]
+        assert ", since " in found["detail"]
+        assert f"lock table {table}" in found["detail"]
+        said = cli("doctor", "--crit-length", 10)
+        assert said.code == 2
+        assert said.out.startswith(f"PGFIFO CRITICAL - pid {holder.info.backend_pid} (migration, role ")
+        holder.rollback()
+    reader = connect(autocommit=False)
+    reader.execute("select count(*) from pgfifo.lanes")
+    second = connect(autocommit=False)
+    waits = in_background(lambda: second.execute("lock table pgfifo.lanes in access exclusive mode"))
+    wait_until_blocked(conn, second.info.backend_pid)
+    said = cli("doctor", *SKIPPED)
+    assert said.code == 1
+    assert f"waits for pid {reader.info.backend_pid} to lock lanes against everybody" in said.out
+    assert f"Mend: select pg_terminate_backend({reader.info.backend_pid});" in said.out
+    second.cancel()
+    with pytest.raises(psycopg.errors.QueryCanceled):
+        waits.result()
+    reader.rollback()
+    assert cli.ok("doctor", *SKIPPED).err == "Nothing is wrong.\n"
+
+
 def test_hostile_names_are_printed_as_text(cli: CommandLine, engine: Engine) -> None:
     engine.enqueue("a[red]|\u202e", group="\x1b[2J")
     said = cli("doctor", *SKIPPED)

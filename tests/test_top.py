@@ -162,7 +162,7 @@ def test_one_gets_from_an_action_to_a_lane_its_line_and_an_execution(dsn: str, e
         assert seen.line("env=prod").split()[-4:-2] == ["3", "1/1"]
         await seen.press("enter")
         await seen.on(Lane)
-        await seen.shows("the line of deploy env=prod", "3 waiting · 1 of 1 slots")
+        await seen.shows("the line of deploy env=prod", "3 waiting · 1 of 1 slot")
         # Why the head waits, and the line in its order: who is active, who is next.
         assert "The only slot of its lane is taken" in seen.text
         table = [line.split() for line in seen.lines if re.match(r" +(slot|\d+) +\d+ ", line)]
@@ -335,6 +335,12 @@ def test_each_change_asks_first_and_says_how_to_undo_it(dsn: str, engine: Engine
         await confirmed(seen, "p", said="Paused deploy: nothing more starts.", answers=no)
         engine.pause()
         await confirmed(seen, "r", said="Resumed deploy.")
+        await seen.press("l")
+        await seen.shows("How many slots (max_concurrent) for deploy, in each lane: (now 1)")
+        before = state()
+        await seen.press("0", "enter")
+        await seen.shows("Refused: max_concurrent is 1 to 1,000,000. Nothing is changed.")
+        assert state() == before
         await confirmed(seen, "l", "7", "enter", said="deploy has 7 slots in each lane now.")
         engine.resume()
         await seen.press("enter")
@@ -442,7 +448,7 @@ def test_a_lost_connection_is_said_and_it_goes_on_when_it_is_back(dsn: str, engi
             await seen.shows("deploy")
             proxy.refuses = True
             proxy.cut_all()
-            await seen.shows("No connection since", "trying again", " deploy")
+            await seen.shows("No connection since", ", trying again: ", " deploy")
             engine.enqueue("deliver")
             await seen.press("p")
             await seen.on(Confirm)

@@ -375,7 +375,7 @@ def test_one_process_serves_what_else_is_registered_too(start: Start, fifo: pgfi
     [
         (["--metrics-port", "x"], "is no port"),
         (["--health-port", "127.0.0.1:99999"], "is no port"),
-        (["--health-file", "/nowhere/at/all"], "No such file"),
+        (["--health-file", "/nowhere/at/all"], "/nowhere/at/all: No such file"),
         (["--health-port", "203.0.113.1:9"], "cannot be listened at"),
     ],
 )
@@ -389,6 +389,22 @@ def test_what_cannot_be_shown_is_refused(
 
 
 # Logs
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a POSIX shell's command")
+def test_what_a_command_prints_moves_no_cursor_in_the_log(dsn: str, fifo: pgfifo.Client) -> None:
+    fifo.set_policy("deploy", max_attempts=1)
+    fifo.enqueue("deploy")
+    words = ["--until-empty", "--action", "deploy", "--shell", "--", r"printf 'bad\033[2Jnews\n' >&2; exit 1"]
+    env = {**os.environ, "PGFIFO_DSN": dsn}
+    done = subprocess.run(
+        [program(), "worker", *words], check=False, env=env, stderr=subprocess.PIPE, text=True, timeout=60
+    )
+    lines = [line for line in done.stderr.splitlines() if "bad" in line]
+    assert "bad\x1b[2Jnews" in lines, "what a command prints is the worker's output as it is"
+    [logged] = [line for line in lines if " WARNING " in line]
+    assert r"bad\x1b[2Jnews" in logged
+    assert "\x1b" not in logged
 
 
 def record(**extra: object) -> logging.LogRecord:

@@ -36,8 +36,9 @@ def address(dsn: str | None, *, schema: bool = True, quiet: bool = False) -> Ite
     with embedded.acquire() as server:
         if not quiet:
             what = server.status()
+            of = f" of {what.binaries}" if what.binaries else ""
             note(
-                f"Using the embedded PostgreSQL {what.version} of {what.binaries}, data in {what.data_dir}"
+                f"Using the embedded PostgreSQL {what.version}{of}, data in {what.data_dir}"
                 " (no --dsn, PGFIFO_DSN or DATABASE_URL)."
             )
         if schema:

@@ -5,6 +5,7 @@ import sys
 import textwrap
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from enum import IntEnum
@@ -19,6 +20,8 @@ from pgfifo.cli.options import OPERATE, AsJson, Dsn, duration
 from pgfifo.cli.output import count, flush, note, out, paint, print_json_rows, printable, span
 
 if TYPE_CHECKING:
+    from typing import LiteralString
+
     from pgfifo.client import Client
     from pgfifo.errors import SchemaMismatch, SchemaMissing
     from pgfifo.models import ActionStats, Diagnosis
@@ -26,6 +29,25 @@ if TYPE_CHECKING:
 _COLOURS = {"critical": "31", "warning": "33", "info": "2"}
 _OFF_BY = 5.0
 """Seconds by which this machine's clock may differ from the server's before that is worth a word."""
+_LOCK_TIMEOUT, _STATEMENT_TIMEOUT = "2s", "5min"
+"""How long it waits for a table that somebody has locked, and how long one look may take."""
+_LOCKED: "LiteralString" = """
+    select l.pid, bool_and(l.granted) as granted,
+           string_agg(distinct c.relname, ', ' order by c.relname) as tables,
+           pg_blocking_pids(l.pid) as behind, a.usename::text as role,
+           a.application_name as application, a.state, a.xact_start as since,
+           extract(epoch from clock_timestamp() - a.xact_start)::float8 as seconds,
+           nullif(a.query, '<insufficient privilege>') as query
+    from pg_locks l
+    join pg_class c on c.oid = l.relation
+    join pg_namespace n on n.oid = c.relnamespace
+    left join pg_stat_activity a on a.pid = l.pid
+    where l.locktype = 'relation' and l.mode = 'AccessExclusiveLock' and n.nspname = 'pgfifo'
+      and l.database = (select d.oid from pg_database d where d.datname = current_database())
+    group by l.pid, a.usename, a.application_name, a.state, a.xact_start, a.query
+    order by granted desc, a.xact_start, l.pid
+"""
+"""Who keeps others from reading pgfifo's tables, or waits to, which does the same. It reads none of them."""
 
 
 class _Code(IntEnum):
@@ -169,16 +191,20 @@ class _Asked:
                 raise usage(f"there is no kind of finding {kind!r}", f"There are: {', '.join(kinds)}.")
 
     def look(self, fifo: "Client") -> "list[Diagnosis]":
-        """Return what there is to say; where the schema does not fit, nothing but that."""
+        """Return what there is to say; where the schema does not fit or is locked, nothing but that."""
         import psycopg
 
         from pgfifo.errors import SchemaMismatch, SchemaMissing
 
         try:
-            newer = _schema(fifo)
-            found = fifo.doctor(
-                open_after=self.open_after, snapshot_after=self.snapshot_after, check=self.check
-            )
+            with _impatient(fifo) as own:
+                newer = _schema(own)
+                found = own.doctor(
+                    open_after=self.open_after, snapshot_after=self.snapshot_after, check=self.check
+                )
+                found += [*newer, *_clock(own)]
+        except psycopg.errors.LockNotAvailable:
+            return _locked(fifo)
         except (SchemaMissing, SchemaMismatch) as error:
             return [_unfit(error)]
         except psycopg.errors.InsufficientPrivilege as error:
@@ -187,7 +213,61 @@ class _Asked:
                 "To look takes an observer. The schema's owner makes one: "
                 + command("roles", "grant", "observer", _role(fifo)),
             ) from None
-        return [each for each in [*found, *newer, *_clock(fifo)] if each.kind not in self.skip]
+        return [each for each in found if each.kind not in self.skip]
+
+
+@contextmanager
+def _impatient(fifo: "Client") -> "Iterator[Client]":
+    """Lend a client that waits for no lock for long. All it does is one transaction: through poolers, too."""
+    from pgfifo.client import Client
+
+    with fifo.transaction() as conn:
+        conn.execute(
+            "select set_config('lock_timeout', %s, true), set_config('statement_timeout', %s, true)",
+            (_LOCK_TIMEOUT, _STATEMENT_TIMEOUT),
+        )
+        yield Client(conn)
+
+
+def _locked(fifo: "Client") -> "list[Diagnosis]":
+    """Return who keeps everybody from the tables, as far as that is to be seen."""
+    from psycopg.rows import dict_row
+
+    from pgfifo.models import Diagnosis
+
+    with fifo.transaction() as conn, conn.cursor(row_factory=dict_row) as cursor:
+        holders = cursor.execute(_LOCKED).fetchall()
+    meaning = "Nobody reads or writes there until this ends, and no more can be said: all may stand still."
+    found = []
+    for each in holders:
+        who = "a prepared transaction" if each["pid"] is None else f"pid {each['pid']}"
+        named = [each["application"], each["role"] and f"role {each['role']}"]
+        said = ", ".join(filter(None, named))
+        what = (
+            "has locked"
+            if each["granted"]
+            else f"waits for pid {', '.join(map(str, each['behind']))} to lock"
+        )
+        detail = f"{who}{f' ({said})' if said else ''} {what} {each['tables']} against everybody"
+        if each["since"] is not None:
+            detail += f", since {each['since']:%H:%M:%S %Z} ({span(max(0.0, each['seconds']))} ago)"
+        if each["query"]:
+            detail += f"; it is {each['state']}; its last query: {' '.join(each['query'].split())[:200]}"
+        ends = each["pid"] if each["granted"] or not each["behind"] else each["behind"][0]
+        mend = "select * from pg_prepared_xacts;" if ends is None else f"select pg_terminate_backend({ends});"
+        data = {**each, "since": each["since"] and each["since"].isoformat()}
+        found.append(Diagnosis("critical", "lock", each["tables"], f"{detail}.", meaning, mend, data))
+    return found or [
+        Diagnosis(
+            "critical",
+            "lock",
+            "tables",
+            f"somebody had a table of pgfifo's locked against everybody for {_LOCK_TIMEOUT}; it is free now.",
+            "While it lasts, nobody reads or writes there.",
+            command("doctor"),
+            {},
+        )
+    ]
 
 
 def _role(fifo: "Client") -> str:
@@ -306,8 +386,12 @@ def _watched(
             found = asked.look(fifo)
             if any(each.kind == "schema" and each.severity == "critical" for each in found):
                 return _Code.CRITICAL, _in_line(found[0].detail)
-            stats = [fifo.stats(each) for each in actions] if actions else fifo.stats()
-            [row] = rows(fifo, "select pgfifo._time() as now")
+            try:
+                with _impatient(fifo) as own:
+                    stats = [own.stats(each) for each in actions] if actions else own.stats()
+                    [row] = rows(own, "select pgfifo._time() as now")
+            except psycopg.errors.LockNotAvailable:
+                return _Code.CRITICAL, _in_line(_locked(fifo)[0].detail)
     except (Refused, psycopg.Error, EmbeddedError, OSError) as caught:
         refused = explained(caught)
         if refused is None:

@@ -1,6 +1,7 @@
 """What the commands print: tables and JSON to stdout, everything else to stderr."""
 
 import json
+import logging
 import os
 import shutil
 import sys
@@ -205,6 +206,22 @@ def _fit(text: str, size: int, *, right: bool) -> str:
 def printable(text: str) -> str:
     """Return a text without what would move the cursor or end the line."""
     return text if text.isprintable() else "".join(c if c.isprintable() else repr(c)[1:-1] for c in text)
+
+
+class _TextFormatter(logging.Formatter):
+    """Lines of text, in which what came from outside (what a command printed, say) moves no cursor."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the line, or the lines: a traceback keeps its own."""
+        lines = super().format(record).split("\n")
+        return "\n".join("\t".join(map(printable, line.split("\t"))) for line in lines)
+
+
+def log_text(level: str) -> None:
+    """Have everything that is logged go to stderr, as text."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(_TextFormatter("%(asctime)s %(levelname)s %(message)s"))
+    logging.basicConfig(handlers=[handler], level=level.upper())
 
 
 def _plain(value: object) -> object:

@@ -2,11 +2,9 @@
 
 import asyncio
 import ipaddress
-import logging
 import os
 import signal
 import socket
-import sys
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -19,7 +17,7 @@ from pgfifo.cli.app import app
 from pgfifo.cli.database import address, check_schema
 from pgfifo.cli.exits import INTERRUPTED, Refused, usage
 from pgfifo.cli.options import OPERATE, Dsn, duration
-from pgfifo.cli.output import note
+from pgfifo.cli.output import log_text, note
 
 if TYPE_CHECKING:
     from pgfifo.client_async import AsyncClient
@@ -139,9 +137,7 @@ def serve(
         **more,
     )
     instrument()
-    logging.basicConfig(
-        format="%(asctime)s %(levelname)s %(message)s", level=log_level.upper(), stream=sys.stderr
-    )
+    log_text(log_level)
     with address(dsn) as found, closing(_listening(host, port)) as listening:
         with Client(found, prepare_threshold=None) as fifo:
             check_schema(fifo)

@@ -17,7 +17,7 @@ from pgfifo.cli.database import address, connected
 from pgfifo.cli.exits import INTERRUPTED, usage
 from pgfifo.cli.loading import load_actions
 from pgfifo.cli.options import LOOK, WORK, AsJson, Dsn, duration
-from pgfifo.cli.output import print_json_rows, print_table, span
+from pgfifo.cli.output import log_text, print_json_rows, print_table, span
 from pgfifo.cli.probing import Listening, Probes, listening
 
 if TYPE_CHECKING:
@@ -253,8 +253,7 @@ def workers(json: AsJson = False, dsn: Dsn = None) -> None:
 def _log(level: str, form: str) -> None:
     """Have everything that is logged go to stderr."""
     if form == "text":
-        form = "%(asctime)s %(levelname)s %(message)s"
-        logging.basicConfig(format=form, level=level.upper(), stream=sys.stderr)
+        log_text(level)
         return
     from pgfifo.logs import ExecutionFilter, JsonFormatter
 

@@ -31,7 +31,11 @@ _LANE = ("action", "group")
 _LIMIT = ("limit",)
 
 DATABASE: dict[str, Meaning] = {
-    "pgfifo_up": Meaning("gauge", (), "Whether the database has answered: 1 or 0."),
+    "pgfifo_up": Meaning(
+        "gauge",
+        (),
+        "Whether the database has answered: 1, or 0, also where it refuses the role.",
+    ),
     "pgfifo_queue_length": Meaning("gauge", _ACTION, "How many wait."),
     "pgfifo_running": Meaning("gauge", _ACTION, "How many a worker has."),
     "pgfifo_held": Meaning("gauge", _ACTION, "How many keep their slot through a backoff."),

@@ -136,7 +136,7 @@ class Top(App[None]):
             found = await self._source.read(asked, view.arguments())
         except Lost as lost:
             self._since = self._since or time.strftime("%H:%M:%S")
-            self.lost = f"No connection since {self._since}: {lost}. What is shown is old; trying again."
+            self.lost = f"No connection since {self._since}, trying again: {lost}"
             self.view.tell()
             return
         except (PgfifoError, psycopg.Error) as refused:
@@ -269,8 +269,12 @@ class Top(App[None]):
         action, group = at.action, at.group
 
         def confirm(text: str | None) -> None:
-            if text and int(text):
-                slots = int(text)
+            if text is None:
+                return
+            slots = int(text or 0)
+            if not 1 <= slots <= changes.MOST_SLOTS:
+                self.say(f"Refused: max_concurrent is 1 to {changes.MOST_SLOTS:,}. Nothing is changed.")
+            else:
                 self._confirm(
                     f"{slots:,} slots for {changes.name(action, group)}?",
                     "For each lane that has no limit of its own." if group is None else "For this lane only.",
@@ -278,7 +282,14 @@ class Top(App[None]):
                 )
 
         of = changes.name(action, group) + (", in each lane" if group is None else "")
-        self.push_screen(Ask(f"How many slots (max_concurrent) for {of}:", digits=True), confirm)
+        self.push_screen(
+            Ask(
+                f"How many slots (max_concurrent) for {of}:",
+                digits=True,
+                present=lambda: changes.slots(self._fifo, action, group),
+            ),
+            confirm,
+        )
 
     def action_cancel(self) -> None:
         """Cancel the execution that is marked."""

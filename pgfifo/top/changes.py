@@ -4,10 +4,14 @@ import json
 from typing import TYPE_CHECKING
 
 from pgfifo import groups
+from pgfifo._words import count
 from pgfifo.cli.database import command
 
 if TYPE_CHECKING:
     from pgfifo.client_async import AsyncClient
+
+MOST_SLOTS = 1_000_000
+"""How many slots a lane may have."""
 
 
 async def pause(fifo: "AsyncClient", action: str, group: str | None) -> str:
@@ -24,6 +28,13 @@ async def resume(fifo: "AsyncClient", action: str, group: str | None) -> str:
     return f"Resumed {name(action, group)}. Undo: {_command('pause', action, group)}"
 
 
+async def slots(fifo: "AsyncClient", action: str, group: str | None) -> str:
+    """Return how many slots a lane has now, or each lane of an action."""
+    found = await fifo.effective_policy(action, group)
+    [value] = [each.value for each in found if each.attribute == "max_concurrent"]
+    return f"now {value:,}"
+
+
 async def limit(fifo: "AsyncClient", action: str, group: str | None, slots: int) -> str:
     """Set how many slots a lane has, or each lane of an action."""
     for change in await fifo.set_policy(action, group, max_concurrent=slots):
@@ -35,7 +46,7 @@ async def limit(fifo: "AsyncClient", action: str, group: str | None, slots: int)
                 else command("policy", "set", *words, "--max-concurrent", str(change.old))
             )
             each = " in each lane" if group is None else ""
-            return f"{name(action, group)} has {slots:,} slots{each} now. Undo: {undo}"
+            return f"{name(action, group)} has {count(slots, 'slot')}{each} now. Undo: {undo}"
     return f"Nothing to do: it is {slots:,} already."
 
 

@@ -1,7 +1,10 @@
 """What stands over a screen: a question before a change, a line to type, and the help."""
 
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import ClassVar
 
+import psycopg
 from rich.text import Text
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
@@ -63,8 +66,16 @@ class Ask(ModalScreen[str | None]):
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "dismiss(None)", priority=True)]
 
-    def __init__(self, question: str, value: str = "", *, digits: bool = False) -> None:
+    def __init__(
+        self,
+        question: str,
+        value: str = "",
+        *,
+        digits: bool = False,
+        present: Callable[[], Awaitable[str]] | None = None,
+    ) -> None:
         super().__init__()
+        self._present = present
         self._question = question
         self._value = value
         self._digits = digits
@@ -74,6 +85,17 @@ class Ask(ModalScreen[str | None]):
         with Vertical(classes="dialog"):
             yield Static(Text(printable(self._question), "bold"), markup=False)
             yield Input(self._value, restrict=r"[0-9]*" if self._digits else None, max_length=300)
+
+    def on_mount(self) -> None:
+        """Ask what is so now; one may type meanwhile."""
+        if self._present is not None:
+            self.run_worker(self._tell(self._present), group="present")
+
+    async def _tell(self, present: Callable[[], Awaitable[str]]) -> None:
+        """Add to the question what is so now; without that it can be answered as well."""
+        with suppress(psycopg.Error):
+            text = f"{self._question} ({await present()})"
+            self.query_one(Static).update(Text(printable(text), "bold"))
 
     def on_input_submitted(self, event: Input.Submitted) -> None:
         """Give the line back."""

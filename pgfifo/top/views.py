@@ -512,7 +512,7 @@ class Lane(View):
             sums = " " + joined(
                 [
                     f"{lane['queue_length']:,} waiting",
-                    f"{lane['slots_taken']:,} of {lane['max_concurrent']:,} slots",
+                    f"{lane['slots_taken']:,} of {count(lane['max_concurrent'], 'slot')}",
                     f"{lane['held_count']:,} held" if lane["held_count"] else None,
                     f"{lane['delayed_count']:,} delayed" if lane["delayed_count"] else None,
                     f"{lane['total_succeeded']:,} succeeded",
@@ -531,7 +531,9 @@ class Lane(View):
 
     def _line(self) -> Iterable[tuple[str, list[Text]]]:
         for row in self.found["active"]:
-            where = f"{row['holder'] or ''} {row['host'] or ''}:{row['pid'] or ''}".strip(" :")
+            place = f"{row['host'] or ''}:{row['pid'] or ''}".strip(":")
+            # A worker's name is host:pid, unless it was given another one.
+            where = joined([row["holder"], place if place not in (row["holder"] or "") else None])
             yield (
                 str(row["id"]),
                 [
