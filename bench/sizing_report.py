@@ -276,13 +276,14 @@ def _more(report: Report, table: str, size: int, attribute: str) -> float:
 def _carries(report: Report) -> list[str]:
     """Tell how much a core carries."""
     cores = report.machine["cores"]
-    rows = [
-        f"| {way.name} | {number(way.server)} | {number(way.worker)} | {number(1000 / way.server)} |"
-        f" {number(1000 / way.worker)} | {number(1000 * cores / (way.server + way.worker))} |"
-        f" {number(way.wal)} | {number(way.kept)} |"
-        for way in ways(report)
-        if way.worker
-    ]
+    rows = []
+    for way in ways(report):
+        # Of a run that is too short for the processor's clock nothing can be said.
+        alone = number(1000 / way.worker) if way.worker else "–"
+        rows.append(
+            f"| {way.name} | {number(way.server)} | {number(way.worker)} | {number(1000 / way.server)} | {alone} |"
+            f" {number(1000 * cores / (way.server + way.worker))} | {number(way.wal)} | {number(way.kept)} |"
+        )
     head = (
         "| | server ms | worker ms | executions/s, a core of the server | executions/s, a core of workers |"
         f" executions/s, {cores} cores for both | WAL bytes | kept bytes |"
