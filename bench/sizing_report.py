@@ -279,10 +279,10 @@ def _carries(report: Report) -> list[str]:
     rows = []
     for way in ways(report):
         # Of a run that is too short for the processor's clock nothing can be said.
-        alone = number(1000 / way.worker) if way.worker else "–"
+        alone = number(1000 / way.worker) if way.worker else "?"
         rows.append(
-            f"| {way.name} | {number(way.server)} | {number(way.worker)} | {number(1000 / way.server)} | {alone} |"
-            f" {number(1000 * cores / (way.server + way.worker))} | {number(way.wal)} | {number(way.kept)} |"
+            f"| {way.name} | {number(way.server)} | {number(way.worker)} | {number(1000 / way.server)} |"
+            f" {alone} | {number(1000 * cores / (way.server + way.worker))} | {number(way.wal)} | {number(way.kept)} |"
         )
     head = (
         "| | server ms | worker ms | executions/s, a core of the server | executions/s, a core of workers |"
