@@ -282,7 +282,8 @@ def _carries(report: Report) -> list[str]:
         alone = number(1000 / way.worker) if way.worker else "?"
         rows.append(
             f"| {way.name} | {number(way.server)} | {number(way.worker)} | {number(1000 / way.server)} |"
-            f" {alone} | {number(1000 * cores / (way.server + way.worker))} | {number(way.wal)} | {number(way.kept)} |"
+            f" {alone} | {number(1000 * cores / (way.server + way.worker))} |"
+            f" {number(way.wal)} | {number(way.kept)} |"
         )
     head = (
         "| | server ms | worker ms | executions/s, a core of the server | executions/s, a core of workers |"
