@@ -958,7 +958,7 @@ class Machine(RuleBasedStateMachine):
                     self.queue.finish(execution, "released")
 
     def _follow_rounds(self) -> None:
-        """Maintenance, where a claim did a round by chance too."""
+        """What rounds of maintenance have done."""
         self.queue.round(self.look.one("select max(tick) from pgfifo.ticks"))
         rows = self._rows()
         self._follow_joins(rows)

@@ -230,7 +230,7 @@ def test_order_at_old_snapshots_a_removed_lane_is_an_error_and_nothing_is_lost(
     old.isolation_level = level
     producer = Engine(old)
     assert producer.lane(group="prod")["queue_length"] == 0
-    engine.policy(lane_retention=0)  # not before: a claim may do a round of maintenance, too
+    engine.policy(lane_retention=0)
     engine.tick(3)
     assert engine.stats()["lanes"] == 0
     with pytest.raises(psycopg.errors.SerializationFailure):

@@ -91,6 +91,25 @@ def test_retention_goes_in_batches(engine: Engine) -> None:
     assert [pass_time(engine, "1 s")["history_deleted"] for _ in range(4)] == [1000, 1000, 500, 0]
 
 
+def test_claims_do_the_rounds_that_nobody_calls_for(engine: Engine) -> None:
+    """One of a hundred, by chance; never where time is a test's."""
+    engine.policy()
+    worker = engine.worker(lease="1 day")
+    engine.conn.execute("update pgfifo.ticks set at = at - interval '1 hour'")
+    before = engine.one("select max(tick) from pgfifo.ticks")
+
+    def rounds(claims: int) -> int:
+        for _ in range(claims):
+            engine.claim(worker)
+            if (after := engine.one("select max(tick) from pgfifo.ticks")) > before:
+                return int(after - before)
+        return 0
+
+    assert rounds(1000) == 0
+    engine.conn.execute("update pgfifo.installation set testing = false")
+    assert rounds(5000) == 1
+
+
 def test_retention_of_what_stays_active_does_not_run(engine: Engine) -> None:
     engine.policy(retention=0, backoff_initial=3600, backoff_cap=31536000)
     held, waiting = engine.fill(2)
