@@ -1062,8 +1062,8 @@ MUTATIONS = (
         "functions/work.sql",
         "that it was asked to stop is on no record",
         (
-            "              and not exists (select from pgfifo.cancellations c where c.id = i.id offset 0)\n",
-            "",
+            "                and exists (select from pgfifo.cancellations c where c.id = i.id offset 0))\n",
+            "                and false)\n",
         ),
         "turns::durability_a_request_to_stop_stays_on_record",
     ),

@@ -278,7 +278,8 @@ begin
             where r.attempt = i.attempt and r.worker_id = p_worker and r.state = 'running' and r.draws is null and r.batch_no is null
               and r.lane_id = any (v_ended_locked) and v_now - r.turn_from between interval '0' and v_turn
               and l.nth is not null and g.held = 0 and g.returned = 0 and g.yielded = 0 and g.delayed = 0 and g.pending_xid is null
-              and not exists (select from pgfifo.cancellations c where c.id = i.id offset 0)
+              and not ((select exists (select from pgfifo.cancellations))
+                and exists (select from pgfifo.cancellations c where c.id = i.id offset 0))
               -- A policy of the lane's own: who sets one holds no other lock than the slot lock.
               and not (select exists (select from pgfifo._overrides))
               and not ((select exists (select from pgfifo.policies p where p.scope = 'lane'))
