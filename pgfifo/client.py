@@ -1084,11 +1084,10 @@ class Client(Holding, Following):
         Raises:
             UnknownAction: There is no such action; the hint names the nearest.
         """
-        query = select(ActionStats, "pgfifo.queue_stats")
+        query = select(ActionStats, "pgfifo.overview(%s::text, p_exact => true)")
         if action is None:
-            return self._rows(f"{query} order by action", (), ActionStats)
-        self._refuse_unknown(action)
-        return self._row(f"{query} where action = %s::text", (action,), ActionStats)
+            return self._rows(query, (None,), ActionStats)
+        return self._row(query, (action,), ActionStats)
 
     def lanes(
         self, action: str | None = None, group: Group | None = None, *, limit: int = 1000
@@ -1145,7 +1144,7 @@ class Client(Holding, Following):
         return self._row(select(Pace, "pgfifo.pace(%s::text, %s::integer)"), (action, minutes), Pace)
 
     def overview(self, action: str | None = None) -> list[ActionOverview]:
-        """Return the numbers of each action, or of one, as `stats` does; quicker where there are many lanes.
+        """Return the numbers of each action, or of one, as `stats` does; quicker where executions expire.
 
         What has waited for longer than its ``max_wait`` counts as waiting until somebody writes its end down.
 

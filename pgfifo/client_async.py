@@ -1090,11 +1090,10 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
         Raises:
             UnknownAction: There is no such action; the hint names the nearest.
         """
-        query = select(ActionStats, "pgfifo.queue_stats")
+        query = select(ActionStats, "pgfifo.overview(%s::text, p_exact => true)")
         if action is None:
-            return await self._rows(f"{query} order by action", (), ActionStats)
-        await self._refuse_unknown(action)
-        return await self._row(f"{query} where action = %s::text", (action,), ActionStats)
+            return await self._rows(query, (None,), ActionStats)
+        return await self._row(query, (action,), ActionStats)
 
     async def lanes(
         self, action: str | None = None, group: Group | None = None, *, limit: int = 1000
@@ -1153,7 +1152,7 @@ class AsyncClient(AsyncHolding, AsyncFollowing):
         return await self._row(select(Pace, "pgfifo.pace(%s::text, %s::integer)"), (action, minutes), Pace)
 
     async def overview(self, action: str | None = None) -> list[ActionOverview]:
-        """Return the numbers of each action, or of one, as `stats` does; quicker where there are many lanes.
+        """Return the numbers of each action, or of one, as `stats` does; quicker where executions expire.
 
         What has waited for longer than its ``max_wait`` counts as waiting until somebody writes its end down.
 

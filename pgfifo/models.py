@@ -136,7 +136,7 @@ class ActionOverview:
         paused_lanes: How many of its lanes are paused; all, if the action is.
         closed: Whether the action takes no enqueues.
         total_enqueued: How many were ever enqueued.
-        total_started: How many starts there were in the lanes that there are.
+        total_started: How many starts there were.
         total_succeeded: How many succeeded.
         total_failed: How many failed for good.
         total_cancelled: How many were cancelled.

@@ -1,6 +1,7 @@
 """What screens read: quick with many lanes, and true to the statistics and to what claims do."""
 
 from collections.abc import Iterator
+from dataclasses import asdict
 from typing import Any
 
 import psycopg
@@ -48,19 +49,44 @@ def busy(engine: Engine) -> int:
     return worker
 
 
-def test_the_overview_says_what_the_statistics_say(conn: Connection, engine: Engine) -> None:
-    busy(engine)
+def agree(conn: Connection, call: str) -> list[dict[str, Any]]:
+    """Compare the overview with the view that adds up lane by lane; return it."""
     with conn.cursor(row_factory=dict_row) as cursor:
-        overview = cursor.execute("select * from pgfifo.overview()").fetchall()
+        overview = cursor.execute(f"select * from pgfifo.{call}").fetchall()
         stats = {row["action"]: row for row in cursor.execute("select * from pgfifo.queue_stats")}
     assert [row["action"] for row in overview] == sorted(stats)
     for row in overview:
-        of = stats[row["action"]]
-        same = row.keys() & of.keys()
-        assert len(same) == len(row) - 2  # `at` and `total_started`
-        assert {name: row[name] for name in same} == {name: of[name] for name in same}
-    assert sum(row["total_started"] for row in overview) == 9
+        assert row.keys() - stats[row["action"]].keys() == {"at", "total_started"}
+        assert {name: row[name] for name in stats[row["action"]]} == stats[row["action"]]
+    return overview
+
+
+def test_the_overview_says_what_the_statistics_say(conn: Connection, engine: Engine) -> None:
+    busy(engine)
+    assert sum(row["total_started"] for row in agree(conn, "overview()")) == 9
+    assert agree(conn, "overview(p_exact => true)")
     assert [row[0] for row in engine.rows("select action from pgfifo.overview('a.x')")] == ["a.x"]
+
+
+def test_stats_of_one_and_of_all_are_those_of_the_view(
+    fifo: pgfifo.Client, conn: Connection, engine: Engine
+) -> None:
+    engine.policy("a.x", max_wait=60)
+    busy(engine)
+    engine.policy("a.y", group="four", max_wait=90)
+    for passed in ("0 s", "61 s", "40 s"):
+        engine.advance(passed)
+        agree(conn, "overview(p_exact => true)")
+        with conn.cursor(row_factory=dict_row) as cursor:
+            rows = cursor.execute("select * from pgfifo.queue_stats order by action").fetchall()
+        assert [asdict(each) for each in fifo.stats()] == rows
+        assert [asdict(fifo.stats(row["action"])) for row in rows] == rows
+    expired = {each.action: each.total_expired for each in fifo.stats()}
+    assert expired["a.x"] > 0
+    assert expired["a.y"] > 0
+    assert not any(each.total_expired for each in fifo.overview()), "nobody has written it down yet"
+    with pytest.raises(pgfifo.UnknownAction):
+        fifo.stats("a.z")
 
 
 def test_lanes_are_found_by_what_is_wrong_with_them(fifo: pgfifo.Client, engine: Engine) -> None:
@@ -92,7 +118,6 @@ def test_lanes_are_found_by_what_is_wrong_with_them(fifo: pgfifo.Client, engine:
         fifo.find_lanes("deplyo")
     wrongs: list[dict[str, Any]] = [{"sort": "size"}, {"having": "bugs"}, {"limit": -1}, {"offset": -1}]
     for wrong in wrongs:
-        #: "bugs"}, {"limit": -1}, {"offset": -1}):
         with pytest.raises(pgfifo.InvalidValue):
             fifo.find_lanes(**wrong)
     for call in ("p_sort => null", "p_limit => null", "p_offset => -1", "p_state => 'x'"):
@@ -146,7 +171,8 @@ def test_wait_times_are_percentiles_of_what_was_waited(fifo: pgfifo.Client, engi
     worker = engine.worker(lease="1 hour", concurrency=100)
     engine.advance(engine.one("select 60.2 - extract(second from pgfifo._now()) || ' s'"))
     engine.tick()
-    for waited, count in (("0.2 s", 50), ("4 s", 45), ("8 s", 4), ("30 s", 1)):
+    # Long, beside what these calls themselves take on a busy machine.
+    for waited, count in (("4 s", 50), ("80 s", 45), ("160 s", 4), ("600 s", 1)):
         engine.fill(count)
         engine.advance(waited)
         engine.hand_in(worker, *engine.claim(worker, count))
@@ -155,9 +181,9 @@ def test_wait_times_are_percentiles_of_what_was_waited(fifo: pgfifo.Client, engi
     rows = fifo.wait_times("deploy")
     [whole] = [row for row in rows if row.minute is None]
     assert whole.measured == 100
-    assert whole.p50 == pytest.approx(0.2, rel=0.3)
-    assert whole.p95 == pytest.approx(4, rel=0.3)
-    assert whole.p99 == pytest.approx(8, rel=0.3)
+    assert whole.p50 == pytest.approx(4, rel=0.3)
+    assert whole.p95 == pytest.approx(80, rel=0.3)
+    assert whole.p99 == pytest.approx(160, rel=0.3)
     assert sum(row.measured for row in rows if row.minute is not None) == 100
     assert fifo.wait_times() == rows
     minutes = fifo.minutes("deploy")

@@ -256,3 +256,19 @@ begin
     end loop;
   end loop;
 end $$;
+
+-- The lanes in which executions expire, of an action or of all, as lane_stats has them. For statements that mostly need none of this: to
+-- plan that view takes longer than to read a few lanes.
+create or replace function pgfifo._expiring_lanes(p_action_id integer)
+returns table (action_id integer, lane_id bigint, total_expired bigint, oldest_enqueued_at timestamptz)
+language plpgsql stable
+set search_path = pg_catalog, pg_temp
+as $$
+begin
+  return query
+  select l.action_id, s.lane_id, s.total_expired, s.oldest_enqueued_at
+  from pgfifo._max_waits m
+  join pgfifo.lanes l on l.id = m.lane_id
+  join pgfifo.lane_stats s on s.lane_id = m.lane_id
+  where p_action_id is null or l.action_id = p_action_id;
+end $$;

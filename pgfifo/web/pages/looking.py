@@ -29,6 +29,7 @@ _SHARE = 9
 _SAMPLES = 8
 _LATELY = timedelta(seconds=30)
 _FARTHEST = 200
+_KEPT = 100
 
 NEEDED = {
     "pause": "pause",
@@ -81,7 +82,17 @@ class Desk:
                 if changes == self._changes:
                     self._kept[name] = (ended + max(self.fresh, _SHARE * (ended - began)), value)
             found: T = value
-            return found
+        if len(self._kept) > _KEPT:
+            self._drop_old()
+        return found
+
+    def _drop_old(self) -> None:
+        """Drop what is not new any more, and the locks that nobody needs for it."""
+        now = time.monotonic()
+        self._kept = {name: kept for name, kept in self._kept.items() if now < kept[0]}
+        for name in [name for name, lock in self._asking.items() if not lock.locked()]:
+            if name not in self._kept:
+                del self._asking[name]
 
     def forget(self) -> None:
         """Forget what was kept, also what is being asked for just now: something was changed."""
@@ -229,7 +240,8 @@ def _total(actions: Sequence[ActionOverview]) -> dict[str, Any]:
 async def action(desk: Desk, asked: Parameters) -> Context:
     """One action and its lanes."""
     name = _wanted(asked, "name")
-    stats = await _stats(desk, name)
+    # Beside each other: where there are many lanes, both add all of them up.
+    stats, of_lanes = await asyncio.gather(_stats(desk, name), _lanes(desk, asked, name))
     waits = await desk.fifo.wait_times(name, charts.MINUTES)
     minutes = await desk.fifo.minutes(name, charts.MINUTES + 1)
     return {
@@ -240,7 +252,7 @@ async def action(desk: Desk, asked: Parameters) -> Context:
         "policy": _by_attribute(await desk.fifo.effective_policy(name)),
         "failures": await desk.fifo.executions(name, state="failed", limit=_FEW),
         "serving": [each for each in await desk.workers() if each.state == "alive" and name in each.actions],
-        **await _lanes(desk, asked, name),
+        **of_lanes,
     }
 
 
@@ -253,13 +265,16 @@ async def _lanes(desk: Desk, asked: Parameters, name: str | None) -> Context:
     sort = _one_of(asked.get("sort"), tuple(SORTS))
     having = _one_of(asked.get("having"), ("", "waiting", "active", "paused"))
     page = _page(asked)
-    found: list[LaneStats] = await desk.fifo.find_lanes(
-        name,
-        search=asked.get("q") or None,
-        having=having or None,  # type: ignore[arg-type]  # it is one of these
-        sort=sort,  # type: ignore[arg-type]  # as above
-        limit=ROWS + 1,
-        offset=(page - 1) * ROWS,
+    found: list[LaneStats] = await desk.shared(
+        repr(("lanes", name, asked.get("q"), having, sort, page)),
+        lambda: desk.fifo.find_lanes(
+            name,
+            search=asked.get("q") or None,
+            having=having or None,  # type: ignore[arg-type]  # it is one of these
+            sort=sort,  # type: ignore[arg-type]  # as above
+            limit=ROWS + 1,
+            offset=(page - 1) * ROWS,
+        ),
     )
     return {
         "lanes": found[:ROWS],
