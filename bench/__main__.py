@@ -7,6 +7,7 @@ import sys
 import time
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
@@ -15,15 +16,16 @@ from bench import scenarios as own
 from bench.bench import Bench, Sizes
 from bench.cases import cases
 from bench.comparison import Comparison
-from bench.comparison import as_json as comparison_json
-from bench.comparison import markdown as comparison_page
-from bench.comparison import terminal as told
 from bench.environments import ENVIRONMENTS, ROOT
 from bench.ground import Ground, machine, open_ground
 from bench.report import Report, as_json, markdown, terminal
 from bench.side_by_side import SETTINGS, Plan, scenarios
 from bench.side_by_side import run as compare
 from bench.systems import PEER, SYSTEMS, chosen
+from bench.telling import as_json as comparison_json
+from bench.telling import from_json
+from bench.telling import markdown as comparison_page
+from bench.telling import terminal as told
 
 RESULTS = Path(__file__).resolve().parent.parent / "docs" / "benchmarks"
 
@@ -109,8 +111,11 @@ def side_by_side(arguments: argparse.Namespace, console: Console, errors: Consol
         chosen(arguments.systems),
         scenarios(arguments.scenarios),
         arguments.scale,
+        arguments.most,
+        arguments.brief,
         arguments.rounds or 3,
         arguments.cap,
+        arguments.minutes,
         command(sys.argv[1:]),
     )
     part = arguments.systems or arguments.scenarios or arguments.scale != 1
@@ -123,7 +128,8 @@ def side_by_side(arguments: argparse.Namespace, console: Console, errors: Consol
             (out / "side-by-side.md").write_text(comparison_page(comparison))
 
     with open_ground(arguments.dsn, SETTINGS) as ground:
-        comparison = compare(ground, plan, errors, keep)
+        before = _before(out, machine(ground)) if arguments.resume else None
+        comparison = compare(ground, plan, errors, keep, before)
     if arguments.note:
         comparison.notes.append(arguments.note)
     console.print(told(comparison))
@@ -135,6 +141,22 @@ def side_by_side(arguments: argparse.Namespace, console: Console, errors: Consol
     failed = [line for line in comparison.lines if line.kind != PEER and line.dash]
     if failed:
         raise SystemExit(1)
+
+
+def _before(out: Path | None, now: dict[str, Any]) -> Comparison:
+    """What an earlier run has left where the results go.
+
+    Raises:
+        SystemExit: there is none, or it was of something else.
+    """
+    results = out / "side-by-side.json" if out else None
+    if results is None or not results.exists():
+        raise SystemExit("There is no run to go on with. --out FOLDER says where it is.")
+    earlier = from_json(results.read_text())
+    for name in ("sql", "pgfifo", "postgresql", "cpu", "cores"):
+        if earlier.machine[name] != now[name]:
+            raise SystemExit(f"That run was of another {name}: {earlier.machine[name]}, now {now[name]}.")
+    return earlier
 
 
 def _plot(comparison: Comparison, out: Path, errors: Console) -> None:
@@ -173,8 +195,16 @@ def main() -> None:
     whole.add_argument("--scenarios", default="", help="as S1,S4 (default: all)")
     whole.add_argument("--scale", type=float, default=1.0, help="times all sizes (default: 1)")
     whole.add_argument(
-        "--cap", type=float, default=60.0, help="seconds after which a trial is stopped (default: 60)"
+        "--cap", type=float, default=60.0, help="seconds after which a peer's trial is stopped (default: 60)"
     )
+    whole.add_argument("--most", type=int, help="nothing is larger than this, and sizes below it stay")
+    whole.add_argument(
+        "--brief", action="store_true", help="leave out what says least for its time; the report says what"
+    )
+    whole.add_argument(
+        "--minutes", type=float, default=0, help="begin nothing after so many (default: 0, no limit)"
+    )
+    whole.add_argument("--resume", action="store_true", help="go on with the run that is in --out")
     whole.add_argument("--list", action="store_true", help="say what there is, and end")
     parts = parser.add_argument_group("quick, profile")
     parts.add_argument(
@@ -187,7 +217,7 @@ def main() -> None:
     if arguments.list:
         for system in SYSTEMS:
             console.print(f"{system.code}: {system.says}", highlight=False)
-        for case in cases(arguments.scale):
+        for case in cases(arguments.scale, arguments.most):
             console.print(f"{case.scenario:4} {case.title}", highlight=False)
     elif arguments.what == "profile":
         with open_ground(arguments.dsn) as ground:

@@ -3,11 +3,11 @@
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from bench import journal, pgbench
 from bench.peers.common import DONE, Consume, Produce
-from bench.systems import OURS, System
+from bench.systems import FLOOR, OURS, System
 from bench.trial import Outcome, Trial, drained
 
 Measure = Callable[[Trial], Outcome]
@@ -21,22 +21,56 @@ class Case:
         scenario: S1 to S14.
         title: what is done, in words.
         measure: does it.
+        waiting: what is in the queue before: in bulk, or one by one where that would lose the order.
         unit: of the result: executions a second, or milliseconds.
         needs: features; what a system cannot do of them is a dash with its reason.
         keys: over how many keys.
         against: what a system is compared with, if with anything: the label of another one in the same case,
             or the title of another case, a colon, and the label.
         target: what the ratio of pgfifo shall be, at least (rates) or at most (milliseconds).
+        pairs: how often pgfifo does it in each round.
+        inessential: whether a brief run does without peers in it.
     """
 
     scenario: str
     title: str
     measure: Measure
+    waiting: tuple[Produce, ...] = ()
     unit: str = "/s"
     needs: tuple[str, ...] = ("drain",)
     keys: int = 100
     against: Callable[[System], str | None] = lambda _: None
     target: Callable[[System], float | None] = lambda _: None
+    pairs: int = 1
+    inessential: bool = False
+
+
+HEAD_TO_HEAD = frozenset({"S1", "S2", "S3", "S4", "S5"})
+"""Scenarios in which peers are measured as often as pgfifo in any case; in others they come last."""
+
+BRIEFLY = {
+    "S1": "peers enqueue to 100 lanes only",
+    "S5": "peers in their best settings only",
+    "S6 and S8 to S14": "one setting of a peer (and that for one key), pgfifo async with 10 and 50 at once",
+    "S9": "peers over 100 lanes and the most",
+    "S11": "peers with 1 and 4 processes; pgfifo also with sync handlers",
+    "S12": "peers with handlers that take 1 and 10 ms; pgfifo also with sync handlers",
+}
+"""What a brief run measures; the rest it leaves out."""
+
+
+def left_out(case: Case, system: System) -> bool:
+    """Whether a brief run does without a system in a case. No system is left out of a scenario."""
+    if system.kind == FLOOR:
+        return False
+    if system.kind == OURS:
+        kept = {"async", "async 50", *(("sync",) if case.scenario in ("S11", "S12") else ())}
+        return case.scenario not in {*HEAD_TO_HEAD, "S7"} and system.setting not in kept
+    if case.inessential or case.scenario in {"S1", "S2", "S3", "S4", "S7"}:
+        return case.inessential
+    # Groups are pg-boss's only way to a limit.
+    every = case.scenario == "S5" or "limit" in case.needs
+    return system.setting in {"default", *(() if every else ("batches", "groups"))}
 
 
 def reason(case: Case, system: System) -> str | None:
@@ -53,11 +87,17 @@ def reason(case: Case, system: System) -> str | None:
     return None
 
 
-def cases(scale: float) -> list[Case]:
-    """All cases, each so many times as large as the issue of it says."""
+def cases(scale: float, most: int | None = None) -> list[Case]:
+    """All cases.
+
+    Args:
+        scale: times all sizes.
+        most: of anything: cuts down the sizes that are above it.
+    """
 
     def sized(count: int, least: int = 20) -> int:
-        return max(least, round(count * scale))
+        wanted = round(count * scale)
+        return max(least, wanted if most is None else min(most, wanted))
 
     return [
         *_enqueue(sized),
@@ -98,31 +138,18 @@ def _of_floor(system: System) -> float | None:
     return 0.5 if system.options.get("handlers") == "sync" else 0.7
 
 
-def _filled(trial: Trial, task: Produce) -> None:
-    """Fill a queue: in bulk, or one by one where bulk would lose the order."""
-    if trial.system.program == "floor_peer":
-        pgbench.fill(trial, task.count)
-        return
-    careless = trial.system.fill == 1 or task.count > 20_000
-    trial.fill(_chunked(trial.system, task), careless=careless)
-
-
-def _chunked(system: System, task: Produce) -> Produce:
-    values = {name: getattr(task, name) for name in task.__dataclass_fields__}
-    return Produce(**(values | {"chunk": system.fill if task.ordered else 1000}))
-
-
 # S1, S2
 
 
 def _enqueue(sized: Sized) -> Iterator[Case]:
     def case(scenario: str, title: str, task: Produce, target: float) -> Case:
         def measure(trial: Trial) -> Outcome:
-            program = trial.producer(task)
+            program = trial.producer(replace(task, seconds=trial.cap))
             before = trial.meter()
             program.go()
             answer = program.answer(600)
-            outcome = trial.outcome(before, task.count, (answer["ended"] - answer["began"]) / 1e9)
+            outcome = trial.outcome(before, answer["sent"], (answer["ended"] - answer["began"]) / 1e9)
+            outcome.stopped = answer["sent"] < task.count
             outcome.memory = None
             return outcome
 
@@ -130,6 +157,7 @@ def _enqueue(sized: Sized) -> Iterator[Case]:
             scenario,
             title,
             measure,
+            inessential=task.keys == 1,
             needs=("produce", "bulk") if scenario == "S2" else ("produce",),
             keys=task.keys,
             against=_ours("bare insert"),
@@ -158,23 +186,27 @@ def _drain(sized: Sized) -> Iterator[Case]:
     def unordered(trial: Trial) -> Outcome:
         if trial.system.is_pgbench:
             return pgbench.drained(trial, count)
-        _filled(trial, Produce(count, ordered=False))
         outcome, _ = drained(trial, Consume(str(trial.journal), ordered=False), count, 100)
         outcome.violations = outcome.at_once = outcome.limit = None
         return outcome
 
     def ordered(trial: Trial) -> Outcome:
-        _filled(trial, Produce(count))
         outcome, _ = drained(trial, Consume(str(trial.journal)), count, 100)
         return outcome
 
     yield Case(
-        "S3", f"Drain {count:,}, no order asked", unordered, against=_floor_of_same_batch, target=_of_floor
+        "S3",
+        f"Drain {count:,}, no order asked",
+        unordered,
+        (Produce(count, ordered=False, chunk=0),),
+        against=_floor_of_same_batch,
+        target=_of_floor,
     )
     yield Case(
         "S4",
         f"Drain {count:,} over 100 keys, in order, one at a time per key",
         ordered,
+        (Produce(count, chunk=0),),
         against=_floor_of_same_batch,
         target=_of_floor,
     )
@@ -190,7 +222,6 @@ def _hot_key(sized: Sized) -> Iterator[Case]:
         def measure(trial: Trial) -> Outcome:
             if trial.system.is_pgbench:
                 return pgbench.drained(trial, count)
-            _filled(trial, Produce(count, keys=1, limit=limit))
             outcome, _ = drained(trial, Consume(str(trial.journal), keys=1, limit=limit), count, 1)
             return outcome
 
@@ -198,6 +229,7 @@ def _hot_key(sized: Sized) -> Iterator[Case]:
             "S5",
             f"Drain {count:,} on one key, limit {limit}",
             measure,
+            (Produce(count, keys=1, limit=limit, chunk=0),),
             keys=1,
             needs=("drain", "limit") if limit > 1 else ("drain",),
             against=_ours("F2, batch 1, 1 client"),
@@ -216,31 +248,31 @@ def _behind_full_key(sized: Sized) -> Iterator[Case]:
     alone = f"{count:,} on 100 keys, beside a full key"
 
     def case(title: str, chunk: int) -> Case:
+        first = Produce(1, keys=1, prefix="full", first=10_000_000, work=3_600_000)
+        behind = Produce(
+            backlog,
+            keys=1,
+            prefix="full",
+            first=20_000_000,
+            chunk=chunk,
+            connections=4 if chunk == 1 else 1,
+        )
+
         def measure(trial: Trial) -> Outcome:
-            blocker = Produce(1, keys=1, prefix="full", first=10_000_000, work=3_600_000)
-            trial.fill(blocker)
             task = Consume(str(trial.journal), extra=("full0",))
+            producer = trial.producer(Produce(count, chunk=trial.system.fill, seconds=trial.cap))
             for consumer in trial.consumers(task, 2 if _one_at_a_time(trial.system) else 1):
                 consumer.go()
             if not trial.wait_for(lambda: journal.has_begun(trial.journal), 60):
                 raise RuntimeError("the key was not filled")
-            if chunk:
-                waiting = Produce(
-                    backlog,
-                    keys=1,
-                    prefix="full",
-                    first=20_000_000,
-                    chunk=chunk,
-                    connections=4 if chunk == 1 else 1,
-                )
-                trial.fill(waiting, careless=True)
+            time.sleep(1)  # with what waits behind it they have come to rest
             already = journal.count(trial.journal)
-            producer = trial.producer(_chunked(trial.system, Produce(count)))
             before = trial.meter()
             producer.go()
-            began = trial.produced(producer)["began"]
-            _, stopped = trial.wait_done_beside(count, already, 1 + (backlog if chunk else 0))
+            answer = trial.produced(producer)
+            _, stopped = trial.wait_done_beside(answer["sent"], already, 1 + (backlog if chunk else 0))
             runs = [run for run in trial.runs() if run.number < count]
+            began = answer["began"]
             ended = max((run.end for run in runs), default=began + 1)
             outcome = trial.outcome(before, max(1, len(runs)), (ended - began) / 1e9)
             if stopped:
@@ -253,6 +285,7 @@ def _behind_full_key(sized: Sized) -> Iterator[Case]:
             "S6",
             title,
             measure,
+            (first, behind) if chunk else (first,),
             against=(lambda system: f"{alone}: {system.label}") if chunk else (lambda _: None),
             target=_shall(0.9) if chunk else (lambda _: None),
         )
@@ -272,13 +305,13 @@ def _one_at_a_time(system: System) -> bool:
 
 
 def _latency(sized: Sized) -> Iterator[Case]:
-    count = sized(500, 50)
+    count = sized(300, 50)
 
     def measure(trial: Trial) -> Outcome:
         for consumer in trial.consumers(Consume(str(trial.journal))):
             consumer.go()
         producer = trial.producer(Produce(count, interval=20, stamps=str(trial.stamps)))
-        time.sleep(2)  # so that it has nothing to do for a while, as it is in life
+        time.sleep(1)  # so that it has nothing to do for a while, as it is in life
         before = trial.meter()
         producer.go()
         trial.produced(producer)
@@ -314,18 +347,18 @@ def _latency(sized: Sized) -> Iterator[Case]:
 def _to_finish(sized: Sized) -> Iterator[Case]:
     def case(count: int, limit: int, chunk: int) -> Case:
         def measure(trial: Trial) -> Outcome:
-            task = Produce(count, keys=1, limit=limit, chunk=chunk)
+            task = Produce(count, keys=1, limit=limit, chunk=chunk, seconds=trial.cap)
             producer = trial.producer(task)
             for consumer in trial.consumers(Consume(str(trial.journal), keys=1, limit=limit)):
                 consumer.go()
-            time.sleep(2)
+            time.sleep(1)
             before = trial.meter()
             producer.go()
-            began = trial.produced(producer)["began"]
-            ended, stopped = trial.wait_done(count)
+            answer = trial.produced(producer)
+            ended, stopped = trial.wait_done(answer["sent"])
             runs = trial.runs()
-            outcome = trial.outcome(before, max(1, len(runs)), (ended - began) / 1e9)
-            outcome.stopped = stopped
+            outcome = trial.outcome(before, max(1, len(runs)), (ended - answer["began"]) / 1e9)
+            outcome.stopped = stopped or answer["sent"] < count
             trial.judge(outcome, runs, 1, limit)
             return outcome
 
@@ -336,6 +369,7 @@ def _to_finish(sized: Sized) -> Iterator[Case]:
             measure,
             keys=1,
             needs=("drain", "limit", "latency", "produce-and-drain"),
+            against=_ours("bare insert") if chunk == 1 else (lambda _: None),
         )
 
     yield case(sized(1_000), 5, 100)
@@ -351,22 +385,22 @@ def _keys(sized: Sized) -> Iterator[Case]:
 
     def case(lanes: int) -> Case:
         def measure(trial: Trial) -> Outcome:
-            _filled(trial, Produce(total, keys=lanes))
             outcome, _ = drained(trial, Consume(str(trial.journal), keys=lanes), total, lanes)
             return outcome
 
-        title = f"Drain {total:,} over {lanes:,} lanes"
-        middle = f"Drain {total:,} over {min(1_000, total):,} lanes"
+        middle = f"Drain {total:,} over 100 lanes"
         return Case(
             "S9",
-            title,
+            f"Drain {total:,} over {lanes:,} lanes",
             measure,
+            (Produce(total, keys=lanes, chunk=0),),
+            inessential=lanes not in (100, min(100_000, total)),
             keys=lanes,
             against=(lambda system: f"{middle}: {system.label}") if lanes > 1_000 else (lambda _: None),
             target=_shall(0.9) if lanes > 1_000 else (lambda _: None),
         )
 
-    for lanes in dict.fromkeys((10, min(1_000, total), min(100_000, total))):
+    for lanes in dict.fromkeys((10, 100, min(1_000, total), min(100_000, total))):
         yield case(lanes)
 
 
@@ -379,18 +413,19 @@ def _snapshot(sized: Sized) -> Iterator[Case]:
     def case(held: bool) -> Case:
         def measure(trial: Trial) -> Outcome:
             with trial.snapshot(held):
-                _filled(trial, Produce(count))
                 outcome, runs = drained(trial, Consume(str(trial.journal)), count, 100)
             parts = journal.rates([run for run in runs if run.state == DONE], 10)
             if parts:
-                outcome.more = {"tenths": parts, "last to first": parts[-1] / parts[0]}
+                outcome.more |= {"tenths": parts, "last to first": parts[-1] / parts[0]}
             return outcome
 
-        how = "a snapshot held open from before" if held else "no snapshot"
+        how = "a snapshot held open" if held else "no snapshot"
         return Case(
             "S10",
             f"Drain {count:,} over 100 lanes, {how}",
             measure,
+            (Produce(count, chunk=0),),
+            pairs=3,
             against=(lambda system: f"Drain {count:,} over 100 lanes, no snapshot: {system.label}")
             if held
             else (lambda _: None),
@@ -409,7 +444,6 @@ def _processes(sized: Sized) -> Iterator[Case]:
 
     def case(processes: int) -> Case:
         def measure(trial: Trial) -> Outcome:
-            _filled(trial, Produce(count))
             outcome, _ = drained(trial, Consume(str(trial.journal)), count, 100, processes=processes)
             return outcome
 
@@ -419,6 +453,8 @@ def _processes(sized: Sized) -> Iterator[Case]:
             "S11",
             title,
             measure,
+            (Produce(count, chunk=0),),
+            inessential=processes in (2, 8),
             against=(lambda system: f"{one}: {system.label}") if processes > 1 else (lambda _: None),
             target=_shall(1.0) if processes > 1 else (lambda _: None),
         )
@@ -434,10 +470,9 @@ def _working(sized: Sized) -> Iterator[Case]:
     def case(work: float, count: int) -> Case:
         def measure(trial: Trial) -> Outcome:
             if trial.system.is_pgbench:
-                outcome = pgbench.drained(trial, max(count, 500))
+                outcome = pgbench.drained(trial, count)
                 outcome.value = 1000 * outcome.seconds / outcome.done
                 return outcome
-            trial.fill(_chunked(trial.system, Produce(count, keys=1, work=work)))
             outcome, runs = drained(trial, Consume(str(trial.journal), keys=1), count, 1)
             between = journal.gaps(runs)
             if between:
@@ -445,15 +480,17 @@ def _working(sized: Sized) -> Iterator[Case]:
                 busy = sum(run.end - run.begin for run in runs) / (
                     max(run.end for run in runs) - runs[0].begin
                 )
-                outcome.more = {"busy": busy, "p95": journal.quantile(between, 0.95)}
+                outcome.more |= {"busy": busy, "p95": journal.quantile(between, 0.95)}
             return outcome
 
         return Case(
             "S12",
             f"The gap between two runs of a slot, handlers that take {work:g} ms (median)",
             measure,
+            (Produce(count, keys=1, work=work, chunk=0),),
             unit="ms",
             keys=1,
+            inessential=work == 100,
             needs=("drain", "work"),
             against=_ours("F2, batch 1, 1 client"),
             target=_shall(1.5),
@@ -461,7 +498,7 @@ def _working(sized: Sized) -> Iterator[Case]:
 
     yield case(1, sized(500, 50))
     yield case(10, sized(200, 50))
-    yield case(100, sized(50, 10))
+    yield case(100, sized(40, 10))
 
 
 # S13
@@ -472,14 +509,11 @@ def _beside_idle(sized: Sized) -> Iterator[Case]:
     alone = f"Drain {count:,} over 100 keys, nothing beside"
 
     def case(title: str, queue: str | None) -> Case:
+        paused = queue == "paused"
+        also = (queue,) if queue is not None and paused else ()
+        beside = Produce(lanes, keys=lanes, chunk=1000, queue=queue or "", paused=paused)
+
         def measure(trial: Trial) -> Outcome:
-            also: tuple[str, ...] = ()
-            if queue is not None:
-                paused = queue == "paused"
-                beside = Produce(lanes, keys=lanes, chunk=1000, queue=queue, paused=paused)
-                trial.fill(beside, careless=True)
-                also = (queue,) if paused else ()
-            _filled(trial, Produce(count))
             outcome, _ = drained(trial, Consume(str(trial.journal), also=also), count, 100)
             return outcome
 
@@ -487,6 +521,7 @@ def _beside_idle(sized: Sized) -> Iterator[Case]:
             "S13",
             title,
             measure,
+            ((beside,) if queue else ()) + (Produce(count, chunk=0),),
             needs=("drain", "pause") if queue == "paused" else ("drain",),
             against=(lambda system: f"{alone}: {system.label}") if queue else (lambda _: None),
             target=_shall(0.9) if queue else (lambda _: None),
@@ -504,9 +539,12 @@ def _failing(sized: Sized) -> Iterator[Case]:
     count = sized(10_000, 200)
 
     def case(held: bool) -> Case:
+        every = Produce(count, fail_every=10, delay_every=10, delay=3000, chunk=0, part="prompt")
+
         def measure(trial: Trial) -> Outcome:
             with trial.snapshot(held):
-                _filled(trial, Produce(count, fail_every=10, delay_every=10, delay=3000))
+                # Those that are to come later are enqueued just before the others are worked off.
+                trial.produce(replace(every, part="delayed", chunk=trial.system.fill))
                 task = Consume(str(trial.journal))
                 outcome, runs = drained(trial, task, count, 100, failures=count // 10)
             trial.judge(outcome, runs, 100, late=lambda number: number % 10 == 1)
@@ -522,6 +560,7 @@ def _failing(sized: Sized) -> Iterator[Case]:
             "S14",
             title + (", a snapshot held open" if held else ""),
             measure,
+            (every,),
             needs=("drain", "delay", "fail"),
             against=(lambda system: f"{title}: {system.label}") if held else (lambda _: None),
             target=_shall(0.9) if held else (lambda _: None),

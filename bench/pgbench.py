@@ -1,20 +1,13 @@
 """F2: the statements of the floors through `pgbench -M prepared`, that is the server's own limit."""
 
 import re
+import resource
 import subprocess
 
-from bench.trial import Outcome, Trial
+from bench.trial import PGBENCH_LEAST, Outcome, Trial
 from pgfifo.embedded.binaries import find_binaries, program
 
 SCENARIOS = frozenset({"S3", "S5", "S12"})
-
-FILL = """
-insert into {table} (lane, payload)
-select n % 100, jsonb_build_object('customer', 'k' || n % 100, 'n', n - 1, 'work', 0, 'fail', false,
-  'event', 'invoice.paid', 'invoice', 100000 + n, 'amount', 1000 + n % 977,
-  'url', 'https://customer-' || n % 100 || '.example.com/hooks/invoices')
-from generate_series(1, {count}) n
-"""
 
 _F1 = """
 delete from f1 where id = any (array(select id from f1 order by id limit {batch} for update skip locked))
@@ -32,21 +25,14 @@ delete from f1b where id = any (:ids::bigint[]);
 """
 
 
-def fill(trial: Trial, count: int) -> None:
-    """Put rows into a floor's table, with what handlers need to know in them, and vacuum it."""
-    table = trial.system.options["floor"]
-    trial.execute(FILL.format(table=table, count=count))
-    trial.execute(f"vacuum analyze {table}")
-
-
 def drained(trial: Trial, count: int) -> Outcome:
-    """Let pgbench take as many rows as there are."""
+    """Let pgbench take all the rows that there are: so many, or the least that it is given."""
     options = trial.system.options
     clients, batch = options.get("threads", 1), options["batch"]
-    fill(trial, count)
     script = trial.journal.with_name("script.sql")
     script.write_text((_F1 if options["floor"] == "f1" else _F1B).format(batch=batch))
-    turns = max(1, count // batch // clients)
+    turns = max(1, max(count, PGBENCH_LEAST) // batch // clients)
+    client = _cpu_of_children()
     before = trial.meter()
     done = subprocess.run(
         [
@@ -67,5 +53,10 @@ def drained(trial: Trial, count: int) -> Outcome:
         raise RuntimeError(f"pgbench: {(done.stderr or done.stdout).strip()[-500:]}")
     taken = turns * clients * batch
     outcome = trial.outcome(before, taken, turns * clients / float(found[1]))
-    outcome.client_cpu = None
+    outcome.client_cpu = _cpu_of_children() - client
     return outcome
+
+
+def _cpu_of_children() -> float:
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime

@@ -1,5 +1,6 @@
 """Producers and consumers as processes: started, told to go, watched, ended."""
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -58,6 +59,7 @@ class Program:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=file,
+                start_new_session=True,  # with processes of its own it is a group, to be counted and ended
             )
         self._rest = b""
 
@@ -86,29 +88,36 @@ class Program:
         return found
 
     def cpu(self) -> float:
-        """Seconds that it has been on a processor."""
-        try:
-            fields = Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            return 0.0
-        return (int(fields[11]) + int(fields[12])) / _TICK
+        """Seconds that it and the processes that it has started have been on a processor."""
+        # Of those that have ended, too.
+        return sum(sum(int(field) for field in fields[11:15]) for _, fields in self._group()) / _TICK
 
     def peak(self) -> float:
-        """The most memory that it has had, in MiB."""
-        try:
-            lines = Path(f"/proc/{self.pid}/status").read_text().splitlines()
-        except OSError:
-            return 0.0
-        return next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0.0)
+        """The most memory that it has had, in MiB, with the processes that it has started."""
+        total = 0.0
+        for pid, _ in self._group():
+            with contextlib.suppress(OSError):
+                lines = Path(f"/proc/{pid}/status").read_text().splitlines()
+                total += next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0)
+        return total
 
     def end(self) -> None:
-        """End it at once."""
-        if self.alive:
-            self._process.send_signal(signal.SIGKILL)
+        """End it at once, with all that it has started."""
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.pid, signal.SIGKILL)
         self._process.wait()
         for pipe in (self._process.stdin, self._process.stdout):
             if pipe is not None:
                 pipe.close()
+
+    def _group(self) -> list[tuple[int, list[str]]]:
+        """The processes of its group, with what the system tells of each from its state on."""
+        found = []
+        for pid in _processes():
+            fields = _stat(pid)
+            if fields is not None and int(fields[2]) == self.pid:
+                found.append((pid, fields))
+        return found
 
     def _line(self, timeout: float) -> str:
         out = _pipe(self._process.stdout).fileno()
@@ -145,30 +154,35 @@ def server_cpu(postmaster: int) -> float:
     """Seconds that a server has been on a processor: the postmaster, what it has, and what it had."""
     total = 0.0
     for pid in (postmaster, *_children(postmaster)):
-        try:
-            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        # Those that have ended are added up in their parent.
-        parts = fields[11:15] if pid == postmaster else fields[11:13]
-        total += sum(int(part) for part in parts) / _TICK
+        fields = _stat(pid)
+        if fields is not None:
+            # Those that have ended are added up in their parent.
+            parts = fields[11:15] if pid == postmaster else fields[11:13]
+            total += sum(int(part) for part in parts) / _TICK
     return total
 
 
 def _children(parent: int) -> Iterator[int]:
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit():
-            try:
-                fields = (entry / "stat").read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            if int(fields[1]) == parent:
-                yield int(entry.name)
+    for pid in _processes():
+        fields = _stat(pid)
+        if fields is not None and int(fields[1]) == parent:
+            yield pid
+
+
+def _processes() -> Iterator[int]:
+    with contextlib.suppress(OSError):
+        yield from (int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit())
+
+
+def _stat(pid: int) -> list[str] | None:
+    """What the system tells of a process, from its state on; None where there is none, or nobody tells."""
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
 
 
 def parent_of(pid: int) -> int | None:
     """The process that has started this one; None where nobody tells."""
-    try:
-        return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
-    except OSError:
-        return None
+    fields = _stat(pid)
+    return int(fields[1]) if fields is not None else None

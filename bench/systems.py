@@ -26,6 +26,7 @@ class System:
         limits: whether more than one of a key may run, and no more than so many.
         orders: whether it promises an order per key at all.
         fill: how many in one commit keep their order, when a queue is filled.
+        kept: SQL for the bytes of what is kept of finished ones.
         most_keys: over how many keys it is worth trying.
         cannot: reasons, by feature (bulk, delay, fail, pause, processes, latency, produce, consume, …) or
             scenario.
@@ -42,6 +43,7 @@ class System:
     limits: bool = False
     orders: bool = True
     fill: int = 1000
+    kept: str | None = None
     most_keys: int | None = None
     cannot: Mapping[str, str] = field(default_factory=dict)
 
@@ -74,6 +76,8 @@ def _floor(name: str, setting: str, says: str, floor: str, **options: object) ->
     cannot["latency"] = "does not wait for work"
     if floor == "bare":
         cannot["consume"] = "is only inserted into"
+        if options.get("copy"):
+            cannot["S1"] = "is for many at once"
     else:
         cannot["produce"] = "the bare inserts stand for it"
     return System(
@@ -114,6 +118,9 @@ _PGFIFO_LEFT = (
 )
 
 
+_PGFIFO_KEPT = "select sum(pg_total_relation_size(p.relid)) from pg_partition_tree('pgfifo.history') p"
+
+
 def _pgfifo(setting: str, says: str, cannot: Mapping[str, str] | None = None, **options: object) -> System:
     return System(
         "pgfifo",
@@ -124,6 +131,7 @@ def _pgfifo(setting: str, says: str, cannot: Mapping[str, str] | None = None, **
         says,
         options=options,
         limits=True,
+        kept=_PGFIFO_KEPT,
         cannot=cannot or {},
     )
 

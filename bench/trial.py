@@ -1,7 +1,9 @@
 """One trial: a database of its own, a system in it, what it was made to do, and what that cost."""
 
 import contextlib
+import dataclasses
 import itertools
+import json
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +20,26 @@ from bench.ground import Ground
 from bench.journal import Run
 from bench.peers.common import DONE, Consume, Produce
 from bench.programs import Program, parent_of, server_cpu
-from bench.systems import System
+from bench.systems import FLOOR, PEER, System
 
 Connection = psycopg.Connection[Any]
 
 _LOOK = 0.004
 """Seconds between looks at the journal."""
+
+PGBENCH_LEAST = 500
+"""Rows that pgbench takes at least: it measures nothing in less."""
+
+KEPT = 4 * 2**30
+"""Bytes of filled databases that are kept, to make trials' copies of."""
+
+_FLOOR_ROWS = """
+insert into {table} (lane, payload)
+select n % 100, jsonb_build_object('customer', 'k' || n % 100, 'n', n - 1, 'work', 0, 'fail', false,
+  'event', 'invoice.paid', 'invoice', 100000 + n, 'amount', 1000 + n % 977,
+  'url', 'https://customer-' || n % 100 || '.example.com/hooks/invoices')
+from generate_series(1, {count}) n
+"""
 
 _READ = """
 select pg_snapshot_xmax(pg_current_snapshot())::text::numeric,
@@ -54,6 +70,7 @@ class Outcome:
         limit: how many of a key were allowed.
         repeated: how many were run more than once without having failed.
         stopped: whether it was stopped before its end, because it took too long.
+        turn: of which round it is; what is compared is of the same one.
         more: further figures by name.
     """
 
@@ -71,6 +88,7 @@ class Outcome:
     limit: int | None = None
     repeated: int = 0
     stopped: bool = False
+    turn: int = 0
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -124,10 +142,15 @@ class Trial:
         program.answer(120)
         self._forget(program)
 
-    def fill(self, task: Produce, *, careless: bool = False) -> None:
+    def fill(self, *tasks: Produce) -> None:
         """Enqueue without measuring, then let the planner know, as autovacuum would in time."""
-        with self.ground.careless() if careless else contextlib.nullcontext():
-            self.produce(task, timeout=1800)
+        with self.ground.careless():
+            for task in tasks:
+                if self.system.kind == FLOOR:
+                    rows = max(task.count, PGBENCH_LEAST) if self.system.is_pgbench else task.count
+                    self.execute(_FLOOR_ROWS.format(table=self.system.options["floor"], count=rows))
+                else:
+                    self.produce(_in_order(self.system, task), timeout=1800)
         self.execute("vacuum analyze")
 
     def produce(self, task: Produce, *, timeout: float = 600) -> dict[str, Any]:
@@ -159,6 +182,13 @@ class Trial:
         """How many are not finished."""
         row = self._looker.execute(self.system.left.encode()).fetchone()
         return int(row[0]) if row else 0
+
+    def kept(self) -> int | None:
+        """Bytes of what the system keeps of finished ones, where it is known how to ask."""
+        if self.system.kept is None:
+            return None
+        row = self._looker.execute(self.system.kept.encode()).fetchone()
+        return int(row[0]) if row else None
 
     def wait_done(self, expected: int, already: int = 0) -> tuple[int, bool]:
         """Wait until so many have been run and everything is finished; stop when it takes too long.
@@ -288,43 +318,96 @@ def url(dsn: str, dbname: str) -> str:
     return f"postgresql://{who}{'@' if who else ''}/{quote(dbname, safe='')}?{where}"
 
 
+def _in_order(system: System, task: Produce) -> Produce:
+    """How a system is filled quickly with the order of each key kept."""
+    if task.chunk:
+        return task
+    chunk = system.fill if task.ordered else 1000
+    # One by one, several connections may share the work where each key stays with one of them.
+    connections = 1
+    if chunk == 1 and not task.part:
+        connections = next(n for n in (8, 5, 4, 2, 1) if task.keys % n == 0)
+    return dataclasses.replace(task, chunk=chunk, connections=connections)
+
+
+@dataclass
+class _Template:
+    """A database that trials' are copies of."""
+
+    name: str
+    size: int
+    """Bytes."""
+    stack: contextlib.ExitStack
+
+
 class Trials:
-    """Trials on a server. Each system is installed once, in a database that its trials' are copies of."""
+    """Trials on a server.
+
+    Each system is installed once, and filled once with what a case lets wait; each trial has a copy of that.
+    """
 
     def __init__(self, ground: Ground, cap: float) -> None:
+        self.cap = cap
+        """Seconds after which a trial is stopped."""
         self._ground = ground
-        self._cap = cap
-        self._installed: dict[str, str] = {}
-        self._stack = contextlib.ExitStack()
+        self._installed: dict[str, _Template] = {}
+        self._filled: dict[object, _Template] = {}
+        self._numbers = itertools.count(1)
 
     def __enter__(self) -> "Trials":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._stack.close()
+        for template in (*self._installed.values(), *self._filled.values()):
+            template.stack.close()
 
     @contextlib.contextmanager
-    def trial(self, system: System) -> Iterator[Trial]:
-        """Make a database with a system in it for the length of a block."""
-        template = self._installed.get(system.program)
-        if template is None:
-            purpose = system.program.partition(".")[0]
-            with contextlib.ExitStack() as kept:
-                template = kept.enter_context(self._ground.bare_database(purpose))
-                with self._opened(system, template) as installing:
-                    installing.setup()
-                self._installed[system.program] = template
-                self._stack.push(kept.pop_all())
+    def trial(self, system: System, waiting: Sequence[Produce] = ()) -> Iterator[Trial]:
+        """Make a database with a system in it, where this waits, for the length of a block."""
+        template = self._installation(system)
+        if waiting:
+            template = self._with(system, tuple(waiting), template)
         with (
-            self._ground.bare_database("trial", template) as dbname,
+            self._ground.bare_database("trial", template.name) as dbname,
             self._opened(system, dbname) as made,
         ):
             yield made
 
+    def _installation(self, system: System) -> _Template:
+        found = self._installed.get(system.program)
+        if found is None:
+            found = self._make(system, "template1", lambda made: made.setup())
+            self._installed[system.program] = found
+        return found
+
+    def _with(self, system: System, waiting: tuple[Produce, ...], installed: _Template) -> _Template:
+        # What of a setting concerns producers: the same for most settings of a system.
+        concerns = {name: system.options.get(name) for name in ("floor", "groups", "queue")}
+        key = (system.program, system.is_pgbench, json.dumps(concerns), waiting)
+        found = self._filled.pop(key, None)
+        if found is None:
+            found = self._make(system, installed.name, lambda made: made.fill(*waiting))
+        self._filled[key] = found
+        while len(self._filled) > 1 and sum(kept.size for kept in self._filled.values()) > KEPT:
+            self._filled.pop(next(iter(self._filled))).stack.close()
+        return found
+
+    def _make(self, system: System, template: str, do: Callable[[Trial], None]) -> _Template:
+        purpose = f"{system.program.partition('.')[0]}_{next(self._numbers)}"
+        with contextlib.ExitStack() as kept:
+            name = kept.enter_context(self._ground.bare_database(purpose, template))
+            with self._opened(system, name) as made:
+                do(made)
+            with self._ground.connect() as conn:
+                row = conn.execute("select pg_database_size(%s)", [name]).fetchone()
+            return _Template(name, int(row[0]) if row else 0, kept.pop_all())
+
     @contextlib.contextmanager
     def _opened(self, system: System, dbname: str) -> Iterator[Trial]:
         with tempfile.TemporaryDirectory(prefix="pgfifo-bench-") as folder:
-            made = Trial(self._ground, system, dbname, Path(folder), self._cap)
+            # pgfifo and its floors are to come to their end: they are what the rest is compared with.
+            cap = self.cap if system.kind == PEER else max(self.cap, 60.0)
+            made = Trial(self._ground, system, dbname, Path(folder), cap)
             try:
                 yield made
             finally:
@@ -336,6 +419,7 @@ def drained(
 ) -> tuple[Outcome, list[Run]]:
     """Run what is enqueued, and tell the rate from the first handler's beginning to the last finish."""
     consumers = made.consumers(task, processes)
+    kept = made.kept()
     before = made.meter()
     for consumer in consumers:
         consumer.go()
@@ -347,5 +431,7 @@ def drained(
     if not finished:
         outcome.value = 0.0
     outcome.stopped = stopped
+    if kept is not None and finished:
+        outcome.more["kept"] = ((made.kept() or kept) - kept) / len(finished)
     made.judge(outcome, runs, keys, task.limit)
     return outcome, runs

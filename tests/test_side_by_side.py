@@ -12,8 +12,8 @@ from rich.console import Console
 
 from bench import journal
 from bench.__main__ import command
-from bench.cases import cases, reason
-from bench.comparison import Comparison, Line, as_json, cells, compare, markdown, terminal
+from bench.cases import cases, left_out, reason
+from bench.comparison import Comparison, Line, compare
 from bench.environments import ENVIRONMENTS
 from bench.ground import Ground
 from bench.journal import Run
@@ -29,7 +29,9 @@ from bench.peers.common import (
 )
 from bench.side_by_side import Plan, run, scenarios
 from bench.systems import OURS, PEER, SYSTEMS, chosen
-from bench.trial import Outcome, url
+from bench.targets import checks, glances
+from bench.telling import as_json, cells, from_json, markdown, terminal
+from bench.trial import Outcome, Trials, url
 from pgfifo.embedded import PrivateServer
 
 MACHINE = {
@@ -123,7 +125,7 @@ def test_bench_prints_a_number_with_the_promise_that_it_broke() -> None:
         PEER,
         [
             Outcome(200, 10, 0.1, 20, 5000, 30, 0.1, 0.2, 50, violations=0, at_once=1, limit=1),
-            Outcome(300, 10, 0.1, 20, 5000, 30, 0.1, 0.2, 50, violations=4, at_once=3, limit=1),
+            Outcome(300, 10, 0.1, 20, 5000, 30, 0.1, 0.2, 50, violations=4, at_once=3, limit=1, turn=1),
         ],
     )
     dash = Line("S4", "Drain", "/s", "Another, default", PEER, dash="has no keys")
@@ -143,7 +145,7 @@ def test_bench_prints_a_number_with_the_promise_that_it_broke() -> None:
         "make bench", MACHINE, lines=[kept, broken, dash], settings={"pgfifo, async": "as it comes"}
     )
     page = markdown(told, ["side-by-side-s4.svg"])
-    assert "250 (200-300)/s **promise broken**" in page
+    assert "250 (200-300)/s [2] **promise broken**" in page
     assert "- A peer, best: 4 out of order; 3 at once, limit 1" in page
     assert "| Another, default | - |" in page
     assert "- Another, default: has no keys" in page
@@ -156,20 +158,112 @@ def test_bench_prints_a_number_with_the_promise_that_it_broke() -> None:
 
 def test_bench_compares_with_the_same_round_of_another_system_or_case() -> None:
     def line(title: str, system: str, *values: float, **more: Any) -> Line:
-        return Line("S4", title, "/s", system, OURS, [Outcome(value, 1, 1) for value in values], **more)
+        outcomes = [Outcome(value, 1, 1, turn=turn) for turn, value in enumerate(values)]
+        return Line("S4", title, "/s", system, OURS, outcomes, **more)
 
     floor = line("Drain", "F1b", 10, 20)
     ours = line("Drain", "ours", 5, 18, against="F1b", target=0.7)
     beside = line("Beside", "ours", 4, 9, against="Drain: ours", target=0.5)
     elsewhere = line("Beside", "other", 4, 9, against="F1b")
     lost = line("Beside", "another", 4, 9, against="nobody")
-    compare([floor, ours, beside, elsewhere, lost])
+    shorter = line("Drain", "stopped", 5, against="F1b")
+    compare([floor, ours, beside, elsewhere, lost, shorter])
     assert ours.ratios == (0.5, 0.9)
     assert ours.met is True
     assert beside.ratios == (0.8, 0.5)
     assert elsewhere.ratios == (0.4, 0.45)
     assert lost.ratios == ()
+    assert shorter.ratios == (0.5,), "a round that only one has is compared with nothing"
     assert replace(ours, unit="ms", ratios=(0.9,)).met is False, "in milliseconds less is better"
+
+
+def lines_of(*told: tuple[str, str, str, str, list[Outcome]]) -> list[Line]:
+    return [
+        Line(
+            scenario,
+            title,
+            "/s",
+            system,
+            kind,
+            [replace(one, turn=turn) for turn, one in enumerate(outcomes)],
+        )
+        for scenario, title, system, kind, outcomes in told
+    ]
+
+
+def test_bench_holds_what_came_out_against_what_was_asked_for() -> None:
+    def drained(value: float, *, wal: float = 0, cpu: float = 0, **more: Any) -> Outcome:
+        return Outcome(value, 100, 1, 4, wal, 8, cpu, 0.0, violations=0, at_once=1, limit=1, **more)
+
+    found = {
+        (check.scenario, check.what.split(",")[0], check.system): (check.median, check.met)
+        for check in checks(
+            lines_of(
+                ("S3", "Drain", "pgfifo, async 50", OURS, [drained(100), drained(200)]),
+                ("S4", "Drain", "F1b, batch 50, 1 connection", "floor", [drained(1, wal=10_000)] * 2),
+                (
+                    "S4",
+                    "Drain",
+                    "pgfifo, async 50",
+                    OURS,
+                    [drained(95, wal=20_000, more={"kept": 60}), drained(190, wal=20_000, more={"kept": 60})],
+                ),
+                ("S4", "Drain", "pgmq, best", PEER, [drained(19)]),
+                ("S4", "Drain", "pgmq, default", PEER, [replace(drained(90), violations=3)] * 2),
+                ("S11", "Drain with 1 process", "pgfifo, async", OURS, [drained(1, cpu=1)]),
+                ("S11", "Drain with 2 processes", "pgfifo, async", OURS, [drained(2, cpu=2)]),
+            )
+        )
+    }
+    assert found["S4", "in order", "pgfifo, async 50"] == (pytest.approx(0.95), True)
+    beside = found["S4", "the best setting", "pgfifo, async 50"]
+    assert beside == (5, True), "what breaks its promise is no peer's best, and only rounds of both count"
+    processes = "Drain with 2 processes: CPU an execution"
+    assert found["S11", processes, "pgfifo, async"] == (2, False)
+    assert found["cost", "commits an execution", "pgfifo, async 50"] == (0.04, True)
+    wal = "WAL an execution without the row that the history keeps"
+    assert found["cost", wal, "pgfifo, async 50"] == (pytest.approx(1.4), True)
+
+
+def test_bench_names_the_best_peer_and_those_that_were_quicker_by_breaking_it() -> None:
+    kept, broken = Outcome(100, 1, 1, violations=0), Outcome(300, 1, 1, violations=2)
+    lines = lines_of(
+        ("S4", "Drain", "pgfifo, async", OURS, [Outcome(250, 1, 1)]),
+        ("S4", "Drain", "pgfifo, bare SQL", OURS, [Outcome(900, 1, 1)]),
+        ("S4", "Drain", "A peer, best", PEER, [broken]),
+        ("S4", "Drain", "Another, best", PEER, [kept]),
+        ("S4", "Drain", "A third, best", PEER, [replace(broken, value=50)]),
+    )
+    (glance,) = glances(lines)
+    assert (glance.ours, glance.peer) == (lines[0], lines[3])
+    assert glance.quicker == [lines[2]]
+    page = markdown(Comparison("make bench", MACHINE, lines=lines))
+    assert (
+        "| S4 Drain | 250/s (async) | 100/s (Another, best) | 300/s (A peer, best): 2 out of order |" in page
+    )
+
+
+def test_bench_does_not_repeat_a_peer_that_had_to_be_stopped() -> None:
+    def line(kind: str, **more: Any) -> Line:
+        return Line("S4", "Drain", "/s", "one", kind, [Outcome(1, 1, 1, **more)])
+
+    assert line(PEER).wants(1)
+    assert not line(PEER).wants(0), "it has that round"
+    assert not line(PEER, stopped=True).wants(1)
+    assert line(OURS, stopped=True).wants(1)
+    assert not Line("S4", "Drain", "/s", "one", PEER, dash="has no keys").wants(0)
+    assert Line("S4", "Drain", "/s", "one", PEER, dash="failed: x", failed=["x"]).wants(1)
+    assert not Line("S4", "Drain", "/s", "one", PEER, dash="failed: x", failed=["x", "x"]).wants(2)
+
+
+def test_bench_leaves_settings_out_of_a_brief_run_but_no_scenario() -> None:
+    found = cases(1, 20_000)
+    assert max(task.count for case in found for task in case.waiting) == 20_000
+    for scenario in sorted({case.scenario for case in found}):
+        there = [case for case in found if case.scenario == scenario]
+        able = [(case, system) for case in there for system in SYSTEMS if reason(case, system) is None]
+        kept = {system.name for case, system in able if not left_out(case, system)}
+        assert kept == {system.name for _, system in able}, f"{scenario} leaves a system out"
 
 
 def test_bench_names_systems_and_scenarios_as_the_command_line_does() -> None:
@@ -223,15 +317,44 @@ def test_bench_gives_programs_an_address_that_every_driver_reads() -> None:
 
 def test_bench_keeps_what_it_has_when_it_is_interrupted(server: PrivateServer) -> None:
     def keep(comparison: Comparison) -> None:
-        kept.append(len(comparison.load))
+        kept.append(comparison.seconds)
         if len(kept) == 2:
             raise KeyboardInterrupt
 
-    kept: list[int] = []
+    kept: list[float] = []
     plan = Plan((), frozenset({"S1"}), rounds=1)
     comparison = run(Ground(server.dsn(), None), plan, Console(file=io.StringIO()), keep)
-    assert kept == [1, 2]
+    assert len(kept) == 2
     assert "Interrupted" in comparison.notes[0]
+
+
+def test_bench_goes_on_with_a_run_that_was_ended(server: PrivateServer) -> None:
+    """What is there is not measured again, so a run whose time is over at once has what the first one had."""
+    ours = next(system for system in SYSTEMS if system.label == "pgfifo, async")
+    plan = Plan((ours,), frozenset({"S2"}), scale=0.01, rounds=1, minutes=1e-9)
+    ground, console = Ground(server.dsn(), None), Console(file=io.StringIO())
+    nothing = run(ground, plan, console)
+    assert [line.outcomes for line in nothing.lines] == [[]]
+    assert "were over" in nothing.notes[-1]
+    (line,) = nothing.lines
+    line.outcomes.append(Outcome(7, 1, 1, more={"kept": 3}))
+    earlier = from_json(as_json(nothing))
+    again = run(ground, plan, console, before=earlier)
+    assert [line.outcomes for line in again.lines] == [[Outcome(7, 1, 1, more={"kept": 3})]]
+    assert again.seconds > earlier.seconds
+
+
+@pytest.mark.long
+def test_bench_fills_a_queue_once_and_gives_each_trial_a_copy(server: PrivateServer) -> None:
+    floor = next(system for system in SYSTEMS if system.label == "F1b, batch 10, 1 connection")
+    waiting = (Produce(30, chunk=0),)
+    with Trials(Ground(server.dsn(), None), 1) as trials:
+        for _ in range(2):
+            with trials.trial(floor, waiting) as made:
+                assert made.left() == 30
+                made.execute("delete from f1b")
+        with trials.trial(floor) as made:
+            assert made.left() == 0
 
 
 @pytest.mark.long
@@ -251,6 +374,7 @@ def test_bench_measures_a_floor_and_pgfifo_side_by_side(server: PrivateServer) -
     assert outcome.commits >= 5, "fifty in batches of ten"
     assert outcome.memory
     assert ours.ratios
+    assert outcome.more["kept"] > 0
     assert "f1b_waiting" in " ".join(comparison.plans["F1b, claim, batch 50"])
     page = markdown(comparison)
     assert "| pgfifo, async |" in page

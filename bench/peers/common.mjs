@@ -35,6 +35,7 @@ export function jobs (task) {
       url: `https://customer-${customer}.example.com/hooks/invoices`
     }
     const delayed = task.delay_every > 0 && number % task.delay_every === 1
+    if (task.part && delayed !== (task.part === 'delayed')) continue
     const delay = delayed ? task.delay * (1 + number * 7919 % 100) / 100 : 0
     made.push({ key: payload.customer, payload, delay })
   }
@@ -86,13 +87,16 @@ export async function sendAll (task, senders) {
   const parts = []
   for (let start = 0; start < made.length; start += task.chunk) parts.push(made.slice(start, start + task.chunk))
   const stamps = []
+  let sent = 0
   await go()
   const began = now()
   await Promise.all(senders.map(async (send, nth) => {
     const begun = Number(now()) / 1e6
     for (let place = nth, turn = 0; place < parts.length; place += senders.length, turn++) {
+      if (task.seconds && Number(now()) / 1e6 - begun > task.seconds * 1000) return
       if (task.interval) await sleep(Math.max(0, begun + turn * task.interval - Number(now()) / 1e6))
       await send(parts[place])
+      sent += parts[place].length
       if (task.stamps) {
         const at = now()
         for (const job of parts[place]) stamps.push(`${job.payload.n} ${at}`)
@@ -101,7 +105,7 @@ export async function sendAll (task, senders) {
   }))
   const ended = now()
   if (task.stamps) writeFileSync(task.stamps, stamps.join('\n') + '\n')
-  say(JSON.stringify({ began: Number(began), ended: Number(ended) }))
+  say(JSON.stringify({ began: Number(began), ended: Number(ended), sent }))
 }
 
 export async function main (setup, produce, consume) {

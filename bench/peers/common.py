@@ -37,7 +37,7 @@ class Produce:
         keys: over how many keys, in turns.
         prefix: what keys are called.
         first: the number of the first; numbers go up by one.
-        chunk: how many in one commit; 1 is one by one, with the call for one.
+        chunk: how many in one commit; 1 is one by one, with the call for one; 0 as many as keep their order.
         connections: how many connections do it at once.
         interval: milliseconds between two of them; 0 for as fast as it goes.
         work: milliseconds that a handler takes.
@@ -49,6 +49,8 @@ class Produce:
         limit: how many of a key may run at once.
         paused: pause the queue before.
         stamps: a file for the time at which each enqueue had committed.
+        seconds: stop after so many; 0 for never.
+        part: "prompt" or "delayed" leaves out the others.
     """
 
     count: int
@@ -67,6 +69,8 @@ class Produce:
     limit: int = 1
     paused: bool = False
     stamps: str | None = None
+    seconds: float = 0
+    part: str = ""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -149,7 +153,9 @@ def jobs(task: Produce) -> list[Job]:
             "amount": 1000 + number % 977,
             "url": f"https://customer-{customer}.example.com/hooks/invoices",
         }
-        delayed = task.delay_every and number % task.delay_every == 1
+        delayed = bool(task.delay_every) and number % task.delay_every == 1
+        if task.part and delayed != (task.part == "delayed"):
+            continue
         # Spread over the time by a number of its own, not by chance: each system gets the same.
         delay = task.delay * (1 + number * 7919 % 100) / 100 if delayed else 0.0
         made.append(Job(f"{task.prefix}{customer}", payload, delay))
@@ -268,23 +274,25 @@ async def send_all(task: Produce, stage: Stage, senders: Sequence[Send]) -> None
     """Send all jobs with so many senders at once, each a connection, and tell how long it took."""
     made = list(chunks(jobs(task), task.chunk))
     stamps = Stamps(task)
+    sent = [0] * len(senders)
     stage.go()
 
-    async def share(
-        send: Callable[[Sequence[Job]], Awaitable[object]], parts: Sequence[Sequence[Job]]
-    ) -> None:
+    async def share(nth: int, send: Send, parts: Sequence[Sequence[Job]]) -> None:
         begun = time.monotonic()
         for place, part in enumerate(parts):
+            if task.seconds and time.monotonic() - begun > task.seconds:
+                return
             if task.interval:
                 await asyncio.sleep(max(0.0, begun + place * task.interval / 1000 - time.monotonic()))
             await send(part)
             stamps.note(part)
+            sent[nth] += len(part)
 
     began = time.monotonic_ns()
-    await asyncio.gather(*(share(send, made[n :: len(senders)]) for n, send in enumerate(senders)))
+    await asyncio.gather(*(share(n, send, made[n :: len(senders)]) for n, send in enumerate(senders)))
     ended = time.monotonic_ns()
     stamps.write()
-    stage.tell(began=began, ended=ended)
+    stage.tell(began=began, ended=ended, sent=sum(sent))
 
 
 def send_all_in_threads(task: Produce, stage: Stage, senders: Sequence[SendAndWait]) -> None:
@@ -292,15 +300,19 @@ def send_all_in_threads(task: Produce, stage: Stage, senders: Sequence[SendAndWa
     made = list(chunks(jobs(task), task.chunk))
     stamps = Stamps(task)
     wrong: list[BaseException] = []
+    sent = [0] * len(senders)
 
-    def share(send: SendAndWait, parts: Sequence[Sequence[Job]]) -> None:
+    def share(nth: int, send: SendAndWait, parts: Sequence[Sequence[Job]]) -> None:
         try:
             begun = time.monotonic()
             for place, part in enumerate(parts):
+                if task.seconds and time.monotonic() - begun > task.seconds:
+                    return
                 if task.interval:
                     time.sleep(max(0.0, begun + place * task.interval / 1000 - time.monotonic()))
                 send(part)
                 stamps.note(part)
+                sent[nth] += len(part)
         except BaseException as error:
             wrong.append(error)
             raise
@@ -308,7 +320,8 @@ def send_all_in_threads(task: Produce, stage: Stage, senders: Sequence[SendAndWa
     stage.go()
     began = time.monotonic_ns()
     threads = [
-        threading.Thread(target=share, args=(send, made[n :: len(senders)])) for n, send in enumerate(senders)
+        threading.Thread(target=share, args=(n, send, made[n :: len(senders)]))
+        for n, send in enumerate(senders)
     ]
     for thread in threads:
         thread.start()
@@ -318,7 +331,7 @@ def send_all_in_threads(task: Produce, stage: Stage, senders: Sequence[SendAndWa
     if wrong:
         raise wrong[0]
     stamps.write()
-    stage.tell(began=began, ended=ended)
+    stage.tell(began=began, ended=ended, sent=sum(sent))
 
 
 def main(
