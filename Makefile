@@ -26,6 +26,12 @@ MUTATION ?=
 SECONDS_EACH ?= 60
 VERSIONS ?= 14 15 16 17 18
 EXAMPLES ?= 1000
+SCALE ?= 1
+MOST ?= 20000
+CAP ?= 4
+ROUNDS ?= 3
+MINUTES ?= 40
+WHOLE ?=
 CODE := $(wildcard _pgfifo.py _pgfifo_pytest.py pgfifo tests bench tools)
 PYTEST = $(BIN)/python -m pytest --numprocesses $(JOBS) --maxprocesses 4 --dist worksteal
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
@@ -92,8 +98,9 @@ scale: $(VENV)/.dev ## Use a lane with a million waiting, and 100,000 lanes, and
 sizing: $(VENV)/.dev ## Measure what an execution costs, and how that grows with lanes, payloads, history, workers (ARGS="--only batch")
 	$(BIN)/python -m bench.sizing $(ARGS)
 
-bench: $(VENV)/.dev ## Measure all side by side with floors and other queues (ARGS="--list": what there is)
-	$(BIN)/python -m bench $(ARGS)
+bench: $(VENV)/.dev ## Measure all side by side with floors and other queues, in 40 minutes (WHOLE=1: in hours; ARGS="--list")
+	$(BIN)/python -m bench all --rounds $(ROUNDS) --scale $(SCALE) \
+	  $(if $(WHOLE),,--brief --most $(MOST) --cap $(CAP) --minutes $(MINUTES)) $(ARGS)
 
 docs: $(VENV)/.dev ## Write the generated pages anew
 	$(BIN)/python -m tools.gen_docs $(ARGS)

@@ -95,9 +95,7 @@ def _between(lines: Sequence[Line]) -> Iterator[Check]:
         )
         if ours and other:
             values = by_turns(ours.by_turn, other.by_turn)
-            yield Check(
-                "S4", f"the best setting, x the best of {other.system}", ours.system, values, AT_LEAST, bar
-            )
+            yield Check("S4", f"the best setting, x {other.system}", ours.system, values, AT_LEAST, bar)
 
 
 def _best(lines: Sequence[Line]) -> Line | None:

@@ -20,7 +20,7 @@ from bench.ground import Ground
 from bench.journal import Run
 from bench.peers.common import DONE, Consume, Produce
 from bench.programs import Program, parent_of, server_cpu
-from bench.systems import FLOOR, PEER, System
+from bench.systems import FLOOR, OURS, System
 
 Connection = psycopg.Connection[Any]
 
@@ -405,8 +405,8 @@ class Trials:
     @contextlib.contextmanager
     def _opened(self, system: System, dbname: str) -> Iterator[Trial]:
         with tempfile.TemporaryDirectory(prefix="pgfifo-bench-") as folder:
-            # pgfifo and its floors are to come to their end: they are what the rest is compared with.
-            cap = self.cap if system.kind == PEER else max(self.cap, 60.0)
+            # pgfifo is to come to its end: it is what this is about.
+            cap = max(self.cap, 60.0) if system.kind == OURS else self.cap
             made = Trial(self._ground, system, dbname, Path(folder), cap)
             try:
                 yield made
