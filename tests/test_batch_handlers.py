@@ -322,14 +322,14 @@ def test_batch_handlers_go_on_while_one_of_the_batch_is_not_cancelled(
     @actions.action("index", batch=10)
     async def index(executions: Executions) -> None:
         begun.set()
-        await asyncio.to_thread(go_on.wait, 10)
+        await asyncio.to_thread(go_on.wait, 60)
         seen.extend(each.cancel_requested for each in executions)
         executions[1].fail("stopped")
 
     engine = Engine(conn)
     ids = fill(conn, [{}] * 3)
     with working(dsn, actions) as worker:
-        begun.wait(10)
+        begun.wait(30)
         assert engine.cancel(ids[1]) == "requested"
         wait_for(lambda: [each.cancel_requested for each in worker.running] == [False, True, False])
         go_on.set()
@@ -352,7 +352,7 @@ def test_batch_handlers_are_cancelled_when_all_of_the_batch_are(
     engine = Engine(conn)
     ids = fill(conn, [{}] * 3)
     with working(dsn, actions):
-        begun.wait(10)
+        begun.wait(30)
         engine.cancel_many(ids[1:])
         wait_for(lambda: look(conn, ids, "state") == ["succeeded", "cancelled", "cancelled"])
     engine.assert_promises()
@@ -371,7 +371,7 @@ def test_batch_handlers_that_are_interrupted_give_back_what_has_no_outcome(
 
     ids = fill(conn, [{}] * 3)
     with working(dsn, actions, shutdown_timeout=0):
-        begun.wait(10)
+        begun.wait(30)
     assert look(conn, ids, "state", "failures") == [("succeeded", 0), ("waiting", 0), ("waiting", 0)]
     Engine(conn).assert_promises()
 
@@ -383,7 +383,7 @@ def test_batch_handlers_count_as_one_of_what_a_worker_runs_at_once(
 
     @actions.action("index", batch=10)
     def index(executions: Executions) -> None:
-        both.wait(10)
+        both.wait(30)
 
     ids = fill(conn, [{}] * 5, group="a") + fill(conn, [{}] * 5, group="b")
     run(dsn, actions, concurrency=2)

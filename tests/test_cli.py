@@ -1447,7 +1447,7 @@ def test_events_are_followed_until_interrupted(dsn: str, conn: Connection) -> No
             assert json.loads(following.stdout.readline())["kind"] == "enqueued"
         finally:
             following.send_signal(signal.SIGINT)
-        assert following.wait(20) == 130
+        assert following.wait(60) == 130
 
 
 def test_pause_and_resume(cli: CommandLine) -> None:

@@ -1130,8 +1130,8 @@ def test_who_acts_is_in_the_audit_and_can_wait_and_hold_a_slot(fifo: pgfifo.Clie
     assert [(each.what, each.actor) for each in fifo.audit("deploy")] == [("resume", None), ("pause", "ann")]
     fifo.cancel(job.id)
     with pytest.raises(pgfifo.ExecutionFailed):
-        ann.wait(job.id, timeout=5)
-    with ann.slot("report", timeout=5):
+        ann.wait(job.id, timeout=60)
+    with ann.slot("report", timeout=60):
         assert fifo.stats("report").active_count == 1
     with pytest.raises(pgfifo.InvalidValue, match="one connection"):
         pgfifo.Client(conn).acting_as("ann")

@@ -340,7 +340,7 @@ def test_slots_commands_and_their_children_die_with_a_worker_that_is_killed(tmp_
     finally:
         worker.kill()
         worker.wait()
-    wait_for(lambda: not any(alive(pid) for pid in running), 1.0, "the commands to die with their worker")
+    wait_for(lambda: not any(alive(pid) for pid in running), 30, "the commands to die with their worker")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="a pidfd is Linux's")
@@ -372,7 +372,7 @@ def test_slots_a_forked_process_of_the_worker_does_not_keep_its_commands_alive(t
         [command], [forked] = read_pids(pids, 1), read_pids(fork, 1)
         worker.kill()
         worker.wait()
-        wait_for(lambda: not alive(command), 1.0, "the command to die with its worker")
+        wait_for(lambda: not alive(command), 30, "the command to die with its worker")
         assert alive(forked)
     finally:
         os.killpg(worker.pid, signal.SIGKILL)

@@ -62,7 +62,7 @@ class Gate:
 
     def wait(self) -> None:
         """Wait for one more start."""
-        assert self.begun.acquire(timeout=15), "the handler was never called"
+        assert self.begun.acquire(timeout=30), "the handler was never called"
 
 
 def rounds(engine: Engine, count: int) -> None:

@@ -170,7 +170,7 @@ def test_progress_a_wait_that_is_cut_off_goes_on(
     with pgfifo.Client(proxy.dsn) as fifo:
         fifo.stats()
         proxy.faults.append(Fault("pgfifo.", point, times=2))
-        waiting = in_background(lambda: fifo.wait(id_, timeout=20))
+        waiting = in_background(lambda: fifo.wait(id_, timeout=60))
         wait_for(lambda: proxy.faults[0].cut == 2)
         run_worker(engine.conn.info.dsn, Log(tmp_path))
         assert waiting.result() == id_
@@ -185,7 +185,7 @@ def test_slots_of_a_program_whose_calls_are_cut_off_are_taken_and_given_back_onc
     with pgfifo.Client(proxy.dsn) as fifo:
         for _ in range(2):
             proxy.faults[:] = [Fault(call, point)]
-            with fifo.slot("deploy", timeout=20):
+            with fifo.slot("deploy", timeout=60):
                 assert engine.stats()["active_count"] == 1
             wait_for(lambda: engine.stats()["active_count"] == 0)
     assert engine.stats()["total_enqueued"] == 2

@@ -258,7 +258,7 @@ def test_delayed_enqueue_wakes_a_sleeper_so_that_it_learns_the_time(
     sleeper.execute("listen pgfifo")
     sleeper.execute("select pgfifo.sleeping('{deploy}')")
     engine.enqueue_later("0.3 s")
-    assert [notice.payload for notice in sleeper.notifies(timeout=5, stop_after=1)] == ["deploy"]
+    assert [notice.payload for notice in sleeper.notifies(timeout=30, stop_after=1)] == ["deploy"]
 
 
 def test_delayed_one_joins_behind_an_enqueue_that_was_under_way_when_it_fell_due(

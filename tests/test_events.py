@@ -763,7 +763,7 @@ def test_a_client_follows_and_is_told_at_once(dsn: str, conn: Connection) -> Non
         )
         wait_for(lambda: engine.one(asleep) == 1, message="the follower to sleep")
         id_ = engine.enqueue()
-        wait_for(lambda: seen, 15, "the enqueue to be told")
+        wait_for(lambda: seen, 30, "the enqueue to be told")
         assert seen[0].lane == pgfifo.Lane("deploy")
         engine.drain(engine.worker())
         following.result()
@@ -797,7 +797,7 @@ def test_a_client_goes_on_when_its_connections_break(dsn: str, conn: Connection)
         )
         wait_for(lambda: engine.one(asleep) == 1, message="the follower to sleep")
         ids = [engine.enqueue()]
-        wait_for(lambda: seen == ids, 15, "the first")
+        wait_for(lambda: seen == ids, 30, "the first")
         conn.execute(
             "select pg_terminate_backend(pid) from pg_stat_activity"
             " where application_name = 'pgfifo' and pid <> pg_backend_pid()"

@@ -281,7 +281,7 @@ def test_order_and_slots_where_the_roles_default_is_serializable(serializable: s
         do_everything(fifo)
         drain(serializable, actions)
         assert fifo.stats("deploy").queue_length == 0
-        assert fifo.wait(seen[-1], timeout=10) is None
+        assert fifo.wait(seen[-1], timeout=60) is None
         assert fifo.check() == []
     with (
         psycopg_pool.ConnectionPool(serializable, min_size=0, max_size=3, open=True) as pool,
@@ -292,10 +292,10 @@ def test_order_and_slots_where_the_roles_default_is_serializable(serializable: s
 
     async def call() -> None:
         async with pgfifo.AsyncClient(serializable) as fifo:
-            async with fifo.slot("mail", timeout=10):
+            async with fifo.slot("mail", timeout=60):
                 made = await fifo.enqueue("deploy", {})
             async with pgfifo.Worker(serializable, actions):
-                await fifo.wait(made.id, timeout=20)
+                await fifo.wait(made.id, timeout=60)
             await fifo.cancel_where(action="deploy")
             assert await fifo.check() == []
 

@@ -143,10 +143,10 @@ def test_later_wakes_a_worker_that_would_not_have_looked_for_a_minute(
     slow = QUICK | {"poll_interval": 60}
     with Worker(dsn, actions, **slow):
         first = fifo.enqueue("deploy", delay=0.3)
-        wait_for(lambda: fifo.execution(first.id).finished, 15, "the delayed one to be run")
+        wait_for(lambda: fifo.execution(first.id).finished, 30, "the delayed one to be run")
         put_off = fifo.enqueue("deploy", delay=3600)
         fifo.reschedule(put_off.id, delay=0.2)
-        wait_for(lambda: fifo.execution(put_off.id).finished, 15, "the one that was put forward to be run")
+        wait_for(lambda: fifo.execution(put_off.id).finished, 30, "the one that was put forward to be run")
 
 
 def test_later_until_empty_waits_for_what_is_due_and_not_for_what_is_to_come(

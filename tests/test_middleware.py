@@ -413,7 +413,7 @@ def test_hooks_are_not_called_for_an_attempt_that_has_come_back_as_another(
     def work(execution: Execution) -> None:
         if execution.attempt == 1:
             conn.execute("select pgfifo.release(%s, 1)", (execution.id,))
-            assert begun.wait(15)
+            assert begun.wait(30)
             raise RuntimeError("too late")
 
     id_ = enqueue(conn, "work")

@@ -153,13 +153,13 @@ def test_an_async_client_waits_follows_and_holds_slots(pooled: str, engine: Engi
             await stack.enter_async_context(
                 pgfifo.Worker(pooled, handlers.actions, poll_only=True, poll_interval=0.05, heartbeat=0.1)
             )
-            assert await fifo.enqueue_and_wait("deploy", {"g": 1, "fails": 1}, timeout=20) is not None
+            assert await fifo.enqueue_and_wait("deploy", {"g": 1, "fails": 1}, timeout=60) is not None
             ended = asyncio.create_task(first_end(fifo))
-            async with fifo.slot("deploy", {"g": 1}, timeout=20) as slot:
+            async with fifo.slot("deploy", {"g": 1}, timeout=60) as slot:
                 assert slot.held
                 assert await fifo.try_slot("deploy", {"g": 1}) is None
                 other = await fifo.enqueue("deploy", {"g": 1})
-            await fifo.wait(other.id, timeout=20)
+            await fifo.wait(other.id, timeout=60)
             assert await asyncio.wait_for(ended, 20)
 
     async def first_end(fifo: pgfifo.AsyncClient) -> bool:
@@ -183,7 +183,7 @@ def test_order_and_slots_with_workers_that_poll(fifo: pgfifo.Client, pooled: str
     assert {*handlers.seen} == {*ids}
     assert engine.stats("deploy")["total_succeeded"] == 60
     assert {each.state for each in fifo.workers()} == {"stopped"}
-    assert fifo.wait(mails[-1].id, timeout=1) is None
+    assert fifo.wait(mails[-1].id, timeout=60) is None
     engine.assert_promises()
 
 
@@ -195,7 +195,7 @@ def test_a_worker_with_a_direct_connection_is_woken_at_once(
         sleeps = "select count(*) from pg_locks where classid = 'pgfifo.marks'::regclass and mode ~ 'Share'"
         wait_for(lambda: engine.one(sleeps) == 2, message="the worker to sleep")
         made = fifo.enqueue("deploy", {"g": 1})
-        fifo.wait(made.id, timeout=20)
+        fifo.wait(made.id, timeout=60)
 
 
 def test_a_cancel_reaches_a_worker_that_polls_with_its_heartbeat(
@@ -211,10 +211,10 @@ def test_a_cancel_reaches_a_worker_that_polls_with_its_heartbeat(
 
     made = fifo.enqueue("deploy", {})
     with working(pooled, actions, poll_only=True):
-        assert begun.wait(20)
+        assert begun.wait(60)
         assert fifo.cancel(made.id) == "requested"
         with pytest.raises(pgfifo.ExecutionFailed, match="cancelled"):
-            fifo.wait(made.id, timeout=20)
+            fifo.wait(made.id, timeout=60)
     assert engine.stats()["active_count"] == 0
 
 
@@ -270,7 +270,7 @@ def test_slots_exclude_each_other_across_programs(
         with pytest.raises(pgfifo.AlreadyHeld), fifo.slot("deploy", timeout=1):
             pass
         with pytest.raises(pgfifo.SlotTimeout):
-            in_background(lambda: take(0, timeout=0.05)).result(20)
+            in_background(lambda: take(0, timeout=0.05)).result(60)
     assert engine.stats()["total_succeeded"] == 5
     engine.assert_promises()
 

@@ -86,7 +86,7 @@ class Hunt:
             found.extend(self.engine.claim(self.worker, 5))
             return bool(found)
 
-        wait_for(claim, 5, f"{what} to start: its wake-up was lost")
+        wait_for(claim, 30, f"{what} to start: its wake-up was lost")
         (start,) = found
         self.attempt = start.attempt
         return start.id

@@ -221,7 +221,7 @@ def test_a_thread_that_holds_the_only_slot_is_told_so_instead_of_waiting_for_its
         with fifo.slot("deploy", group="other"):
             pass
         engine.policy(max_concurrent=2)
-        with fifo.slot("deploy", timeout=5), pytest.raises(pgfifo.AlreadyHeld), fifo.slot("deploy"):
+        with fifo.slot("deploy", timeout=60), pytest.raises(pgfifo.AlreadyHeld), fifo.slot("deploy"):
             pass
     assert engine.stats()["active_count"] == 0
 
@@ -308,7 +308,7 @@ def test_fencing_a_lost_slot_is_told_while_the_code_runs_and_raised_at_its_end(
             assert not slot.held
             with pytest.raises(pgfifo.SlotLost):
                 slot.raise_if_lost()
-            with fifo.slot("deploy", timeout=5) as other:
+            with fifo.slot("deploy", timeout=60) as other:
                 assert other.held, "another has it by now"
 
     with pytest.raises(pgfifo.SlotLost, match=r"the slot of deploy was lost") as raised:
@@ -653,7 +653,7 @@ def test_a_forked_process_has_no_slots_and_can_take_its_own(fifo: pgfifo.Client,
         if pid == 0:
             code = 1
             try:
-                with fifo.slot("other", timeout=10):
+                with fifo.slot("other", timeout=60):
                     code = 0 if fifo.try_slot("deploy") is None else 2
             finally:
                 os._exit(code)

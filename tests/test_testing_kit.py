@@ -113,7 +113,7 @@ def test_drain_takes_a_worker_and_leaves_it_as_it_was(fifo: Fifo, dsn: str, acti
     assert actions["work"].middleware == []
     assert [(each.name, each.state) for each in fifo.workers()] == [("mine", "stopped")]
     with worker:
-        assert fifo.enqueue_and_wait("work", 3, timeout=15) == 3
+        assert fifo.enqueue_and_wait("work", 3, timeout=60) == 3
         with pytest.raises(RuntimeError, match="works already"):
             drain(worker)
 

@@ -13,6 +13,7 @@ import pytest
 
 from pgfifo import Actions, Command, Execution
 from pgfifo import command as command_module
+from pgfifo._run import CURRENT
 from tests.support.database import wait_for
 from tests.support.engine import Engine
 from tests.test_worker import drain, enqueue, look, policy, wait_for_state, working
@@ -143,7 +144,7 @@ def test_slots_what_overran_keeps_its_slot_until_its_thread_has_ended(
 
     first, second = enqueue(conn, "work", 1), enqueue(conn, "work", 2)
     with working(dsn, actions):
-        assert overran.wait(15)
+        assert overran.wait(30)
         wait_for(lambda: "still runs 0.05 s after its time was up" in caplog.text)
         assert (look(conn, first, "state"), look(conn, second, "state")) == ("running", "waiting")
         go.set()
@@ -151,28 +152,43 @@ def test_slots_what_overran_keeps_its_slot_until_its_thread_has_ended(
     assert look(conn, first, "state") == "failed"
 
 
+def timer() -> asyncio.TimerHandle:
+    """What goes off when the time of the attempt that asks is up."""
+    run = CURRENT.get()
+    assert run is not None
+    assert isinstance(run.timer, asyncio.TimerHandle)
+    return run.timer
+
+
 def test_a_limit_does_not_outlive_its_attempt(dsn: str, conn: Connection, actions: Actions) -> None:
-    @actions.action("work", timeout=1)
+    timers = []
+
+    @actions.action("work", timeout=0.1)
     async def work(execution: Execution) -> None:
-        await asyncio.sleep(1.1 if execution.payload == "longer" else 0)
+        if execution.payload == "longer":
+            await asyncio.sleep(0.2)
+        else:
+            timers.append(timer())
 
     policy(conn, "work", timeout="unlimited")
     id_ = enqueue(conn, "work", "longer")
     drain(dsn, actions)
     assert look(conn, id_, "state") == "succeeded", "an operator's value did not win"
-    policy(conn, "work", timeout=None)
+    policy(conn, "work", timeout=60)
     ids = [enqueue(conn, "work") for _ in range(20)]
     drain(dsn, actions, concurrency=1)
     assert {look(conn, id_, "state") for id_ in ids} == {"succeeded"}
+    assert [each.cancelled() for each in timers] == [True] * 20
 
 
 def test_what_has_completed_before_its_time_was_up_has_succeeded(
     dsn: str, conn: Connection, actions: Actions
 ) -> None:
-    @actions.action("work", timeout=0.2)
+    @actions.action("work", timeout=60)
     async def work(execution: Execution) -> None:
         async with await psycopg.AsyncConnection.connect(dsn) as own:
             await execution.complete(own, "in time")
+        asyncio.get_running_loop().call_soon(timer()._run)  # now it is up
         await asyncio.sleep(60)
 
     id_ = enqueue(conn, "work")

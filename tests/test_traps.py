@@ -208,7 +208,7 @@ def test_trap_12_a_transaction_notifies_once_however_much_it_enqueues(
     with conn.transaction():
         for _ in range(100):
             enqueue(conn, "a", "g")
-    assert [n.payload for n in sleeper.notifies(timeout=5, stop_after=1)] == ["a"]
+    assert [n.payload for n in sleeper.notifies(timeout=30, stop_after=1)] == ["a"]
     assert list(sleeper.notifies(timeout=0.05)) == []
 
 
@@ -222,7 +222,7 @@ def test_trap_12_nobody_is_notified_while_nobody_sleeps(conn: Connection, connec
     enqueue(conn, "a", "g")
     assert SqlWorker(conn, "a").drain()
     conn.execute("notify pgfifo, 'end'")
-    assert [n.payload for n in listener.notifies(timeout=5, stop_after=1)] == ["end"]
+    assert [n.payload for n in listener.notifies(timeout=30, stop_after=1)] == ["end"]
 
 
 @pytest.mark.parametrize("limit", [0, 1])
@@ -237,7 +237,7 @@ def test_trap_12_a_completion_wakes_a_sleeper_for_what_its_worker_does_not_take(
     sleeper.execute("listen pgfifo")
     sleeper.execute("select pgfifo.sleeping(array['a'])")
     worker.work(limit, [first.ended()])
-    woken = [n.payload for n in sleeper.notifies(timeout=5, stop_after=1)]
+    woken = [n.payload for n in sleeper.notifies(timeout=30, stop_after=1)]
     assert woken == ["a"], "work waits until somebody happens to poll"
 
 
@@ -276,19 +276,19 @@ def test_trap_12_a_cancel_calls_each_worker_that_can_listen_once(conn: Connectio
         conn.execute("select pgfifo.cancel(%s)", [ids[1]])
     conn.execute("select pgfifo.cancel(%s)", [ids[11]])
     conn.execute("notify pgfifo, 'end'")
-    called = [n.payload for n in listener.notifies(timeout=5, stop_after=3)]
+    called = [n.payload for n in listener.notifies(timeout=30, stop_after=3)]
     assert sorted(called) == sorted([*(f"cancel {number}" for number in numbers[:2]), "end"])
     conn.execute("delete from pgfifo.cancellations")
     conn.execute("""select * from pgfifo.cancel_where('{"action": "a"}')""")
-    called = [n.payload for n in listener.notifies(timeout=5, stop_after=2)]
+    called = [n.payload for n in listener.notifies(timeout=30, stop_after=2)]
     assert sorted(called) == sorted(f"cancel {number}" for number in numbers[:2])
     mine = value(conn, "select min(id) from pgfifo.runs where worker_id = %s", numbers[0])
     conn.execute("select pgfifo.finish_execution(%s, 'failed')", [mine])
-    called = [n.payload for n in listener.notifies(timeout=5, stop_after=1)]
+    called = [n.payload for n in listener.notifies(timeout=30, stop_after=1)]
     assert called == [f"cancel {numbers[0]}"], "who lost it goes on until its next heartbeat"
     other = value(conn, "select min(id) from pgfifo.runs where worker_id = %s", numbers[1])
     conn.execute("select pgfifo.release(%s, 1)", [other])
-    called = [n.payload for n in listener.notifies(timeout=5, stop_after=1)]
+    called = [n.payload for n in listener.notifies(timeout=30, stop_after=1)]
     assert called == [f"cancel {numbers[1]}"], "who lost it goes on until its next heartbeat"
 
 
@@ -312,7 +312,7 @@ def test_trap_12_whoever_sleeps_is_woken_for_a_slot_that_somebody_frees_by_hand(
     sleeper.conn.execute("listen pgfifo")
     sleeper.conn.execute("select pgfifo.sleeping('{a}')")
     conn.execute(call, [ids[0]])
-    woken = [n.payload for n in sleeper.conn.notifies(timeout=5, stop_after=1)]
+    woken = [n.payload for n in sleeper.conn.notifies(timeout=30, stop_after=1)]
     assert woken == ["a"], "a free slot waits for a poll"
     # What was given back to its place comes first.
     assert ids[1] in [start.id for start in sleeper.drain()]

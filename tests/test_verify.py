@@ -12,9 +12,8 @@ import psycopg
 import pytest
 
 import pgfifo
-import pgfifo.schema
+from pgfifo.demo import sabotage
 from pgfifo.verify.load import RULES, SINGLE
-from tests.mutations import mutated
 from tests.support.cli import CommandLine, processes_of, program
 
 FOREVER = 110
@@ -84,16 +83,16 @@ def test_every_promise_holds_while_workers_are_killed_and_stopped(fresh_dsn: str
 
 
 @pytest.mark.long
-def test_a_safeguard_that_is_gone_is_noticed(empty_dsn: str, place: Path) -> None:
-    with psycopg.connect(empty_dsn, autocommit=True) as conn:
-        conn.execute(mutated(pgfifo.schema.sql_text(), "read after lock").encode())
-    code, report = judged(empty_dsn, place, "--duration", "4")
+def test_a_safeguard_that_is_gone_is_noticed(fresh_dsn: str, place: Path) -> None:
+    with psycopg.connect(fresh_dsn, autocommit=True) as conn:
+        sabotage.apply(conn, "slots")  # not one whose lack shows in a race only
+    code, report = judged(fresh_dsn, place, "--duration", "3")
     assert code == 1, report
     assert not report["held"]
     broken = [each for each in report["promises"] if not each["held"]]
     assert broken
     assert all(each["violations"] for each in broken)
-    assert left_of_it(empty_dsn) == []
+    assert left_of_it(fresh_dsn) == []
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -49,7 +49,7 @@ def only_told(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def in_wait(fifo: pgfifo.Client, engine: Engine, id_: int) -> Background[Any]:
     """Wait in another thread, and return when that one is waiting."""
-    found = in_background(lambda: fifo.wait(id_, timeout=15))
+    found = in_background(lambda: fifo.wait(id_, timeout=60))
     wait_for(lambda: (id_,) in engine.rows(WATCHED), message="the waiting session")
     return found
 
@@ -217,7 +217,7 @@ def test_more_who_wait_than_may_listen_are_served_all_the_same(
     worker = engine.worker()
     engine.work(worker, 10)
     with pgfifo.Client(dsn, max_size=4) as fifo:
-        found = [in_background(lambda id_=id_: fifo.wait(id_, timeout=15)) for id_ in ids]  # type: ignore[misc]
+        found = [in_background(lambda id_=id_: fifo.wait(id_, timeout=60)) for id_ in ids]  # type: ignore[misc]
         wait_for(lambda: len(engine.rows(WATCHED)) == 2, message="two to listen")
         assert fifo.stats("deploy").active_count == 6, "those who wait took all of the connections"
         for id_ in ids:
@@ -248,7 +248,7 @@ def test_where_nobody_can_listen_the_end_is_looked_for(dsn: str, engine: Engine)
         for kind, fifo in all_of_them.items():
             id_ = engine.enqueue()
             engine.work(worker)
-            found = in_background(lambda fifo=fifo, id_=id_: fifo.wait(id_, timeout=15))  # type: ignore[misc]
+            found = in_background(lambda fifo=fifo, id_=id_: fifo.wait(id_, timeout=60))  # type: ignore[misc]
             assert engine.rows(WATCHED) == []
             by_work(engine, id_, 1)
             assert found.result() == 7, kind
@@ -316,7 +316,7 @@ def test_enqueue_and_wait_returns_what_the_handler_returned(dsn: str, fifo: pgfi
     actions.add("double", lambda execution: execution.payload["n"] * 2, group_by=["n"])
     fifo.declare(actions)
     with working(dsn, actions):
-        assert fifo.enqueue_and_wait("double", {"n": 21}, timeout=15, tags=["t"], headers={"h": 1}) == 42
+        assert fifo.enqueue_and_wait("double", {"n": 21}, timeout=60, tags=["t"], headers={"h": 1}) == 42
     [info] = fifo.executions()
     assert (info.tags, info.headers, info.group_text) == (["t"], {"h": 1}, '{"n":21}')
     with pytest.raises(pgfifo.WaitTimeout) as raised:
@@ -335,7 +335,7 @@ def test_waiting_in_an_event_loop(dsn: str, engine: Engine) -> None:
 
     async def live() -> None:
         async with pgfifo.AsyncClient(dsn) as fifo:
-            tasks = [asyncio.create_task(fifo.wait(id_, timeout=15)) for id_ in ids]
+            tasks = [asyncio.create_task(fifo.wait(id_, timeout=60)) for id_ in ids]
             await asyncio.to_thread(wait_for, lambda: len(engine.rows(WATCHED)) == 3)
             tasks[0].cancel()
             await asyncio.wait([tasks[0]])

@@ -108,7 +108,7 @@ def test_a_server_answers_until_it_is_told_to_stop(dsn: str, start: Start, tmp_p
             )
             assert name == "pgfifo serve"
         process.send_signal(signal.SIGTERM)
-        assert process.wait(20) == 0
+        assert process.wait(60) == 0
         with pytest.raises(httpx.TransportError):
             client.get("/healthz")
 
@@ -127,7 +127,7 @@ def test_an_interrupt_stops_it_and_lets_a_request_end(dsn: str, start: Start, co
         other.rollback()
         answer = b"".join(iter(lambda: asking.recv(65536), b""))
     assert answer.startswith(b"HTTP/1.1 200 OK")
-    assert process.wait(20) == 130
+    assert process.wait(60) == 130
 
 
 def _accepts(host: str, port: int) -> bool:

@@ -66,7 +66,7 @@ def look(conn: Connection, id_: int, *columns: str) -> Any:
     return row[0] if len(columns) == 1 else row
 
 
-def wait_for_state(conn: Connection, id_: int, state: str, timeout: float = 15.0) -> None:
+def wait_for_state(conn: Connection, id_: int, state: str, timeout: float = 30.0) -> None:
     wait_for(lambda: look(conn, id_, "state") == state, timeout, f"execution {id_} to be {state}")
 
 
@@ -97,7 +97,7 @@ class Gate:
 
     def wait(self) -> None:
         """Wait for one more start."""
-        assert self.begun.acquire(timeout=15), "the handler was never called"
+        assert self.begun.acquire(timeout=30), "the handler was never called"
 
 
 # What a handler is given, and what becomes of what it returns or raises
@@ -139,7 +139,7 @@ def test_async_and_sync_handlers_run_side_by_side(dsn: str, conn: Connection, ac
     @actions.action("sync")
     def in_thread(execution: Execution) -> str:
         here.set()
-        assert there.wait(15)
+        assert there.wait(30)
         return threading.current_thread().name
 
     @actions.action("async")
@@ -470,9 +470,9 @@ def test_cancel_ends_an_async_handler(dsn: str, conn: Connection, actions: Actio
 
     id_ = enqueue(conn, "slow")
     with working(dsn, actions):
-        assert begun.wait(15)
+        assert begun.wait(30)
         assert one(conn, "select pgfifo.cancel(%s, 'enough')", id_) == "requested"
-        assert cleaned.wait(15)
+        assert cleaned.wait(30)
         wait_for_state(conn, id_, "cancelled")
 
 
@@ -489,7 +489,7 @@ def test_cancel_calls_a_busy_worker_that_would_not_ask_for_an_hour(
     ids = [enqueue(conn, "slow") for _ in range(3)]
     with working(dsn, actions, heartbeat=3600, lease=7200, poll_interval=60, concurrency=3):
         for _ in ids:
-            assert begun.acquire(timeout=15)
+            assert begun.acquire(timeout=30)
         assert one(conn, "select pgfifo.cancel(%s)", ids[0]) == "requested"
         wait_for_state(conn, ids[0], "cancelled")
         conn.execute("select pgfifo.cancel_many(%s)", (ids[1:],))
@@ -509,7 +509,7 @@ def test_cancel_reaches_a_worker_that_cannot_be_called_with_its_heartbeat(
 
     id_ = enqueue(conn, "slow")
     with working(dsn, actions, poll_only=True):
-        assert begun.wait(15)
+        assert begun.wait(30)
         with conn.transaction():
             conn.execute("set local pgfifo.notify = off")
             conn.execute("select pgfifo.cancel(%s)", (id_,))
@@ -531,7 +531,7 @@ def test_cancel_is_seen_by_a_sync_handler(dsn: str, conn: Connection, actions: A
 
     id_ = enqueue(conn, "slow")
     with working(dsn, actions):
-        assert begun.wait(15)
+        assert begun.wait(30)
         conn.execute("select pgfifo.cancel(%s)", (id_,))
         wait_for_state(conn, id_, "cancelled")
 
@@ -567,7 +567,7 @@ def test_until_empty_waits_for_what_runs_elsewhere(
     wait_for(lambda: one(conn, "select count(*) from pgfifo.workers where state = 'alive'") == 2)
     assert seen == []
     conn.execute("select pgfifo.release(%s, 1)", (claimed,))
-    thread.join(15)
+    thread.join(30)
     assert not thread.is_alive()
     assert seen == [2]
     other.execute("select pgfifo.worker_stop(%s)", (worker,))
@@ -630,8 +630,8 @@ def test_stop_gives_interrupted_handlers_back_without_a_failure(
     ids = [enqueue(conn, "async"), enqueue(conn, "sync")]
     worker = Worker(dsn, actions, **(QUICK | {"shutdown_timeout": 0}))
     worker.start()
-    assert begun.acquire(timeout=15)
-    assert begun.acquire(timeout=15)
+    assert begun.acquire(timeout=30)
+    assert begun.acquire(timeout=30)
     assert worker.stop()
     for id_ in ids:
         assert look(conn, id_, "state", "failures", "attempt") == ("waiting", 0, 1)
@@ -702,7 +702,7 @@ def test_in_an_event_loop(dsn: str, conn: Connection, actions: Actions) -> None:
         async with worker:
             assert worker.id is not None
             enqueue(conn, "work")
-            await asyncio.wait_for(begun.wait(), 15)
+            await asyncio.wait_for(begun.wait(), 30)
         assert worker.id is None
 
     asyncio.run(body())
@@ -719,7 +719,7 @@ def test_a_cancelled_run_interrupts_and_gives_back(dsn: str, conn: Connection, a
 
         actions.add("work", handle)
         task = asyncio.create_task(Worker(dsn, actions, **QUICK).run_async())
-        await asyncio.wait_for(begun.wait(), 15)
+        await asyncio.wait_for(begun.wait(), 30)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -992,7 +992,7 @@ def test_fencing_a_handler_that_blocks_the_event_loop_does_not_cost_the_lease(
 
     id_ = enqueue(conn, "rude")
     with working(dsn, actions, lease=1, heartbeat=0.2):
-        assert begun.wait(15)
+        assert begun.wait(30)
         wait_for_state(conn, id_, "succeeded")
     assert look(conn, id_, "attempt") == 1
     assert one(conn, "select count(*) from pgfifo.workers") == 1

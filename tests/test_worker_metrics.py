@@ -101,7 +101,7 @@ def test_what_runs_now_and_what_is_lost(dsn: str, fifo: pgfifo.Client) -> None:
 
     @actions.action("deploy", max_concurrent=5, max_attempts=1)
     def deploy(execution: pgfifo.Execution) -> None:
-        go.wait(20)
+        go.wait(60)
 
     registry = CollectorRegistry()
     watch = metrics.WorkerMetrics(registry)
@@ -135,7 +135,7 @@ def test_a_worker_says_how_it_is(dsn: str, fifo: pgfifo.Client, monkeypatch: pyt
     @actions.action("long")
     def long(execution: pgfifo.Execution) -> None:
         running.set()
-        go.wait(20)
+        go.wait(60)
 
     worker = pgfifo.Worker(dsn, actions, heartbeat=0.1, lease=1)
     assert worker.health == "stopped"
@@ -147,7 +147,7 @@ def test_a_worker_says_how_it_is(dsn: str, fifo: pgfifo.Client, monkeypatch: pyt
         blocked.set()
         wait_for(lambda: worker.health == "ready", message="it to go on")
         fifo.enqueue("long")
-        assert running.wait(10)
+        assert running.wait(30)
         worker.request_stop()
         wait_for(lambda: worker.health == "live", message="it to be about to stop")
     finally:
@@ -192,7 +192,7 @@ def test_several_processes_are_as_well_as_the_worst_of_them(tmp_path: Path) -> N
 
 def get(url: str, **headers: str) -> tuple[int, str]:
     try:
-        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=10) as answer:
+        with urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30) as answer:
             return answer.status, answer.read().decode()
     except urllib.error.HTTPError as refused:
         return refused.code, refused.read().decode()
@@ -226,7 +226,7 @@ def test_a_page_that_fails_and_a_client_that_goes_away_end_nothing(caplog: pytes
             client.sendall(b"GET /endless HTTP/1.0\r\n\r\n")
             client.recv(1)
         with pytest.raises(http.client.RemoteDisconnected):
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/broken", timeout=10)
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/broken", timeout=30)
         wait_for(lambda: "could not be shown" in caplog.text)
         assert get(f"http://127.0.0.1:{port}/")[0] == 404
     assert [str(record.exc_info[1]) for record in caplog.records if record.exc_info] == ["no such page"]
@@ -279,7 +279,7 @@ class Program:
         """Stop it; return its exit status."""
         self.process.send_signal(signal.SIGTERM)
         status = self.process.wait(30)
-        self._thread.join(10)
+        self._thread.join(30)
         return status
 
 
@@ -301,7 +301,7 @@ def start(dsn: str, tmp_path: Path) -> Iterator[Start]:
             each.process.kill()
             each.process.wait()
         assert each.process.stderr is not None
-        each._thread.join(10)
+        each._thread.join(30)
         each.process.stderr.close()
 
 
@@ -316,7 +316,7 @@ def test_a_scrape_of_several_processes_is_their_sum(
     )  # fmt: skip
     url = worker.listening()
     wait_for(lambda: get(f"{url}/readyz") == (200, "ready\n"), 30, "both to be ready")
-    wait_for(lambda: file.read_text() == "ready\n", 10, "the file to say so")
+    wait_for(lambda: file.read_text() == "ready\n", 30, "the file to say so")
     assert get(f"{url}/healthz") == (200, "ready\n")
     fifo.enqueue_many("deploy", [{"n": n} for n in range(20)])
     fifo.enqueue("quiet")
@@ -326,7 +326,7 @@ def test_a_scrape_of_several_processes_is_their_sum(
         return samples(get(f"{url}/metrics")[1].encode())
 
     done = "pgfifo_worker_finished_total", of("deploy", outcome="succeeded")
-    wait_for(lambda: scraped().get(done) == 19, 10, "all to be counted")
+    wait_for(lambda: scraped().get(done) == 19, 30, "all to be counted")
     found = scraped()
     assert found["pgfifo_worker_started_total", of("deploy")] == 20
     assert found["pgfifo_worker_run_seconds_count", of("deploy")] == 20
@@ -365,7 +365,7 @@ def test_one_process_serves_what_else_is_registered_too(start: Start, fifo: pgfi
     url = worker.listening()
     fifo.wait(job.id, timeout=20)
     done = "pgfifo_worker_finished_total", of("shell", outcome="succeeded")
-    wait_for(lambda: done in samples(get(f"{url}/metrics")[1].encode()), 10, "it to be counted")
+    wait_for(lambda: done in samples(get(f"{url}/metrics")[1].encode()), 30, "it to be counted")
     assert ("process_cpu_seconds_total", NOBODY) in samples(get(f"{url}/metrics")[1].encode())
     assert worker.end() == 0
 

@@ -96,7 +96,7 @@ def one(conn: Connection, query: str) -> Any:
     return row[0]
 
 
-def wait_for_state(conn: Connection, id_: int, state: str, timeout: float = 20.0) -> None:
+def wait_for_state(conn: Connection, id_: int, state: str, timeout: float = 30.0) -> None:
     wait_for(lambda: look(conn, id_, "state") == state, timeout, f"execution {id_} to be {state}")
 
 
@@ -105,7 +105,7 @@ def journal(folder: Path) -> list[str]:
     return path.read_text().splitlines() if path.exists() else []
 
 
-def wait_for_lines(folder: Path, count: int, timeout: float = 20.0) -> list[str]:
+def wait_for_lines(folder: Path, count: int, timeout: float = 30.0) -> list[str]:
     wait_for(lambda: len(journal(folder)) >= count, timeout, f"{count} lines of the handlers' journal")
     return journal(folder)
 
@@ -119,7 +119,7 @@ def wait_for_word(process: subprocess.Popen[str], word: str) -> None:
     raise AssertionError(f"it ended without saying {word!r}")
 
 
-def ends(process: subprocess.Popen[str], timeout: float = 20.0) -> int:
+def ends(process: subprocess.Popen[str], timeout: float = 30.0) -> int:
     return process.wait(timeout)
 
 

@@ -24,16 +24,19 @@ language sql stable
 set search_path = pg_catalog, pg_temp
 as $$
   select s.severity, 'setting', s.name, format('%s is %s.', s.name, current_setting(s.name)), s.meaning,
-    format('alter system set %s = %s; select pg_reload_conf();', s.name, s.good), jsonb_build_object('setting', s.name, 'value', current_setting(s.name))
+    -- In one transaction with others, as psql --command makes it of a line, alter system is refused; and hosted servers refuse it always.
+    case when s.anew then format('alter system set %s = %s;  -- and then: select pg_reload_conf();', s.name, s.good)
+      else format('alter database %I set %s = %s;  -- for sessions to come', current_database(), s.name, s.good) end,
+    jsonb_build_object('setting', s.name, 'value', current_setting(s.name))
   from (values
-    ('critical', 'fsync', 'off', 'on', 'A crash of the machine can damage the whole cluster. No promise of pgfifo''s holds after one.'),
-    ('critical', 'full_page_writes', 'off', 'on', 'A crash of the machine can damage pages. No promise of pgfifo''s holds after one.'),
-    ('warning', 'autovacuum', 'off', 'on', 'Nothing removes dead rows, of which a queue makes many: its tables grow without end, and everything becomes slow.'),
-    ('warning', 'track_counts', 'off', 'on', 'Autovacuum does not learn where dead rows are, and removes none; neither can they be counted here.'),
-    ('info', 'track_activities', 'off', 'on', 'Nobody can be told who holds something up, since when, and with which query.'),
-    ('info', 'synchronous_commit', 'off', 'on', 'pgfifo''s own calls raise it for their transactions. What your application commits without any may be lost in a crash.'),
-    ('info', 'idle_in_transaction_session_timeout', '0', '''10min''', 'A transaction that somebody forgets keeps its locks for ever: other producers of its lanes wait,'
-      ' dead rows stay, events are held up.')) s(severity, name, bad, good, meaning)
+    ('critical', 'fsync', 'off', 'on', true, 'A crash of the machine can damage the whole cluster. No promise of pgfifo''s holds after one.'),
+    ('critical', 'full_page_writes', 'off', 'on', true, 'A crash of the machine can damage pages. No promise of pgfifo''s holds after one.'),
+    ('warning', 'autovacuum', 'off', 'on', true, 'Nothing removes dead rows, of which a queue makes many: its tables grow without end, and everything becomes slow.'),
+    ('warning', 'track_counts', 'off', 'on', false, 'Autovacuum does not learn where dead rows are, and removes none; neither can they be counted here.'),
+    ('info', 'track_activities', 'off', 'on', false, 'Nobody can be told who holds something up, since when, and with which query.'),
+    ('info', 'synchronous_commit', 'off', 'on', false, 'pgfifo''s own calls raise it for their transactions. What your application commits without any may be lost in a crash.'),
+    ('info', 'idle_in_transaction_session_timeout', '0', '''10min''', false, 'A transaction that somebody forgets keeps its locks for ever: other producers of its lanes wait,'
+      ' dead rows stay, events are held up.')) s(severity, name, bad, good, anew, meaning)
   where current_setting(s.name) = s.bad
     -- From PostgreSQL 17 on there is another one that ends such a transaction.
     and not (s.name = 'idle_in_transaction_session_timeout' and coalesce(current_setting('transaction_timeout', true), '0') <> '0')
@@ -198,7 +201,8 @@ begin
     format('%s: %s%s', pgfifo._who(w.o), pgfifo._overdue(w.o, p_now), case when w.n > 0 then '; it still has ' || pgfifo._counted(w.n, 'execution', 'executions') else '' end) || '.',
     case when w.n > 0 then 'What it was running keeps its slots until somebody takes it back. Any living worker does, within seconds: so none is there, or its rounds fail.'
       else 'It has gone without signing off, and no living worker was there to notice.' end,
-    'select pgfifo.maintain();  -- or start a worker', jsonb_build_object('worker_id', (w.o).id, 'host', (w.o).host, 'pid', (w.o).pid, 'last_seen', (w.o).last_seen, 'executions', w.n)
+    -- One round sees that its session is gone (or counts towards its lease), a later one declares it dead, the next takes back.
+    'select pgfifo.maintain();  -- once a second until this is gone; or start a worker', jsonb_build_object('worker_id', (w.o).id, 'host', (w.o).host, 'pid', (w.o).pid, 'last_seen', (w.o).last_seen, 'executions', w.n)
   from (select w as o, (select count(*) from pgfifo.runs r where r.worker_id = w.id) as n from pgfifo._workers w) w
   where (((w.o).state = 'alive' and (w.o).last_seen + (w.o).lease < p_now) or ((w.o).state <> 'alive' and w.n > 0 and (w.o).ended_at < p_now - p_after));
   return query

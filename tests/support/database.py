@@ -53,7 +53,7 @@ def in_background(function: Callable[[], T]) -> Background[T]:
     return Background(function)
 
 
-def wait_for(predicate: Callable[[], object], timeout: float = 10.0, message: str = "it") -> None:
+def wait_for(predicate: Callable[[], object], timeout: float = 30.0, message: str = "it") -> None:
     """Poll until a condition holds; fail with the message when it does not within the time (seconds)."""
     deadline = time.monotonic() + timeout
     while not predicate():
@@ -62,7 +62,7 @@ def wait_for(predicate: Callable[[], object], timeout: float = 10.0, message: st
         time.sleep(0.005)
 
 
-def wait_until_blocked(observer: psycopg.Connection[Any], pid: int, timeout: float = 10.0) -> None:
+def wait_until_blocked(observer: psycopg.Connection[Any], pid: int, timeout: float = 30.0) -> None:
     """Wait until a backend waits for a lock.
 
     Args:
