@@ -123,7 +123,8 @@ def test_payloads_go_in_and_out_as_they_are(api: Api) -> None:
     deep = "[" * 600 + "]" * 600
     with pgfifo.Client(api.dsn) as fifo, fifo.transaction() as conn:
         conn.execute("select pgfifo.enqueue('mail', %s::jsonb)", (deep,))
-    assert api.get("/executions", action="mail", limit=1)["data"][0]["payload"] == deep
+    [found] = api.get("/executions", action="mail", limit=1, include="payload")["data"]
+    assert found["payload"] == deep
 
 
 def test_lists_are_filtered_and_paged(api: Api, fifo: pgfifo.Client, engine: Engine) -> None:
@@ -146,6 +147,32 @@ def test_lists_are_filtered_and_paged(api: Api, fifo: pgfifo.Client, engine: Eng
     lanes = api.get("/lanes", action="deploy", sort="group", limit=1)
     assert (lanes["data"][0]["group"], lanes["next"]) == ({"env": "prod"}, 1)
     assert api.get("/lanes", action="deploy", search="test", having="waiting")["data"][0]["queue_length"] == 5
+
+
+def test_lists_leave_out_what_may_be_large_until_it_is_asked_for(
+    api: Api, fifo: pgfifo.Client, engine: Engine
+) -> None:
+    ids = [fifo.enqueue("deploy", {"text": "x" * 500_000}, headers={"a": "y" * 10_000}).id for _ in range(4)]
+    [start] = engine.claim(engine.worker("deploy"))
+    fifo.finish_execution(start.id, "succeeded", result="z" * 500_000)
+    answer = api("GET", "/api/v1/executions?action=deploy")
+    assert len(answer.content) < 20_000
+    content = {"payload", "headers", "result", "attempts"}
+    for each in answer.json()["data"]:
+        assert not each.keys() & content, "what is left out is not said to be null"
+    whole = api.get(f"/executions/{ids[0]}")["data"]
+    [succeeded] = api.get("/executions", state="succeeded", include=["result", "headers"])["data"]
+    assert {name: whole[name] for name in succeeded} == succeeded
+    assert content & succeeded.keys() == {"result", "headers"}
+    [everything] = api.get("/executions", state="succeeded", include=sorted(content))["data"]
+    assert whole.keys() - everything.keys() == {"position", "explanation"}
+    lane = api.get("/actions/deploy/lane")["data"]
+    assert [each["id"] for each in lane["line"]] == ids[1:]
+    assert not any("payload" in each for each in lane["line"])
+    lane = api.get("/actions/deploy/lane", include="payload", limit=1)["data"]
+    assert lane["line"][0]["payload"] == {"text": "x" * 500_000}
+    for path in ("/executions", "/actions/deploy/lane"):
+        api.problem("GET", f"/api/v1{path}?include=everything", 422)
 
 
 def test_a_lane_shows_its_line(api: Api, fifo: pgfifo.Client, engine: Engine) -> None:

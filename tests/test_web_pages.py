@@ -223,6 +223,35 @@ def test_lanes_are_paged_sorted_and_searched(dsn: str, engine: Engine) -> None:
     tell(dsn, story)
 
 
+def test_tables_read_no_more_of_a_payload_than_they_show(
+    dsn: str, engine: Engine, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    payload = {"text": "x" * 900_000}
+    with pgfifo.Client(dsn) as fifo:
+        for delay in (None, None, None, 3600.0):
+            fifo.enqueue("deploy", payload, delay=delay)
+    [start] = engine.claim(engine.worker("deploy"))
+    engine.finish(start, "failed", retry=False)
+
+    for name in ("executions", "line"):  # which would read whole ones
+        monkeypatch.setattr(pgfifo.AsyncClient, name, None)
+
+    async def story(client: httpx.AsyncClient) -> None:
+        for path, parameters in (
+            ("/", {}),
+            ("/action", {"name": "deploy"}),
+            ("/lane", {"action": "deploy"}),
+            ("/executions", {"state": "waiting"}),
+            ("/workers", {}),
+        ):
+            found = await page(client, path, **parameters)
+            assert len(found) < 60_000, path
+        assert "{&#34;text&#34;: &#34;xxx" in await page(client, "/executions", action="deploy")
+        assert "more characters" in await page(client, "/execution", id=start.id)
+
+    tell(dsn, story)
+
+
 def test_executions_go_on_where_a_page_ends(dsn: str, engine: Engine) -> None:
     ids = engine.fill(60)
 

@@ -10,6 +10,7 @@ from pydantic import Field, create_model
 from pgfifo import groups, models
 from pgfifo.client_async import AsyncClient
 from pgfifo.groups import Group
+from pgfifo.web import lists
 from pgfifo.web.api.routing import CHANGING, NAMING, example, new_router
 from pgfifo.web.bodies import Action, LaneBody, Limit, Minutes, OfAction, group_of, named
 from pgfifo.web.dependencies import Changing, Fifo
@@ -26,13 +27,14 @@ _QueueStats = create_model(
     __doc__="The numbers of one action, all of one instant.",
     action_ref=(str, Field(description="The action.")),
 )
+_Places: Any = list[lists.listed(models.Place, "ListedPlace")]  # type: ignore[misc]  # made, as the one below
 _Line = create_model(
     "LaneWithLine",
     __base__=Document,
     __doc__="One lane, who is active in it, and who waits, in the order in which they will start.",
     stats=(shape(models.LaneStats), Field(description="Its numbers.")),
     active=(several(models.SlotInfo), Field(description="Who holds its slots.")),
-    line=(several(models.Place), Field(description="Who waits, the next in front.")),
+    line=(_Places, Field(description="Who waits, the next in front.")),
 )
 
 
@@ -91,7 +93,16 @@ async def pace(action: Action, fifo: Fifo, minutes: Minutes = 10) -> Json:
     response_model=one(_Line),
     responses=NAMING,
 )
-async def lane(action: Action, fifo: Fifo, group: InQuery = None, limit: Limit = 100) -> Json:
+async def lane(
+    action: Action,
+    fifo: Fifo,
+    group: InQuery = None,
+    include: Annotated[
+        list[Literal["payload"]] | None,
+        Query(description="Tell the payloads of those who wait too: they may be large."),
+    ] = None,
+    limit: Limit = 100,
+) -> Json:
     """A lane's numbers, who holds its slots, and who waits, in the order in which they will start."""
     group = "" if group is None else group
     stats = await fifo.lanes(action, group)
@@ -99,11 +110,12 @@ async def lane(action: Action, fifo: Fifo, group: InQuery = None, limit: Limit =
         name = groups.lane(action, groups.to_text(group) or "")
         raise ProblemError(Problem(404, "unknown-lane", "Unknown lane", f"There is no lane {name!r}."))
     slots = await fifo.slots(action, group=group)
+    waiting = await lists.line(fifo, action, group, limit=limit, include=include or ())
     return answer(
         {
             "stats": plain(stats[0]),
             "active": [plain(each) for each in slots if each.state != "waiting"],
-            "line": plain(await fifo.line(action, group, limit=limit)),
+            "line": lists.documents(waiting, include or ()),
         }
     )
 

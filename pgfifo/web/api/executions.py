@@ -10,6 +10,7 @@ from pydantic import Field, create_model
 
 from pgfifo import models
 from pgfifo.client_async import AsyncClient
+from pgfifo.web import lists
 from pgfifo.web.api.actions import Changed, InQuery
 from pgfifo.web.api.routing import CHANGING, ENQUEUING, NAMING, new_router
 from pgfifo.web.bodies import (
@@ -160,7 +161,11 @@ async def enqueue_many(action: Action, body: EnqueueManyBody, fifo: Producing) -
 @router.get(
     "/executions",
     summary="List executions",
-    response_model=page(models.ExecutionInfo, int, "`before` for the next page; null at the end."),
+    response_model=page(
+        lists.listed(models.ExecutionInfo, "ListedExecution"),
+        int,
+        "`before` for the next page; null at the end.",
+    ),
     responses=NAMING,
 )
 async def list_executions(
@@ -174,22 +179,26 @@ async def list_executions(
     finished_since: Annotated[Moment | None, moment("Finished at this time or later:")] = None,
     finished_before: Annotated[Moment | None, moment("Finished before this time:")] = None,
     before: Annotated[int | None, Query(description="Only ids below this one.", ge=1, le=2**63 - 1)] = None,
+    include: Annotated[
+        list[lists.Content] | None,
+        Query(description="Tell these of each one too: they may be large, and are left out otherwise."),
+    ] = None,
     limit: Limit = 100,
 ) -> Json:
-    """Executions that fit all that is said, the youngest first."""
-    found = await fifo.executions(
-        action,
-        before=before,
-        limit=limit,
-        group=group,  # type: ignore[arg-type]  # None says nothing, here and below
-        state=state,  # type: ignore[arg-type]
-        tags=tag,  # type: ignore[arg-type]
-        enqueued_since=enqueued_since,  # type: ignore[arg-type]
-        enqueued_before=enqueued_before,  # type: ignore[arg-type]
-        finished_since=finished_since,  # type: ignore[arg-type]
-        finished_before=finished_before,  # type: ignore[arg-type]
-    )
-    return answer(found, next=found[-1].id if len(found) == limit else None)
+    """Executions that fit all that is said, the youngest first; their content only if it is asked for."""
+    where = {
+        "action": action,
+        "group": group,
+        "state": state,
+        "tags": tag,
+        "enqueued_since": enqueued_since,
+        "enqueued_before": enqueued_before,
+        "finished_since": finished_since,
+        "finished_before": finished_before,
+    }
+    found = await lists.executions(fifo, where, before=before, limit=limit, include=include or ())
+    rows = lists.documents(found, include or ())
+    return answer(rows, next=found[-1].id if len(found) == limit else None)
 
 
 @router.get("/executions/{id:int}", summary="One execution", response_model=one(_Whole), responses=NAMING)

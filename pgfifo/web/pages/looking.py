@@ -12,9 +12,9 @@ from typing import Any, TypeVar
 
 from pgfifo.client_async import AsyncClient
 from pgfifo.errors import UnknownAction, UnknownExecution
-from pgfifo.filters import Which
 from pgfifo.models import ActionOverview, ExecutionInfo, LaneStats, Minute, State, WaitTimes, WorkerInfo
 from pgfifo.policies import checked
+from pgfifo.web import lists
 from pgfifo.web.pages import charts, formats
 from pgfifo.web.problems import ProblemError, of_status
 
@@ -215,7 +215,7 @@ async def overview(desk: Desk, asked: Parameters) -> Context:
         "served": {name for worker in workers for name in worker.actions},
         "busy": sum(worker.executions for worker in workers),
         "capacity": sum(worker.concurrency for worker in workers),
-        "failures": await desk.fifo.executions(state="failed", limit=_FEW),
+        "failures": await _listed(desk, {"state": "failed"}, _FEW),
         "changes": await desk.fifo.audit(limit=_FEW),
     }
 
@@ -250,7 +250,7 @@ async def action(desk: Desk, asked: Parameters) -> Context:
         "waits": next((wait for wait in waits if wait.minute is None), None),
         "per_second": desk.starts_per_second([name]),
         "policy": _by_attribute(await desk.fifo.effective_policy(name)),
-        "failures": await desk.fifo.executions(name, state="failed", limit=_FEW),
+        "failures": await _listed(desk, {"action": name, "state": "failed"}, _FEW),
         "serving": [each for each in await desk.workers() if each.state == "alive" and name in each.actions],
         **of_lanes,
     }
@@ -293,10 +293,9 @@ async def lane(desk: Desk, asked: Parameters) -> Context:
     name, group = _wanted(asked, "action"), asked.get("group", "")
     fifo = desk.fifo
     found = await fifo.lanes(name, group)
-    line = await fifo.line(name, group, limit=ROWS) if found else []
-    active = (
-        await fifo.executions(name, group=group, state=["running", "held"], limit=_SLOTS) if found else []
-    )
+    of: Context = {"action": name, "group": group}
+    line = await lists.line(fifo, name, group, limit=ROWS, glimpse=True) if found else []
+    active = await _listed(desk, of | {"state": ["running", "held"]}, _SLOTS) if found else []
     names = {worker.id: worker.name for worker in await desk.workers()}
     if any(each.worker_id not in names for each in active):  # programs that hold the slots themselves
         holders = await fifo.slots(name, group=group)
@@ -309,8 +308,8 @@ async def lane(desk: Desk, asked: Parameters) -> Context:
         "active": sorted(active, key=lambda each: each.start_no or 0),
         "names": names,
         "why": await _explained(fifo, line[0].id) if line else None,
-        "delayed": await fifo.executions(name, group=group, state="delayed", limit=_FEW) if found else [],
-        "ended": await fifo.executions(name, group=group, state=OUTCOMES, limit=_FEW) if found else [],
+        "delayed": await _listed(desk, of | {"state": "delayed"}, _FEW) if found else [],
+        "ended": await _listed(desk, of | {"state": OUTCOMES}, _FEW) if found else [],
         "policy": _by_attribute(await fifo.effective_policy(name, group)) if found else {},
         "slots_shown": _SLOTS,
     }
@@ -324,12 +323,8 @@ async def executions(desk: Desk, asked: Parameters) -> Context:
             of_status(422, f"There is no state {state!r}.", hint=f"There are: {', '.join(STATES)}.")
         )
     before = _id(asked["before"]) if asked.get("before") else None
-    where: Which = {}
-    if name and group:
-        where["group"] = group
-    if state:
-        where["state"] = state
-    found = await desk.fifo.executions(name or None, before=before, limit=ROWS + 1, **where)
+    where = {"action": name or None, "group": (group or None) if name else None, "state": state or None}
+    found = await _listed(desk, where, ROWS + 1, before)
     return {
         "executions": found[:ROWS],
         "more": len(found) > ROWS,
@@ -358,7 +353,7 @@ async def execution(desk: Desk, asked: Parameters) -> Context:
 async def workers(desk: Desk, _: Parameters) -> Context:
     """The worker processes, and what they run."""
     found = await desk.workers()
-    running = await desk.fifo.executions(state="running", limit=_FARTHEST)
+    running = await lists.executions(desk.fifo, {"state": "running"}, limit=_FARTHEST)
     of: dict[int | None, list[ExecutionInfo]] = {}
     for each in reversed(running):
         of.setdefault(each.worker_id, []).append(each)
@@ -421,6 +416,11 @@ async def _stats(desk: Desk, name: str) -> ActionOverview:
         if each.action == name:
             return each
     return (await desk.fifo.overview(name))[0]  # it is new; or it is unknown, and the error says so
+
+
+async def _listed(desk: Desk, where: Context, limit: int, before: int | None = None) -> list[ExecutionInfo]:
+    """Return executions for a table, with as much of their payloads as it shows."""
+    return await lists.executions(desk.fifo, where, limit=limit, before=before, glimpse=True)
 
 
 async def _explained(fifo: AsyncClient, number: int) -> Any:  # noqa: ANN401 - Explanation or None
