@@ -45,7 +45,7 @@ class Pool:
     def __init__(
         self, conninfo: str, *, max_size: int = 10, timeout: float = 30.0, prepare_threshold: int | None = 5
     ) -> None:
-        self._conninfo = conninfo
+        self.conninfo = conninfo
         self._max_size = max_size
         self._timeout = timeout
         self._prepare_threshold = prepare_threshold
@@ -98,7 +98,7 @@ class Pool:
 
     def _connect(self) -> psycopg.Connection[Any]:
         conn = psycopg.Connection.connect(
-            self._conninfo, autocommit=True, prepare_threshold=self._prepare_threshold
+            self.conninfo, autocommit=True, prepare_threshold=self._prepare_threshold
         )
         conn.adapters.register_loader("jsonb", StoredLoader)
         try:

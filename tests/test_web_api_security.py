@@ -1,5 +1,6 @@
 """Who is let in by the web application, and what hostile requests come to."""
 
+import asyncio
 import dataclasses
 import logging
 import socket
@@ -7,13 +8,15 @@ from collections.abc import Iterator
 from typing import Any
 from urllib.parse import quote
 
+import httpx
 import psycopg
 import pytest
 
 import pgfifo
-from pgfifo.web import Settings
+from pgfifo.web import Settings, create_app
 from pgfifo.web.security import new_session, of_session
 from tests.support.calls import HOSTILE
+from tests.support.database import wait_for
 from tests.support.web import TOKEN, Api, openapi, problem
 
 STATS = "/api/v1/actions/mail/queue-stats"
@@ -414,3 +417,29 @@ def test_a_call_that_takes_too_long_is_given_up(dsn: str, connect: Any) -> None:
                 " where wait_event_type = 'Lock' and datname = current_database()"
             ).fetchone()
             assert left == (0,)
+
+
+def test_requests_that_hang_make_nobody_think_that_the_database_is_away(dsn: str, connect: Any) -> None:
+    with connect(autocommit=False) as other, connect() as watching:
+        other.execute("lock table pgfifo.audit")  # who reads it waits
+
+        async def story() -> None:
+            async with pgfifo.AsyncClient(dsn, max_size=1, prepare_threshold=None) as fifo:
+                app = create_app(fifo, settings=Settings(unauthenticated=True))
+                transport = httpx.ASGITransport(app)
+                async with httpx.AsyncClient(transport=transport, base_url="http://localhost") as client:
+                    hanging = asyncio.create_task(client.get("/api/v1/audit"))
+                    waits = "select 1 from pg_locks where not granted"
+                    await asyncio.to_thread(
+                        wait_for,
+                        lambda: watching.execute(waits).fetchone(),
+                        message="the request to wait",
+                    )
+                    for _ in range(3):
+                        assert (await client.get("/readyz")).json() == {"status": "ready"}
+                    assert not hanging.done()
+                    other.rollback()
+                    assert (await hanging).status_code == 200
+                await app.state.probe.close()
+
+        asyncio.run(story())

@@ -535,6 +535,31 @@ def test_a_page_of_another_site_changes_nothing(dsn: str, engine: Engine) -> Non
     assert not engine.stats()["paused"]
 
 
+def test_what_is_refused_at_the_door_is_told_on_a_page(dsn: str) -> None:
+    stranger = {"unauthenticated": False, "proxy_header": "X-Forwarded-User", "allowed_hosts": ["localhost"]}
+
+    async def story(client: httpx.AsyncClient) -> None:
+        change = "/change/pause"
+        for status, method, path, headers, content in (
+            (401, "GET", "/lanes", {}, b""),
+            (421, "GET", "/lanes", {"host": "evil.example"}, b""),
+            (403, "POST", change, {"sec-fetch-site": "cross-site"}, b""),
+            (413, "POST", change, {}, b"x" * 2000),
+        ):
+            answer = await client.request(method, path, headers=headers, content=content)
+            assert answer.status_code == status
+            assert answer.headers["content-type"] == "text/html; charset=utf-8"
+            assert "default-src 'none'" in answer.headers["content-security-policy"]
+            assert 'role="alert"' in answer.text
+            assert pgfifo.__version__ not in answer.text, "it tells a stranger what runs here"
+            headers |= {"accept": "*/*"}
+            document = await client.request(method, path, headers=headers, content=content)
+            assert document.status_code == status
+            assert document.headers["content-type"] == "application/problem+json"
+
+    tell(dsn, story, max_body=1000, **stranger)
+
+
 def test_pages_work_under_a_path_of_their_own(dsn: str, engine: Engine) -> None:
     engine.enqueue("deploy")
 
@@ -674,7 +699,9 @@ def test_queries_of_pages_can_be_read_back() -> None:
 def test_every_template_is_used() -> None:
     names = set(rendering.environment.list_templates())
     used = {"overview", "action", "lanes", "lane", "executions", "execution", "workers", "policies", "audit"}
-    assert names == {f"{name}.html" for name in used | {"base", "macros", "change", "error", "login"}} | {
+    assert names == {
+        f"{name}.html" for name in used | {"bare", "base", "macros", "change", "error", "login", "refused"}
+    } | {
         "pager.html",
         "lanes_filter.html",
         "lanes_table.html",

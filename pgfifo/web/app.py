@@ -17,7 +17,7 @@ from starlette.responses import Response
 import pgfifo
 from pgfifo.client_async import AsyncClient
 from pgfifo.web import api, health, login, pages
-from pgfifo.web.problems import Problem, ProblemError, ProblemResponse, problem_of
+from pgfifo.web.problems import ProblemError, problem_of, told
 from pgfifo.web.security import Guard
 from pgfifo.web.settings import Settings
 
@@ -43,14 +43,15 @@ def create_app(
         An ASGI application.
     """
     # Nothing is prepared, as there may be a pooler in between.
-    own = None if isinstance(database, AsyncClient) else AsyncClient(database, prepare_threshold=None)
-    fifo = database if isinstance(database, AsyncClient) else own
+    fifo = database if isinstance(database, AsyncClient) else AsyncClient(database, prepare_threshold=None)
+    probe = health.probe_beside(fifo)
+    made_here = [each for each in (fifo, probe) if each is not database]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         yield
-        if own is not None:
-            await own.close()
+        for each in made_here:
+            await each.close()
 
     app = FastAPI(
         title=settings.title,
@@ -64,6 +65,7 @@ def create_app(
     )
     app.state.settings = settings
     app.state.fifo = fifo
+    app.state.probe = probe
     app.state.error_page = None
     for kind in (psycopg.Error, ProblemError, RequestValidationError, HTTPException, TimeoutError):
         app.add_exception_handler(kind, _told)
@@ -76,10 +78,5 @@ def create_app(
 
 
 async def _told(request: Request, error: Exception) -> Response:
-    """Tell what went wrong: to programs as a document, to people as a page."""
-    problem: Problem = problem_of(error)
-    page = request.app.state.error_page
-    if page is not None and "text/html" in request.headers.get("accept", ""):
-        response: Response = page(request, problem)
-        return response
-    return ProblemResponse(problem)
+    """Tell what went wrong."""
+    return told(request, problem_of(error))

@@ -6,6 +6,7 @@ from typing import Annotated
 from urllib.parse import parse_qsl
 
 from fastapi import Depends, Request
+from starlette.requests import HTTPConnection
 
 from pgfifo.client_async import AsyncClient
 from pgfifo.web.problems import ProblemError, of_status
@@ -13,13 +14,13 @@ from pgfifo.web.security import User
 from pgfifo.web.settings import Settings
 
 
-def settings_of(request: Request) -> Settings:
+def settings_of(request: HTTPConnection) -> Settings:
     """Return the application's settings."""
     settings: Settings = request.app.state.settings
     return settings
 
 
-def user_of(request: Request) -> User:
+def user_of(request: HTTPConnection) -> User:
     """Return who sends the request."""
     user: User | None = request.scope.get("pgfifo.user")
     return user or User("", "nobody")

@@ -6,11 +6,12 @@ import asyncio
 from typing import Annotated
 
 import psycopg
-from fastapi import Query
+from fastapi import Query, Request
 from starlette.responses import Response
 
 from pgfifo import compatibility
-from pgfifo.dsn import redact
+from pgfifo.client_async import AsyncClient
+from pgfifo.dsn import Dsn, redact
 from pgfifo.errors import SchemaMismatch, SchemaMissing
 from pgfifo.metrics import CONTENT_TYPE, exposition
 from pgfifo.web.api.routing import new_router, problems
@@ -20,6 +21,17 @@ from pgfifo.web.problems import ProblemError, logger, of_status
 router = new_router("health")
 
 _PATIENCE = 3.0
+
+
+def probe_beside(fifo: AsyncClient) -> AsyncClient:
+    """Return a client for `readyz`, with a connection of its own: requests that hang have all the others.
+
+    Where the connections are a pool of the application's around this one, it is the same client.
+    """
+    pool = fifo._own  # noqa: SLF001 - of this package
+    if pool is None:
+        return fifo
+    return AsyncClient(Dsn(pool.conninfo, "argument"), max_size=1, timeout=_PATIENCE, prepare_threshold=None)
 
 
 @router.get("/healthz", summary="Whether the process lives")
@@ -33,11 +45,11 @@ async def healthz() -> dict[str, str]:
     summary="Whether the database can be reached and its schema fits",
     responses=problems(503),
 )
-async def readyz(fifo: Fifo) -> dict[str, str]:
+async def readyz(request: Request) -> dict[str, str]:
     """Ask the database, for three seconds at most."""
     try:
         async with asyncio.timeout(_PATIENCE):
-            found = await fifo.schema_info()
+            found = await request.app.state.probe.schema_info()
             compatibility.check(found.version, found.min_client)
     except (psycopg.Error, TimeoutError) as error:
         # Nobody has said who he is: what exactly is wrong is for the log.

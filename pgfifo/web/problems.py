@@ -15,6 +15,7 @@ from typing import Any
 import psycopg
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
+from starlette.requests import HTTPConnection
 from starlette.responses import Response
 
 from pgfifo import errors
@@ -260,3 +261,17 @@ class ProblemResponse(Response):
     def __init__(self, problem: Problem) -> None:
         body = json.dumps(problem.document(), ensure_ascii=False, default=str).encode(errors="replace")
         super().__init__(body, problem.status, dict(problem.headers))
+
+
+def wants_page(request: HTTPConnection) -> bool:
+    """Tell whether a person asks, with a browser."""
+    return "text/html" in request.headers.get("accept", "")
+
+
+def told(request: HTTPConnection, problem: Problem) -> Response:
+    """Return the answer that tells a problem: to programs a document, to people a page."""
+    page = request.app.state.error_page
+    if page is not None and wants_page(request):
+        response: Response = page(request, problem)
+        return response
+    return ProblemResponse(problem)

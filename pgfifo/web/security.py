@@ -24,7 +24,7 @@ from starlette.requests import HTTPConnection
 from starlette.responses import RedirectResponse, Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from pgfifo.web.problems import Problem, ProblemResponse, of_status, problem_of
+from pgfifo.web.problems import Problem, of_status, problem_of, told, wants_page
 from pgfifo.web.settings import LOCAL_NAMES, Settings
 
 How = Literal["token", "session", "proxy", "application", "nobody"]
@@ -113,7 +113,7 @@ class Guard:
         except Exception as error:
             if began:
                 raise
-            await ProblemResponse(problem_of(error))(scope, receive, sending)
+            await told(request, problem_of(error))(scope, receive, sending)
 
     def _believe_proxy(self, request: HTTPConnection) -> None:
         """Take from a trusted proxy how the browser reached it."""
@@ -127,27 +127,26 @@ class Guard:
         """Return why a request is not handed on; None if it is."""
         path = path_of(request.scope)
         if not self._known_host(request.headers.get("host")):
-            return ProblemResponse(
+            return told(
+                request,
                 of_status(
                     421,
                     "This server is not called by that name.",
                     hint="Name it: allowed_hosts in the settings, --allowed-host of pgfifo serve.",
-                )
+                ),
             )
         if request.scope["method"] not in SAFE_METHODS and self._foreign(request):
-            problem = of_status(
-                403,
-                "A page of another site has sent this, and may not change anything here.",
-                hint="If a proxy calls this server by another name: allow the name that people use.",
+            return told(
+                request,
+                of_status(
+                    403,
+                    "A page of another site has sent this, and may not change anything here.",
+                    hint="If a proxy calls this server by another name: allow the name that people use.",
+                ),
             )
-            page = request.app.state.error_page
-            if page is not None and "text/html" in request.headers.get("accept", ""):
-                shown: Response = page(request, problem)
-                return shown
-            return ProblemResponse(problem)
         length = request.headers.get("content-length", "0")
         if not length.isdecimal() or len(length) > _DIGITS or int(length) > self._settings.max_body:
-            return ProblemResponse(_too_large(self._settings))
+            return told(request, _too_large(self._settings))
         user = await self._user(request)
         request.scope["pgfifo.user"] = user
         if user is None and path not in OPEN_PATHS and not path.startswith(OPEN_FOLDER):
@@ -210,13 +209,13 @@ class Guard:
 
     def _unknown(self, request: HTTPConnection) -> Response:
         """Return the answer for somebody who does not say who he is: the login page for people."""
-        accepts = request.headers.get("accept", "")
-        if self._settings.tokens and request.scope["method"] == "GET" and "text/html" in accepts:
+        if self._settings.tokens and request.scope["method"] == "GET" and wants_page(request):
             query = request.scope["query_string"].decode("latin-1")
             there = path_of(request.scope) + (f"?{query}" if query else "")
             root = request.scope.get("root_path", "")
             return RedirectResponse(f"{root}/login?next={quote(there, safe='')}", 303)
-        return ProblemResponse(
+        return told(
+            request,
             of_status(
                 401,
                 "It is not known who sends this.",
@@ -224,7 +223,7 @@ class Guard:
                 if self._settings.tokens
                 else None,
                 headers={"WWW-Authenticate": "Bearer"},
-            )
+            ),
         )
 
     def _bounded(self, request: HTTPConnection, receive: Receive) -> Receive:

@@ -18,7 +18,7 @@ from pgfifo.web.pages.changing import CHANGES, Change, Messages
 from pgfifo.web.pages.formats import query
 from pgfifo.web.pages.live import Hub
 from pgfifo.web.pages.looking import PAGES, Desk, Page
-from pgfifo.web.problems import Problem, ProblemError, of_status, problem_of
+from pgfifo.web.problems import Problem, ProblemError, of_status, problem_of, wants_page
 
 _LANES = 1000
 
@@ -100,7 +100,7 @@ def install(app: FastAPI) -> None:
 
 def _again(request: Request, verb: str, change: Change, form: Form, problem: Problem) -> Response | None:
     """Return the form as it was filled in, with what is wrong; None if it cannot be mended there."""
-    if problem.status != 422 or "text/html" not in request.headers.get("accept", ""):
+    if problem.status != 422 or not wants_page(request):
         return None
     fields = {name: form[name] for name in change.fields if form.get(name)}
     try:

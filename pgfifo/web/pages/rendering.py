@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping
 from importlib.resources import files
 from typing import Any
 
-from fastapi import Request
 from jinja2 import Environment, PackageLoader, StrictUndefined, pass_context
 from jinja2.runtime import Context
+from starlette.requests import HTTPConnection
 from starlette.responses import HTMLResponse, Response
 
 import pgfifo
@@ -64,7 +64,7 @@ environment.globals["m"] = environment.get_template("macros.html").module
 Values = Mapping[str, Any]
 
 
-def common(request: Request) -> dict[str, Any]:
+def common(request: HTTPConnection) -> dict[str, Any]:
     """Return what every template may ask for."""
     settings = settings_of(request)
     user = user_of(request)
@@ -81,7 +81,7 @@ def common(request: Request) -> dict[str, Any]:
     }
 
 
-def page(request: Request, template: str, values: Values, status: int = 200) -> HTMLResponse:
+def page(request: HTTPConnection, template: str, values: Values, status: int = 200) -> HTMLResponse:
     """Return a whole page."""
     text = environment.get_template(template).render(common(request) | dict(values))
     return HTMLResponse(text, status)
@@ -94,9 +94,11 @@ def live_part(template: str, values: Values) -> str:
     return "".join(found.blocks["live"](made)).strip()
 
 
-def error_page(request: Request, problem: Problem) -> Response:
+def error_page(request: HTTPConnection, problem: Problem) -> Response:
     """Return the page that tells somebody what went wrong."""
-    response = page(request, "error.html", {"problem": problem}, problem.status)
+    # Who is a stranger sees nothing of what there is.
+    template = "refused.html" if request.scope.get("pgfifo.user") is None else "error.html"
+    response = page(request, template, {"problem": problem}, problem.status)
     response.headers.update(problem.headers)
     return response
 
