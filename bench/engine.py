@@ -51,6 +51,7 @@ class Worker:
         self.conn = conn
         self.actions = list(actions)
         self._calls = itertools.count(1)
+        self._again: list[dict[str, object]] = []
         row = conn.execute(
             "select pgfifo.worker_start('bench', '', 1, %s, 50, '1 h')", [self.actions]
         ).fetchone()
@@ -62,8 +63,16 @@ class Worker:
         return [self.id, self.actions, limit, next(self._calls), finished]
 
     def work(self, limit: int, finished: Jsonb | None = None) -> tuple[list[tuple[Any, ...]], str | None]:
-        """Make one call; return what was started, and the advice about when to call again."""
+        """Make one call; return what was started, and the advice about when to call again.
+
+        What could not be finished, since somebody else had its lane for longer than a moment, is handed in again
+        with the next call, as any worker does.
+        """
+        if self._again:
+            finished = Jsonb([*self._again, *(finished.obj if finished else [])])
         rows = self.conn.execute(WORK, self.arguments(limit, finished), prepare=True).fetchall()
+        retry = {(row[1], row[2]) for row in rows if row[0] == "finish" and row[13] == "retry"}
+        self._again = [item for item in finished.obj if (item["id"], item["attempt"]) in retry] if finished else []
         starts = [row for row in rows if row[0] == "start"]
         more = [row[13] for row in rows if row[0] == "more"]
         return starts, more[0] if more else None
@@ -82,7 +91,7 @@ class Worker:
         while True:
             starts, more = self.work(limit, finished)
             sample.statements += 1
-            if not starts and more is None:
+            if not starts and more is None and not self._again:
                 return
             finished = succeeded(starts)
             sample.done += len(starts)
