@@ -65,14 +65,16 @@ class Worker:
     def work(self, limit: int, finished: Jsonb | None = None) -> tuple[list[tuple[Any, ...]], str | None]:
         """Make one call; return what was started, and the advice about when to call again.
 
-        What could not be finished, since somebody else had its lane for longer than a moment, is handed in again
-        with the next call, as any worker does.
+        What could not be finished, since somebody else had its lane for longer than a moment, is handed in
+        again with the next call, as any worker does.
         """
         if self._again:
             finished = Jsonb([*self._again, *(finished.obj if finished else [])])
         rows = self.conn.execute(WORK, self.arguments(limit, finished), prepare=True).fetchall()
         retry = {(row[1], row[2]) for row in rows if row[0] == "finish" and row[13] == "retry"}
-        self._again = [item for item in finished.obj if (item["id"], item["attempt"]) in retry] if finished else []
+        self._again = (
+            [item for item in finished.obj if (item["id"], item["attempt"]) in retry] if finished else []
+        )
         starts = [row for row in rows if row[0] == "start"]
         more = [row[13] for row in rows if row[0] == "more"]
         return starts, more[0] if more else None
