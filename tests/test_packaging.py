@@ -107,3 +107,20 @@ def test_the_version_is_said_once() -> None:
 def test_the_changelog_speaks_of_this_version_or_of_what_comes_next() -> None:
     headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
     assert headings[0] in ("Unreleased", pgfifo.__version__)
+
+
+def test_extras_are_written_alike_and_are_there() -> None:
+    """A shell takes `[web]` for a pattern, so all of them are quoted; and an extra that is gone is named nowhere."""
+    known = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
+    texts = [
+        *ROOT.glob("*.md"),
+        *ROOT.glob("docs/**/*.md"),
+        *ROOT.glob("pgfifo/**/*.py"),
+        ROOT / "_pgfifo.py",
+    ]
+    named: set[str] = set()
+    for path in texts:
+        for quote, names in re.findall(r"pip\s+install (\S?)(?:pgfifo|\.)\[([\w,]+)\]", path.read_text()):
+            assert quote == "'", f"{path}: pip install with {names}, and no quotes"
+            named |= set(names.split(","))
+    assert known - {"dev", "docs"} == named
