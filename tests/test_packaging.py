@@ -110,7 +110,7 @@ def test_the_changelog_speaks_of_this_version_or_of_what_comes_next() -> None:
 
 
 def test_extras_are_written_alike_and_are_there() -> None:
-    """A shell takes `[web]` for a pattern, so all of them are quoted; and an extra that is gone is named nowhere."""
+    """A shell takes `[web]` for a pattern, so all are quoted; and what is gone is named nowhere."""
     known = set(tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"])
     texts = [
         *ROOT.glob("*.md"),

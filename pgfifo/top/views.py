@@ -2,6 +2,7 @@
 
 import json
 import time
+from abc import abstractmethod
 from collections import deque
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -49,7 +50,10 @@ class Target:
 
 
 class View(Screen[None]):
-    """A screen of the program's."""
+    """A screen of the program's.
+
+    What is abstract is held by the type checker: at run time, Textual's metaclass stands where ABC's would.
+    """
 
     QUERY: "ClassVar[LiteralString]" = ""
     KEYS: ClassVar[str] = ""
@@ -77,9 +81,9 @@ class View(Screen[None]):
         """Return the statement's arguments."""
         return {}
 
+    @abstractmethod
     def heading(self) -> str:
         """Say what it shows."""
-        raise NotImplementedError
 
     def target(self) -> Target:
         """Return what the keys are about now."""
@@ -92,9 +96,9 @@ class View(Screen[None]):
         yield Static(id="said", markup=False)
         yield Static(self.KEYS, id="keys", markup=False)
 
+    @abstractmethod
     def body(self) -> ComposeResult:
         """Lay out what it shows."""
-        raise NotImplementedError
 
     @property
     def is_laid_out(self) -> bool:
@@ -120,9 +124,9 @@ class View(Screen[None]):
             self.draw()
             self.tell()
 
+    @abstractmethod
     def draw(self) -> None:
         """Draw `found`."""
-        raise NotImplementedError
 
     def tell(self) -> None:
         """Draw the lines around it: where one is, the state of the connection, what was said last."""
