@@ -29,7 +29,7 @@ begin
     from pgfifo.lanes l
     join pgfifo.ledger g on g.lane_id = l.id
     -- No join: with the statistics of an empty table it would be a walk through all of them for each lane.
-    cross join lateral (select v_expires and l.id in (select x.lane_id from expiring x) as expires offset 0) x
+    cross join lateral (select v_expires and l.id in (select x.lane_id from expiring x) as expires) x
     cross join lateral (
       select case when not x.expires then least(
         (select e.enqueued_at from pgfifo._executions e where e.lane_id = l.id and e.ticket > g.consumed order by e.lane_id, e.ticket limit 1),
