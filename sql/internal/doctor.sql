@@ -202,7 +202,8 @@ begin
     case when w.n > 0 then 'What it was running keeps its slots until somebody takes it back. Any living worker does, within seconds: so none is there, or its rounds fail.'
       else 'It has gone without signing off, and no living worker was there to notice.' end,
     -- One round sees that its session is gone (or counts towards its lease), a later one declares it dead, the next takes back.
-    'select pgfifo.maintain();  -- once a second until this is gone; or start a worker', jsonb_build_object('worker_id', (w.o).id, 'host', (w.o).host, 'pid', (w.o).pid, 'last_seen', (w.o).last_seen, 'executions', w.n)
+    'select pgfifo.maintain();  -- once a second until this is gone; or start a worker',
+    jsonb_build_object('worker_id', (w.o).id, 'host', (w.o).host, 'pid', (w.o).pid, 'last_seen', (w.o).last_seen, 'executions', w.n)
   from (select w as o, (select count(*) from pgfifo.runs r where r.worker_id = w.id) as n from pgfifo._workers w) w
   where (((w.o).state = 'alive' and (w.o).last_seen + (w.o).lease < p_now) or ((w.o).state <> 'alive' and w.n > 0 and (w.o).ended_at < p_now - p_after));
   return query
