@@ -3,11 +3,12 @@
 Cuts at each point of each call are in `test_cut_connections`; long runs under such faults in `tests/faults`.
 """
 
+import asyncio
 import contextlib
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ import pytest
 
 import pgfifo
 from pgfifo import Actions, Execution, _connections, errors, heartbeat
-from pgfifo._connections import Link
+from pgfifo._connections import AsyncLink, Link
 from tests.support.database import in_background, wait_for
 from tests.support.engine import Engine
 from tests.support.proxy import Proxy
@@ -86,6 +87,79 @@ def end_session(conn: Connection, session: Connection) -> None:
     assert conn.execute("select pg_terminate_backend(%s, 10000)", [session.info.backend_pid]).fetchone() == (
         True,
     )
+
+
+# The connection of a worker's calls
+
+
+def with_link(dsn: str, use: Callable[[AsyncLink], Awaitable[None]]) -> None:
+    """Use such a connection."""
+
+    async def run() -> None:
+        link = await AsyncLink.connect(dsn, pooled=False)
+        try:
+            async with asyncio.timeout(30):
+                await use(link)
+        finally:
+            await link.close()
+
+    asyncio.run(run())
+
+
+def test_a_call_that_is_too_long_to_be_sent_at_once_is_sent(dsn: str) -> None:
+    async def use(link: AsyncLink) -> None:
+        for length in (20_000_000, 1):
+            assert await link.rows("select length(%s::text), %s::text", ("x" * length, "ä")) == [
+                (length, "ä")
+            ]
+
+    with_link(dsn, use)
+
+
+def test_a_call_that_is_refused_says_why_and_the_next_one_is_answered(dsn: str) -> None:
+    async def use(link: AsyncLink) -> None:
+        for _ in range(2):
+            with pytest.raises(psycopg.errors.DivisionByZero) as refused:
+                await link.rows("select 1 / %s::integer", (0,))
+            assert link.is_of_use_after(refused.value)
+            assert await link.rows("select 6 / %s::integer", (3,)) == [(2,)]
+        with pytest.raises(psycopg.errors.UndefinedTable):
+            await link.rows("select %s::integer from nowhere", (1,))
+        assert await link.rows("select 6 / %s::integer", (2,)) == [(3,)]
+
+    with_link(dsn, use)
+
+
+def test_a_call_that_nobody_waits_for_any_more_is_not_taken_for_the_answer_to_the_next(
+    dsn: str, conn: Connection
+) -> None:
+    lock = "select pg_advisory_xact_lock(7)"
+    waits = "select exists (select from pg_locks where locktype = 'advisory' and objid = 7 and not granted)"
+
+    async def use(link: AsyncLink) -> None:
+        with conn.transaction():
+            conn.execute(lock)
+            call = asyncio.create_task(link.rows(f"{lock}, %s::integer", (1,)))
+            await asyncio.to_thread(wait_for, lambda: conn.execute(waits).fetchone() == (True,))
+            call.cancel()
+            await asyncio.wait({call})
+        assert call.cancelled()
+        with pytest.raises(psycopg.OperationalError) as refused:
+            await link.rows("select %s::integer", (2,))
+        assert not link.is_of_use_after(refused.value)
+
+    with_link(dsn, use)
+
+
+def test_a_connection_that_ends_while_it_is_idle_answers_no_call(dsn: str, conn: Connection) -> None:
+    async def use(link: AsyncLink) -> None:
+        assert await link.rows("select %s::integer", (1,)) == [(1,)]
+        conn.execute("select pg_terminate_backend(%s, 10000)", [link.conn.info.backend_pid])
+        with pytest.raises(psycopg.OperationalError) as refused:
+            await link.rows("select %s::integer", (2,))
+        assert not link.is_of_use_after(refused.value)
+
+    with_link(dsn, use)
 
 
 # An outage of the network: the server goes on, and nobody reaches it

@@ -18,10 +18,11 @@ from typing import Literal
 
 import psycopg.conninfo
 
-Point = Literal["before the request", "before the reply", "within the reply"]
-"""Where a connection is cut: the server never hears of it; or it has done it, and the client hears half."""
+Point = Literal["before the request", "before the reply", "within the reply", "before its end"]
+"""Where a connection is cut: the server never hears of it; or it has done it, and the client hears nothing of
+that, half of it, or all but that it was committed."""
 
-POINTS: tuple[Point, ...] = ("before the request", "before the reply", "within the reply")
+POINTS: tuple[Point, ...] = ("before the request", "before the reply", "within the reply", "before its end")
 
 
 @dataclass
@@ -208,6 +209,8 @@ class _Conversation:
                 # With ReadyForQuery the transaction of an autocommit statement is over.
                 if kind == b"Z":
                     raise _CutError
+                if self._doomed == "before its end":
+                    self._client.sendall(message)
                 continue
             self._client.sendall(message)
 
