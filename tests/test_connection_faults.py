@@ -20,7 +20,7 @@ from pgfifo import Actions, Execution, _connections, errors, heartbeat
 from pgfifo._connections import AsyncLink, Link
 from tests.support.database import in_background, wait_for
 from tests.support.engine import Engine
-from tests.support.proxy import Proxy
+from tests.support.proxy import Fault, Proxy
 
 Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
@@ -149,6 +149,18 @@ def test_a_call_that_nobody_waits_for_any_more_is_not_taken_for_the_answer_to_th
         assert not link.is_of_use_after(refused.value)
 
     with_link(dsn, use)
+
+
+def test_rows_without_an_end_are_no_answer_since_nothing_says_that_they_were_committed(
+    proxies: list[Proxy],
+) -> None:
+    async def use(link: AsyncLink) -> None:
+        assert await link.rows("select %s::integer as marked", (1,)) == [(1,)]
+        proxies[0].faults.append(Fault("marked", "before its end"))
+        with pytest.raises(psycopg.OperationalError):
+            await link.rows("select %s::integer as marked", (2,))
+
+    with_link(proxies[0].dsn, use)
 
 
 def test_a_connection_that_ends_while_it_is_idle_answers_no_call(dsn: str, conn: Connection) -> None:
