@@ -26,6 +26,7 @@ class System:
         limits: whether more than one of a key may run, and no more than so many.
         orders: whether it promises an order per key at all.
         fill: how many in one commit keep their order, when a queue is filled.
+        apart: milliseconds between two of one key, where they would have the same time otherwise.
         kept: SQL for the bytes of what is kept of finished ones.
         most_keys: over how many keys it is worth trying.
         cannot: reasons, by feature (bulk, delay, fail, pause, processes, latency, produce, consume, …) or
@@ -43,6 +44,7 @@ class System:
     limits: bool = False
     orders: bool = True
     fill: int = 1000
+    apart: float = 0
     kept: str | None = None
     most_keys: int | None = None
     cannot: Mapping[str, str] = field(default_factory=dict)
@@ -264,6 +266,7 @@ def _dbos(setting: str, says: str, cannot: Mapping[str, str] | None = None, **op
         options,
         limits=True,
         fill=1,
+        apart=1.5,
         cannot={
             "pause": _NO_PAUSE,
             "fail": "a workflow that fails has failed: its retries are of steps",
