@@ -122,8 +122,13 @@ def _ours(label: str) -> Callable[[System], str | None]:
     return lambda system: label if system.kind == OURS else None
 
 
+def _is_worker(system: System) -> bool:
+    """Whether it is what pgfifo is asked for: a worker as it comes, not bare SQL beside it."""
+    return system.kind == OURS and "poll" not in system.options and system.options.get("handlers") != "none"
+
+
 def _shall(value: float) -> Callable[[System], float | None]:
-    return lambda system: value if system.kind == OURS and "poll" not in system.options else None
+    return lambda system: value if _is_worker(system) else None
 
 
 def _floor_of_same_batch(system: System) -> str | None:
@@ -133,7 +138,7 @@ def _floor_of_same_batch(system: System) -> str | None:
 
 
 def _of_floor(system: System) -> float | None:
-    if system.kind != OURS or "poll" in system.options:
+    if not _is_worker(system):
         return None
     return 0.5 if system.options.get("handlers") == "sync" else 0.7
 

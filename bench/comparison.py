@@ -99,6 +99,7 @@ class Comparison:
         plans: of the floors.
         load: load averages while it ran.
         seconds: that it took.
+        took: how many of them each scenario.
         notes: what a reader must know.
     """
 
@@ -114,6 +115,7 @@ class Comparison:
     plans: dict[str, list[str]] = field(default_factory=dict)
     load: list[float] = field(default_factory=list)
     seconds: float = 0.0
+    took: dict[str, float] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
 
 

@@ -103,7 +103,7 @@ def run(
     planned = plan.cases()
     lines = {case: _lines(case, plan, missing) for case in planned}
     comparison.lines = [line for found in lines.values() for line, _ in found]
-    spent = _take_over(comparison, before) if before else 0.0
+    earlier = _take_over(comparison, before) if before else 0.0
     until = began + plan.minutes * 60 if plan.minutes else math.inf
     try:
         with Trials(ground, plan.cap) as trials:
@@ -117,17 +117,19 @@ def run(
                     console.log(f"round {turn + 1}: {case.scenario} {case.title}")
                     comparison.load.append(os.getloadavg()[0] if hasattr(os, "getloadavg") else 0.0)
                 for line, system in todo if turn % 2 == 0 else reversed(todo):
-                    _in_time(until)
+                    now = _in_time(until)
                     _once(trials, case, turn, line, system, console)
+                    spent = comparison.took.get(case.scenario, 0.0)
+                    comparison.took[case.scenario] = spent + time.monotonic() - now
                 compare(comparison.lines)
-                comparison.seconds = spent + time.monotonic() - began
+                comparison.seconds = earlier + time.monotonic() - began
                 keep(comparison)
     except KeyboardInterrupt:
         comparison.notes.append("Interrupted: what came after is missing.")
     except _TimeIsUpError:
         comparison.notes.append(f"The {plan.minutes:g} minutes were over: what came after is missing.")
     compare(comparison.lines)
-    comparison.seconds = spent + time.monotonic() - began
+    comparison.seconds = earlier + time.monotonic() - began
     return comparison
 
 
@@ -135,9 +137,12 @@ class _TimeIsUpError(Exception):
     """The time of the run is over."""
 
 
-def _in_time(until: float) -> None:
-    if time.monotonic() > until:
+def _in_time(until: float) -> float:
+    """The time, unless it is over."""
+    now = time.monotonic()
+    if now > until:
         raise _TimeIsUpError
+    return now
 
 
 def _turns(planned: Sequence[Case], rounds: int) -> Iterator[tuple[int, Case, frozenset[str]]]:
@@ -167,10 +172,10 @@ def _take_over(comparison: Comparison, before: Comparison) -> float:
     """Take what an earlier run has measured of the same, and return how many seconds it took."""
     found = {(line.scenario, line.title, line.system): line for line in before.lines}
     for line in comparison.lines:
-        earlier = found.get((line.scenario, line.title, line.system))
-        if earlier is not None and line.dash is None:
-            line.outcomes = list(earlier.outcomes)
-    comparison.load = list(before.load)
+        made = found.get((line.scenario, line.title, line.system))
+        if made is not None and line.dash is None:
+            line.outcomes = list(made.outcomes)
+    comparison.load, comparison.took = list(before.load), dict(before.took)
     comparison.notes.append(f"Made in parts: the first of {before.machine['date']}.")
     return before.seconds
 

@@ -10,6 +10,7 @@ from bench.trial import Outcome
 
 AT_LEAST, AT_MOST = "≥", "≤"
 
+BARE = "pgfifo, bare SQL"
 _BATCHES = {"pgfifo, async": 10, "pgfifo, async 50": 50}
 """Whose costs are held against those of the floor of the same batch."""
 
@@ -63,7 +64,9 @@ def _place(scenario: str) -> int:
 
 
 def _ours(lines: Sequence[Line], scenario: str) -> list[Line]:
-    return [line for line in lines if line.scenario == scenario and line.kind == OURS and line.outcomes]
+    """Those of its workers: bare SQL is shown beside them, and nothing is asked of it."""
+    found = [line for line in lines if line.scenario == scenario and line.kind == OURS and line.outcomes]
+    return [line for line in found if line.system != BARE]
 
 
 def _ratios(lines: Sequence[Line]) -> Iterator[Check]:
@@ -84,7 +87,7 @@ def _between(lines: Sequence[Line]) -> Iterator[Check]:
         if line.system in unordered:
             values = by_turns(line.by_turn, unordered[line.system].by_turn)
             yield Check("S4", "in order, x the same without (S3)", line.system, values, AT_LEAST, 0.9)
-    ours = _best([line for line in ordered if "bare" not in line.system])
+    ours = _best(ordered)
     for name, bar in (("pgmq", 5.0), ("pg-boss", 2.0)):
         other = _best(
             [
@@ -203,8 +206,7 @@ def glances(lines: Sequence[Line]) -> list[Glance]:
     found = []
     for (scenario, title), there in cases.items():
         unit = there[0].unit
-        # Without a worker around it, it is no system to use.
-        ours = _first([line for line in there if line.kind == OURS and "bare" not in line.system], unit)
+        ours = _first([line for line in there if line.kind == OURS and line.system != BARE], unit)
         peers = [line for line in there if line.kind == PEER and any(line.values)]
         peer = _first([line for line in peers if not line.broken], unit)
         broken = sorted((line for line in peers if line.broken), key=lambda line: _rank(line, unit))

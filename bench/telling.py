@@ -205,6 +205,7 @@ def markdown(comparison: Comparison, plots: Sequence[str] = ()) -> str:
         + ", ".join(f"{name} = {value}" for name, value in machine["settings"].items()),
         "- " + ours + versions,
         f"- {machine['date']}, {comparison.seconds / 60:.0f} min; load average {_load(comparison.load)}",
+        "- Time: " + ", ".join(f"{name} {spent:.0f} s" for name, spent in comparison.took.items()),
         *(f"- {note}" for note in comparison.notes),
     ]
     lines += ["", "## At a glance", "", _GLANCE, ""]
