@@ -1,6 +1,7 @@
 """Plots of a side by side: `python -m bench.plots RESULTS.json FOLDER`, where there is matplotlib."""
 
 import json
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -42,14 +43,19 @@ def bars(scenario: str, cases: dict[str, list[dict[str, Any]]], path: Path) -> N
                 bar.set_hatch("//")
                 bar.set_edgecolor("white")
             said = f" {line['median']:,.0f}" if line["median"] >= 100 else f" {line['median']:.2f}"
+            p99 = [outcome["more"]["p99"] for outcome in line["outcomes"] if "p99" in outcome["more"]]
+            if p99:
+                said += f", p99 {statistics.median(p99):.2f}"
             if line["broken"]:
                 said += "  promise broken: " + ", ".join(line["broken"])
             panel.text(line["median"], bar.get_y() + bar.get_height() / 2, said, va="center", fontsize=7)
         panel.invert_yaxis()
         panel.margins(x=0.25)
         unit = lines[0]["unit"]
+        if unit == "ms":
+            panel.set_xscale("log")  # from a millisecond to seconds
         panel.set_title(f"{scenario}: {title}", loc="left", fontsize=8)
-        panel.set_xlabel("executions a second" if unit == "/s" else "milliseconds", fontsize=7)
+        panel.set_xlabel("executions a second" if unit == "/s" else "milliseconds (logarithmic)", fontsize=7)
         panel.spines[["top", "right"]].set_visible(False)
     figure.savefig(path, metadata={"Date": None})
     plt.close(figure)
