@@ -3,6 +3,7 @@
 import itertools
 import math
 import os
+import re
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -201,9 +202,9 @@ def _once(trials: Trials, case: Case, turn: int, line: Line, system: System, con
         with trials.trial(system, case.waiting) as made:
             outcome = case.measure(made)
     except (ProgramError, RuntimeError, OSError, psycopg.Error) as error:
-        line.failed.append(str(error))
+        line.failed.append(_anywhere(str(error)))
         if not line.outcomes:
-            line.dash = f"failed: {error}"
+            line.dash = f"failed: {line.failed[-1]}"
         console.log(f"  {system.label}: failed: {error}", style="red")
         return
     outcome.turn = turn
@@ -212,6 +213,11 @@ def _once(trials: Trials, case: Case, turn: int, line: Line, system: System, con
     broken = f" ({'; '.join(line.broken)})" if line.broken else ""
     stopped = " (stopped)" if outcome.stopped else ""
     console.log(f"  {system.label}: {outcome.value:,.1f} {line.unit}{stopped}{broken}")
+
+
+def _anywhere(said: str) -> str:
+    """What a program said, without where it ran: it goes into a page."""
+    return re.sub(r"(postgres\w*:/)?/[\w.+%@?=&:-]+(/[\w.+%@?=&:-]*)+", "…", said)
 
 
 def _environments(systems: Sequence[System], comparison: Comparison, console: Console) -> dict[str, str]:

@@ -263,7 +263,8 @@ def glance_cells(glance: Glance) -> tuple[str, ...]:
 def _table(headings: Sequence[str], rows: Sequence[Sequence[str]], left: int) -> list[str]:
     """Rows as a table in Markdown, with so many columns that are read from the left."""
     aligned = "|---" * left + "|---:" * (len(headings) - left) + "|"
-    return ["| " + " | ".join(headings) + " |", aligned, *("| " + " | ".join(row) + " |" for row in rows)]
+    told = ("| " + " | ".join(cell.replace("|", r"\|") for cell in row) + " |" for row in rows)
+    return ["| " + " | ".join(headings) + " |", aligned, *told]
 
 
 def _sizes(comparison: Comparison) -> str:

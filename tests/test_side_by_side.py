@@ -27,7 +27,7 @@ from bench.peers.common import (
     Produce,
     jobs,
 )
-from bench.side_by_side import Plan, run, scenarios
+from bench.side_by_side import Plan, _anywhere, run, scenarios
 from bench.systems import OURS, PEER, SYSTEMS, chosen
 from bench.targets import checks, glances
 from bench.telling import as_json, cells, from_json, markdown, terminal
@@ -264,6 +264,11 @@ def test_bench_leaves_settings_out_of_a_brief_run_but_no_scenario() -> None:
         able = [(case, system) for case in there for system in SYSTEMS if reason(case, system) is None]
         kept = {system.name for case, system in able if not left_out(case, system)}
         assert kept == {system.name for _, system in able}, f"{scenario} leaves a system out"
+
+
+def test_bench_reports_a_failure_without_where_it_ran() -> None:
+    said = "File '/home/me/x/peer.py', line 7: postgresql://me:secret@/db?host=%2Frun%2Fx refused n/a"
+    assert _anywhere(said) == "File '…', line 7: … refused n/a"
 
 
 def test_bench_names_systems_and_scenarios_as_the_command_line_does() -> None:
