@@ -26,7 +26,7 @@ class System:
         limits: whether more than one of a key may run, and no more than so many.
         orders: whether it promises an order per key at all.
         fill: how many in one commit keep their order, when a queue is filled.
-        apart: milliseconds between two of one key, where they would have the same time otherwise.
+        apart: milliseconds after each where there are few keys: two of one key may have the same time else.
         kept: SQL for the bytes of what is kept of finished ones.
         most_keys: over how many keys it is worth trying.
         cannot: reasons, by feature (bulk, delay, fail, pause, processes, latency, produce, consume, …) or

@@ -327,8 +327,8 @@ def _in_order(system: System, task: Produce) -> Produce:
     connections = 1
     if chunk == 1 and not task.part:
         connections = next(n for n in (8, 5, 4, 2, 1) if task.keys % n == 0)
-    apart = system.apart if task.keys == 1 and task.ordered else 0
-    return dataclasses.replace(task, chunk=chunk, connections=connections, interval=apart)
+    apart = system.apart if task.keys <= 10 and task.ordered else 0
+    return dataclasses.replace(task, chunk=chunk, connections=connections, apart=apart)
 
 
 @dataclass

@@ -97,6 +97,7 @@ export async function sendAll (task, senders) {
       if (task.interval) await sleep(Math.max(0, begun + turn * task.interval - Number(now()) / 1e6))
       await send(parts[place])
       sent += parts[place].length
+      if (task.apart) await sleep(task.apart)
       if (task.stamps) {
         const at = now()
         for (const job of parts[place]) stamps.push(`${job.payload.n} ${at}`)

@@ -40,6 +40,7 @@ class Produce:
         chunk: how many in one commit; 1 is one by one, with the call for one; 0 as many as keep their order.
         connections: how many connections do it at once.
         interval: milliseconds between two of them; 0 for as fast as it goes.
+        apart: milliseconds after each, so that no two have the same time.
         work: milliseconds that a handler takes.
         fail_every: every so many-th fails at its first attempt; 0 for none.
         delay_every: every so many-th is delayed; 0 for none.
@@ -60,6 +61,7 @@ class Produce:
     chunk: int = 1
     connections: int = 1
     interval: float = 0
+    apart: float = 0
     work: float = 0
     fail_every: int = 0
     delay_every: int = 0
@@ -287,6 +289,8 @@ async def send_all(task: Produce, stage: Stage, senders: Sequence[Send]) -> None
             await send(part)
             stamps.note(part)
             sent[nth] += len(part)
+            if task.apart:
+                await asyncio.sleep(task.apart / 1000)
 
     began = time.monotonic_ns()
     await asyncio.gather(*(share(n, send, made[n :: len(senders)]) for n, send in enumerate(senders)))
@@ -313,6 +317,8 @@ def send_all_in_threads(task: Produce, stage: Stage, senders: Sequence[SendAndWa
                 send(part)
                 stamps.note(part)
                 sent[nth] += len(part)
+                if task.apart:
+                    time.sleep(task.apart / 1000)
         except BaseException as error:
             wrong.append(error)
             raise
