@@ -301,9 +301,8 @@ def _behind_full_key(sized: Sized) -> Iterator[Case]:
 
 
 def _one_at_a_time(system: System) -> bool:
-    """Whether one process of it runs one handler at a time: a long one would leave nobody for the others."""
-    options = system.options
-    return system.name == "pgmq" or options.get("concurrency") == 1 or options.get("concurrentJobs") == 1
+    """Whether a long handler in a process of it would leave nobody for the others."""
+    return system.blocks or 1 in (system.options.get("concurrency"), system.options.get("concurrentJobs"))
 
 
 # S7

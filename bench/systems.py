@@ -26,6 +26,7 @@ class System:
         limits: whether more than one of a key may run, and no more than so many.
         orders: whether it promises an order per key at all.
         fill: how many in one commit keep their order, when a queue is filled.
+        blocks: whether a process takes nothing more while a handler of its batch runs.
         apart: milliseconds after each where there are few keys: two of one key may have the same time else.
         kept: SQL for the bytes of what is kept of finished ones.
         most_keys: over how many keys it is worth trying.
@@ -44,6 +45,7 @@ class System:
     limits: bool = False
     orders: bool = True
     fill: int = 1000
+    blocks: bool = False
     apart: float = 0
     kept: str | None = None
     most_keys: int | None = None
@@ -158,6 +160,7 @@ def _pgmq(setting: str, says: str, batch: int, cannot: Mapping[str, str] | None 
         says,
         "pgmq",
         {"batch": batch},
+        blocks=True,
         most_keys=1_000,
         cannot={
             "pause": _NO_PAUSE,
@@ -243,6 +246,7 @@ def _pgboss(setting: str, says: str, cannot: Mapping[str, str] | None = None, **
         options,
         limits=groups,
         fill=1,
+        blocks=True,
         cannot={
             "pause": _NO_PAUSE,
             **(
