@@ -268,7 +268,7 @@ def _behind_full_key(sized: Sized) -> Iterator[Case]:
             producer = trial.producer(Produce(count, chunk=trial.system.fill, seconds=trial.cap))
             for consumer in trial.consumers(task, 2 if _one_at_a_time(trial.system) else 1):
                 consumer.go()
-            if not trial.wait_for(lambda: journal.has_begun(trial.journal), 60):
+            if not trial.wait_for(lambda: journal.has_begun(trial.journal), max(15, trial.cap)):
                 raise RuntimeError("the key was not filled")
             time.sleep(1)  # with what waits behind it they have come to rest
             already = journal.count(trial.journal)
