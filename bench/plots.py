@@ -10,6 +10,7 @@ import matplotlib as mpl
 
 mpl.use("svg")
 mpl.rcParams["svg.hashsalt"] = "pgfifo"  # the same results make the same file
+mpl.rcParams["svg.fonttype"] = "none"  # text stays text, and files small
 mpl.rcParams["font.size"] = 8
 
 from matplotlib import pyplot as plt  # noqa: E402
