@@ -448,7 +448,8 @@ def _processes(sized: Sized) -> Iterator[Case]:
 
     def case(processes: int) -> Case:
         def measure(trial: Trial) -> Outcome:
-            outcome, _ = drained(trial, Consume(str(trial.journal)), count, 100, processes=processes)
+            task = Consume(str(trial.journal))
+            outcome, _ = drained(trial, task, count, 100, processes=processes, warm=count // 4)
             return outcome
 
         one = f"Drain {count:,} over 100 keys with 1 process"

@@ -416,19 +416,40 @@ class Trials:
 
 
 def drained(
-    made: Trial, task: Consume, expected: int, keys: int, *, processes: int = 1, failures: int = 0
+    made: Trial,
+    task: Consume,
+    expected: int,
+    keys: int,
+    *,
+    processes: int = 1,
+    failures: int = 0,
+    warm: int = 0,
 ) -> tuple[Outcome, list[Run]]:
-    """Run what is enqueued, and tell the rate from the first handler's beginning to the last finish."""
+    """Run what is enqueued, and tell the rate from the first handler's beginning to the last finish.
+
+    Args:
+        made: the trial.
+        task: what to run.
+        expected: how many.
+        keys: over how many keys they are.
+        processes: how many run them.
+        failures: how many runs there are more than that.
+        warm: count only what comes after so many runs, when all processes have started.
+    """
     consumers = made.consumers(task, processes)
     kept = made.kept()
     before = made.meter()
     for consumer in consumers:
         consumer.go()
+    counted, began = 0, None
+    if warm and made.wait_for(lambda: journal.count(made.journal) >= warm, made.cap / 2):
+        counted, began, before = journal.count(made.journal), time.monotonic_ns(), made.meter()
     ended, stopped = made.wait_done(expected + failures)
     runs = made.runs()
     finished = [run for run in runs if run.state == DONE]
-    began = min((run.begin for run in runs), default=ended - 1)
-    outcome = made.outcome(before, max(1, len(finished)), (ended - began) / 1e9)
+    if began is None:
+        began = min((run.begin for run in runs), default=ended - 1)
+    outcome = made.outcome(before, max(1, len(finished) - counted), (ended - began) / 1e9)
     if not finished:
         outcome.value = 0.0
     outcome.stopped = stopped
