@@ -50,10 +50,11 @@ def _sender(conn: Connection, task: Produce) -> common.SendAndWait:
         # A batch has one delay for all: those that are due now are one, and each delayed one is its own.
         now = [job for job in part if not job.delay]
         headers = [header(job) for job in now] if task.ordered else None
-        conn.execute(
-            "select pgmq.send_batch(%s::text, %s::jsonb[], %s::jsonb[])",
-            [task.queue, [Jsonb(job.payload) for job in now], headers],
-        ).fetchall()
+        if now:  # it takes no empty batch
+            conn.execute(
+                "select pgmq.send_batch(%s::text, %s::jsonb[], %s::jsonb[])",
+                [task.queue, [Jsonb(job.payload) for job in now], headers],
+            ).fetchall()
         for job in part:
             if job.delay:
                 one([job])
