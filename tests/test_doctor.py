@@ -259,26 +259,26 @@ def test_what_no_living_worker_serves_is_found(conn: Connection, engine: Engine)
 def test_a_lane_that_lost_its_wake_up_is_found_and_what_it_says_mends_it(
     conn: Connection, engine: Engine, cli: CommandLine
 ) -> None:
-    worker = engine.worker()
+    worker = engine.worker(lease="1 hour")
     new = engine.enqueue(group="ann")
     for group in ("bob", "eve"):
         engine.enqueue(group=group)
     conn.execute("delete from pgfifo.marks where lane_id = %s", [lane(conn, "deploy", "ann")])
-    engine.advance("20 s")
-    found = {each.subject: each for each in findings(conn, "stuck", after="10 s")}
+    engine.advance("20 min")
+    found = {each.subject: each for each in findings(conn, "stuck", after="10 min")}
     assert found["deploy ann"].severity == "critical"
     assert f"execution {new} is next and there is a free slot" in found["deploy ann"].detail
     assert found["deploy ann"].detail.endswith("; no mark leads to it.")
     # The others wait for a worker that lives and does not claim; one of them stands for all.
     assert found.keys() == {"deploy ann", "deploy bob"}
     assert found["deploy bob"].detail.endswith("; nor in any other lane of its action.")
-    assert findings(conn, "stuck", after="25 s") == [], "not for so long"
+    assert findings(conn, "stuck", after="25 min") == [], "not for so long"
     [*_, program, words] = ["", *found["deploy ann"].mend.split(" ", 1)]
     assert program == "pgfifo"
     cli("check", *words.split()[1:])
-    assert "no mark" not in only(conn, "stuck", after="10 s").detail
+    assert "no mark" not in only(conn, "stuck", after="10 min").detail
     engine.claim(worker, 5)
-    assert findings(conn, "stuck", after="10 s") == []
+    assert findings(conn, "stuck", after="10 min") == []
 
 
 def test_a_lane_that_waits_for_a_reason_is_not_stuck(conn: Connection, engine: Engine) -> None:
@@ -293,7 +293,7 @@ def test_a_lane_that_waits_for_a_reason_is_not_stuck(conn: Connection, engine: E
 
 
 def test_a_lane_whose_turn_comes_late_is_not_stuck(conn: Connection, engine: Engine) -> None:
-    worker = engine.worker()
+    worker = engine.worker(lease="1 hour")
     for group in ("first", "second"):
         engine.enqueue(group=group)
     engine.advance("20 s")
@@ -683,7 +683,7 @@ def test_this_machine_s_clock_is_compared_with_the_server_s(
 def test_as_a_plugin_it_prints_one_line_and_ends_with_the_usual_codes(
     cli: CommandLine, engine: Engine
 ) -> None:
-    engine.worker("deliver", "deploy")
+    engine.worker("deliver", "deploy", lease="1 hour")
     engine.enqueue_many("deliver", [{}] * 7)
     engine.enqueue_many("deploy", [{}] * 2)
     said = cli("doctor", *SKIPPED, "--warn-length", 8, "--crit-length", 10, "--warn-wait", "1h")

@@ -15,7 +15,7 @@ import pgfifo
 from pgfifo import errors
 from pgfifo.cli.events import Kind
 from pgfifo.models import EventKind
-from tests.support.database import in_background, wait_for, wait_until_blocked
+from tests.support.database import in_background, told, wait_for, wait_until_blocked
 from tests.support.engine import Engine, item
 from tests.support.sqlworker import buffers
 
@@ -833,19 +833,15 @@ def test_who_does_not_sleep_costs_no_notifications(conn: Connection, connect: Co
     follower = connect()
     follower.execute("listen pgfifo")
     follower.execute("listen pgfifo_events")
-
-    def told() -> list[str]:
-        return [each.channel for each in follower.notifies(timeout=0.2)]
-
     engine.drain(engine.worker())
-    assert told() == []
+    assert told(follower) == []
     follower.execute("select pgfifo.follow()")
     engine.enqueue()
     engine.drain(engine.worker())
-    assert set(told()) == {"pgfifo", "pgfifo_events"}
+    assert {each.channel for each in told(follower)} == {"pgfifo", "pgfifo_events"}
     follower.execute("select pgfifo.unfollow()")
     held = "select count(*) from pg_locks where pid = %s and locktype = 'advisory'"
     assert engine.one(held, follower.info.backend_pid) == 0
     engine.enqueue()
     engine.drain(engine.worker())
-    assert told() == []
+    assert told(follower) == []

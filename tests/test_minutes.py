@@ -200,8 +200,9 @@ def test_waits_and_runs_are_measured(engine: Engine) -> None:
     count(engine)
     [(measured, waited, ran)] = engine.rows("select measured, wait_seconds, run_seconds from pgfifo.minutes")
     assert measured == 2, "what was cancelled, or tried again, was measured"
-    assert waited == pytest.approx(4 + 9, abs=2)
-    assert ran == pytest.approx(5 + 7, abs=2)
+    # And what the test itself took.
+    assert 0 <= waited - (4 + 9) < 10
+    assert 0 <= ran - (5 + 7) < 10
 
 
 def test_measuring_catches_up_in_steps_and_measures_nothing_twice(engine: Engine) -> None:

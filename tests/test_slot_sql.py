@@ -9,7 +9,7 @@ import pytest
 from psycopg.types.json import Jsonb
 
 import pgfifo
-from tests.support.database import in_background, wait_for, wait_until_blocked
+from tests.support.database import in_background, told, wait_for, wait_until_blocked
 from tests.support.engine import Engine
 
 Connection = psycopg.Connection[Any]
@@ -639,9 +639,7 @@ def test_owners_are_told_when_somebody_else_starts_them(
     slot = holder.enter()
 
     def heard() -> list[str]:
-        engine.one("select 1")
-        listening.execute("")
-        return [told.payload for told in listening.notifies(timeout=0.2)]
+        return [each.payload for each in told(listening)]
 
     assert heard() == []
     engine.work(worker, 1, finished=[{"id": first.id, "attempt": 1, "outcome": "succeeded"}])

@@ -13,7 +13,7 @@ import pytest
 
 import pgfifo
 from pgfifo import waiting, waiting_async
-from tests.support.database import Background, in_background, wait_for
+from tests.support.database import Background, in_background, told, wait_for
 from tests.support.engine import Engine
 from tests.support.server import make_server
 from tests.test_unwrap import DjangoConnection, SqlalchemyConnection
@@ -173,7 +173,7 @@ def test_notifications_are_sent_to_nobody_else(fifo: pgfifo.Client, engine: Engi
     by_work(engine, third, 1)
     by_work(engine, second, 1)
     assert found.result() == 7
-    assert [told.payload for told in listener.notifies(timeout=0.2)] == [str(second)]
+    assert [each.payload for each in told(listener)] == [str(second)]
 
 
 def test_a_transaction_that_asked_who_waits_too_early_is_found_by_looking(

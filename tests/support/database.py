@@ -62,6 +62,16 @@ def wait_for(predicate: Callable[[], object], timeout: float = 30.0, message: st
         time.sleep(0.005)
 
 
+def told(listener: psycopg.Connection[Any]) -> list[psycopg.Notify]:
+    """Return what an autocommit session that listens has been told by all that has committed until now.
+
+    Whoever commits signals the listening backends before it answers; they pass it on before they answer
+    what they are asked next.
+    """
+    listener.execute("select 1")
+    return list(listener.notifies(timeout=0))
+
+
 def wait_until_blocked(observer: psycopg.Connection[Any], pid: int, timeout: float = 30.0) -> None:
     """Wait until a backend waits for a lock.
 
