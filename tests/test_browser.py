@@ -57,7 +57,7 @@ def visit(dsn: str, chrome: Any, address: str) -> Iterator[Callable[..., Page]]:
 
     def opener(path: str, live: bool = True, **options: Any) -> Page:
         context = chrome.new_context(base_url=address, **options)
-        context.set_default_timeout(20_000)
+        context.set_default_timeout(60_000)
         contexts.append(context)
         page = context.new_page()
         page.on(
@@ -323,7 +323,7 @@ def test_from_an_enqueue_over_http_to_the_result_on_the_page(
     finally:
         worker.send_signal(signal.SIGTERM)
         assert worker.stderr is not None
-        said = worker.communicate(timeout=30)[1]
+        said = worker.communicate(timeout=60)[1]
     assert worker.returncode == 0, (said, sys.version)
 
 

@@ -197,7 +197,7 @@ class Caller:
         return arguments
 
 
-@pytest.mark.timeout(120 + SECONDS * 3)
+@pytest.mark.timeout(360 + SECONDS * 3)
 def test_no_two_calls_deadlock(conn: Connection, connect: Connect) -> None:
     done = hammer(conn, connect, SECONDS)
     assert len(done) > 20

@@ -13,7 +13,7 @@ from pgfifo.demo import sabotage
 from pgfifo.demo.events import CUSTOMERS, DELIVER, INDEX, events
 from tests.support.cli import processes_of, program
 
-FOREVER = 110
+FOREVER = 300
 
 
 @pytest.fixture

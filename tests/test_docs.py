@@ -164,7 +164,7 @@ def quick() -> Iterator[Path]:
         yield program
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 @pytest.mark.parametrize("page", [page for page in PAGES if any(block.runs for block in blocks(page))])
 def test_the_examples_of_a_page_run_and_print_what_it_shows(
     page: str, request: pytest.FixtureRequest, tmp_path: Path, quick: Path
@@ -201,7 +201,7 @@ def test_the_examples_of_a_page_run_and_print_what_it_shows(
         stdin=subprocess.DEVNULL,
         capture_output=True,
         text=True,
-        timeout=240,
+        timeout=500,
         check=False,
     )
     assert done.returncode == 0, done.stderr

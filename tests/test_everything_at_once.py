@@ -252,7 +252,7 @@ def test_the_judge_of_rates_finds_what_is_planted() -> None:
     assert len(rate_faults(moments(0, 0.05), 10, 1)) == 1
 
 
-@pytest.mark.timeout(120 + SECONDS * 3)
+@pytest.mark.timeout(360 + SECONDS * 3)
 def test_order_slots_rates_and_shared_limits_hold_under_twenty_clients_that_change_them(
     conn: Connection, connect: Connect, dsn: str
 ) -> None:

@@ -397,7 +397,7 @@ def test_a_pooled_session_is_never_taken_for_the_workers_own(
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_promise_holds_while_workers_are_killed_and_stopped(
     pooler: PgBouncer, pooled: str, conn: Connection
 ) -> None:
@@ -417,7 +417,7 @@ def test_every_promise_holds_while_workers_are_killed_and_stopped(
             "--json",
         ],
         capture_output=True,
-        timeout=240,
+        timeout=500,
         check=False,
     )
     report = json.loads(done.stdout)

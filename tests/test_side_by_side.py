@@ -363,7 +363,7 @@ def test_bench_fills_a_queue_once_and_gives_each_trial_a_copy(server: PrivateSer
 
 
 @pytest.mark.long
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_bench_measures_a_floor_and_pgfifo_side_by_side(server: PrivateServer) -> None:
     systems = chosen("f1b:batch-10:1-connection,pgfifo:async")
     plan = Plan(systems, frozenset({"S4"}), scale=0.005, rounds=1, cap=60)

@@ -187,7 +187,7 @@ def test_a_schema_that_is_too_new_or_too_old_says_which_side_to_upgrade(
 
 
 @pytest.mark.faults
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_every_promise_holds_while_versions_are_installed(fresh_dsn: str) -> None:
     """The same version again and again, the next one in between; workers are killed meanwhile."""
     size = ["--duration", "30", "--producers", "4", "--workers", "3", "--chaos", "kill", "--yes"]

@@ -16,7 +16,7 @@ from pgfifo.demo import sabotage
 from pgfifo.verify.load import RULES, SINGLE
 from tests.support.cli import CommandLine, processes_of, program
 
-FOREVER = 110
+FOREVER = 300
 SMALL = ("--producers", "2", "--workers", "2", "--lease", "2s")
 
 
