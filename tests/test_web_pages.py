@@ -19,6 +19,7 @@ import pgfifo
 from pgfifo.web import Settings, create_app
 from pgfifo.web.pages import charts, formats, rendering
 from pgfifo.web.pages.live import Hub
+from pgfifo.web.pages.looking import Desk
 from tests.support.engine import Engine, item
 
 Connection = psycopg.Connection[Any]
@@ -623,6 +624,30 @@ def test_live_pages_are_rendered_once_for_all_who_look(dsn: str) -> None:
         assert hub.pages == 0
         await asyncio.wait([task])
         assert task.cancelled(), "nobody looks, and it is rendered"
+
+    asyncio.run(whole())
+
+
+def test_what_was_read_is_shared_for_a_moment_and_then_dropped() -> None:
+    asked = 0
+
+    async def ask() -> int:
+        nonlocal asked
+        asked += 1
+        await asyncio.sleep(0)
+        return asked
+
+    async def whole() -> None:
+        desk = Desk(pgfifo.AsyncClient(""), fresh=3600)
+        assert await asyncio.gather(*(desk.shared("lanes", ask) for _ in range(5))) == [1] * 5
+        desk.forget()
+        assert await desk.shared("lanes", ask) == 2
+        desk.fresh = 0
+        for n in range(300):  # somebody types one search after the other
+            await desk.shared(f"lanes {n}", ask)
+        assert len(desk._kept) < 150, "what nobody asks for any more stays for ever"
+        assert len(desk._asking) < 150
+        assert await desk.shared("lanes", ask) == 2, "what is new is dropped"
 
     asyncio.run(whole())
 
