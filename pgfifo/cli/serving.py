@@ -84,7 +84,13 @@ def serve(
         str, typer.Option("--title", metavar="TEXT", help="What the pages are called.")
     ] = "pgfifo",
     connections: Annotated[
-        int, typer.Option("--connections", metavar="N", min=1, help="The most connections to the database.")
+        int,
+        typer.Option(
+            "--connections",
+            metavar="N",
+            min=1,
+            help="The most connections to the database, beside the one of /readyz.",
+        ),
     ] = 10,
     shutdown_timeout: Annotated[
         float, duration("--shutdown-timeout", "How long requests may go on after a stop. [default: 5s]")
