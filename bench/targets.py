@@ -75,7 +75,7 @@ def _ratios(lines: Sequence[Line]) -> Iterator[Check]:
         if line.target is not None and line.against is not None:
             title, _, label = line.against.rpartition(": ")
             sign = AT_LEAST if line.unit == "/s" else AT_MOST
-            what = f"{line.title}: x {f'that of {title!r}' if title else label}"
+            what = f"{line.title}: x {f'the same in “{title}”' if title else label}"
             yield Check(line.scenario, what, line.system, line.ratios, sign, line.target)
 
 

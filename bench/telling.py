@@ -76,7 +76,8 @@ def _ratio(line: Line) -> str:
     low, high = min(line.ratios), max(line.ratios)
     between = f" ({low:.2f}-{high:.2f})" if len(line.ratios) > 1 else ""
     title, _, label = line.against.rpartition(": ")
-    return f"{statistics.median(line.ratios):.2f}{between} x {'first case' if title else label}"
+    other = f"the same in “{title}”" if title else label
+    return f"{statistics.median(line.ratios):.2f}{between} x {other}"
 
 
 def _verdict(line: Line) -> str:

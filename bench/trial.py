@@ -441,6 +441,7 @@ def drained(
     before = made.meter()
     for consumer in consumers:
         consumer.go()
+    made.wait_for(lambda: journal.count(made.journal) > 0, made.cap)  # some take seconds to start
     counted, began = 0, None
     if warm and made.wait_for(lambda: journal.count(made.journal) >= warm, made.cap / 2):
         counted, began, before = journal.count(made.journal), time.monotonic_ns(), made.meter()
