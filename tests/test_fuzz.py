@@ -336,6 +336,7 @@ class Bench:
             for limit in fifo.shared_limits():
                 fifo.drop_shared_limit(limit.name)
             fifo.apply_policies({}, prune=True, force=True)
+            fifo.resume_everything()
             for stats in fifo.stats():
                 conn.execute("select pgfifo.open(%s), pgfifo.resume(%s)", [stats.action, stats.action])
             for lane in conn.execute(
