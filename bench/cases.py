@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from bench import journal, pgbench
 from bench.peers.common import DONE, Consume, Produce
 from bench.systems import FLOOR, OURS, System
-from bench.trial import Outcome, Trial, drained
+from bench.trial import Outcome, Trial, drained, drained_warm
 
 Measure = Callable[[Trial], Outcome]
 
@@ -448,9 +448,7 @@ def _processes(sized: Sized) -> Iterator[Case]:
 
     def case(processes: int) -> Case:
         def measure(trial: Trial) -> Outcome:
-            task = Consume(str(trial.journal))
-            outcome, _ = drained(trial, task, count, 100, processes=processes, warm=count // 4)
-            return outcome
+            return drained_warm(trial, Consume(str(trial.journal)), count, 100, processes)
 
         one = f"Drain {count:,} over 100 keys with 1 process"
         title = one if processes == 1 else f"Drain {count:,} over 100 keys with {processes} processes"
@@ -458,7 +456,6 @@ def _processes(sized: Sized) -> Iterator[Case]:
             "S11",
             title,
             measure,
-            (Produce(count, chunk=0),),
             inessential=processes in (2, 8),
             against=(lambda system: f"{one}: {system.label}") if processes > 1 else (lambda _: None),
             target=_shall(1.0) if processes > 1 else (lambda _: None),

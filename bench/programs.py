@@ -101,6 +101,14 @@ class Program:
                 total += next((int(line.split()[1]) / 1024 for line in lines if line.startswith("VmHWM")), 0)
         return total
 
+    def stop(self) -> None:
+        """Let it stand still, with all that it has started."""
+        os.killpg(self.pid, signal.SIGSTOP)
+
+    def go_on(self) -> None:
+        """Let what was stopped go on."""
+        os.killpg(self.pid, signal.SIGCONT)
+
     def end(self) -> None:
         """End it at once, with all that it has started."""
         with contextlib.suppress(ProcessLookupError):

@@ -416,41 +416,20 @@ class Trials:
 
 
 def drained(
-    made: Trial,
-    task: Consume,
-    expected: int,
-    keys: int,
-    *,
-    processes: int = 1,
-    failures: int = 0,
-    warm: int = 0,
+    made: Trial, task: Consume, expected: int, keys: int, *, processes: int = 1, failures: int = 0
 ) -> tuple[Outcome, list[Run]]:
-    """Run what is enqueued, and tell the rate from the first handler's beginning to the last finish.
-
-    Args:
-        made: the trial.
-        task: what to run.
-        expected: how many.
-        keys: over how many keys they are.
-        processes: how many run them.
-        failures: how many runs there are more than that.
-        warm: count only what comes after so many runs, when all processes have started.
-    """
+    """Run what is enqueued, and tell the rate from the first handler's beginning to the last finish."""
     consumers = made.consumers(task, processes)
     kept = made.kept()
     before = made.meter()
     for consumer in consumers:
         consumer.go()
     made.wait_for(lambda: journal.count(made.journal) > 0, made.cap)  # some take seconds to start
-    counted, began = 0, None
-    if warm and made.wait_for(lambda: journal.count(made.journal) >= warm, made.cap / 2):
-        counted, began, before = journal.count(made.journal), time.monotonic_ns(), made.meter()
     ended, stopped = made.wait_done(expected + failures)
     runs = made.runs()
     finished = [run for run in runs if run.state == DONE]
-    if began is None:
-        began = min((run.begin for run in runs), default=ended - 1)
-    outcome = made.outcome(before, max(1, len(finished) - counted), (ended - began) / 1e9)
+    began = min((run.begin for run in runs), default=ended - 1)
+    outcome = made.outcome(before, max(1, len(finished)), (ended - began) / 1e9)
     if not finished:
         outcome.value = 0.0
     outcome.stopped = stopped
@@ -458,3 +437,41 @@ def drained(
         outcome.more["kept"] = ((made.kept() or kept) - kept) / len(finished)
     made.judge(outcome, runs, keys, task.limit)
     return outcome, runs
+
+
+def drained_warm(made: Trial, task: Consume, count: int, keys: int, processes: int) -> Outcome:
+    """As `drained`, by consumers that have connected and prepared all they need before it counts.
+
+    They run some until each has run one; stand still while the queue is filled; and go on all at once.
+    """
+    some, already = Produce(50 * processes, keys=keys, chunk=0), 0
+
+    def more() -> int:
+        made.produce(_in_order(made.system, dataclasses.replace(some, first=already)))
+        return already + some.count
+
+    already = more()
+    consumers = made.consumers(task, processes)
+    for consumer in consumers:
+        consumer.go()
+    made.wait_done(already)
+    until = time.monotonic() + made.cap
+    while time.monotonic() < until and len({run.process for run in made.runs()}) < processes:
+        already = more()
+        made.wait_done(already)
+    for consumer in consumers:
+        consumer.stop()
+    made.fill(Produce(count, keys=keys, first=already, chunk=0))
+    before = made.meter()
+    for consumer in consumers:
+        consumer.go_on()
+    ended, stopped = made.wait_done(count, already)
+    runs = [run for run in made.runs() if run.number >= already]
+    finished = [run for run in runs if run.state == DONE]
+    began = min((run.begin for run in runs), default=ended - 1)
+    outcome = made.outcome(before, max(1, len(finished)), (ended - began) / 1e9)
+    if not finished:
+        outcome.value = 0.0
+    outcome.stopped = stopped
+    made.judge(outcome, runs, keys, task.limit)
+    return outcome

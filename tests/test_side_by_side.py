@@ -31,7 +31,7 @@ from bench.side_by_side import Plan, _anywhere, run, scenarios
 from bench.systems import OURS, PEER, SYSTEMS, chosen
 from bench.targets import checks, glances
 from bench.telling import as_json, cells, from_json, markdown, terminal
-from bench.trial import Outcome, Trials, url
+from bench.trial import Outcome, Trials, drained_warm, url
 from pgfifo.embedded import PrivateServer
 
 MACHINE = {
@@ -388,3 +388,12 @@ def test_bench_measures_a_floor_and_pgfifo_side_by_side(server: PrivateServer) -
         assert conn.execute(
             "select count(*) from pg_database where datname like 'pgfifo_bench%'"
         ).fetchone() == (0,)
+
+
+@pytest.mark.long
+def test_bench_counts_several_processes_from_when_each_has_run_something(server: PrivateServer) -> None:
+    (system,) = chosen("pgfifo:bare-sql")
+    with Trials(Ground(server.dsn(), None), 60) as trials, trials.trial(system) as made:
+        outcome = drained_warm(made, Consume(str(made.journal)), 50, 100, processes=2)
+        assert (outcome.done, outcome.violations, outcome.stopped) == (50, 0, False)
+        assert len({run.process for run in made.runs()}) == 2
