@@ -1068,6 +1068,33 @@ MUTATIONS = (
         "turns::durability_a_request_to_stop_stays_on_record",
     ),
     _m(
+        "lanes with marks end a turn",
+        "independence",
+        "internal/turn.sql",
+        "a lane keeps its slot while others wait",
+        ("exists (select from pgfifo.marks m where m.action_id = a.id and m.id > s.hot_mark)", "false"),
+        "turns::independence_a_turn_goes_on_where_nobody_waits",
+    ),
+    _m(
+        "timers that are due end a turn",
+        "independence",
+        "internal/turn.sql",
+        "a lane keeps its slot while something is due",
+        (
+            "exists (select from pgfifo.timers t where t.action_id = a.id and t.due_at >= s.hot_timer and t.due_at <= p_now)",
+            "false",
+        ),
+        "turns::independence_a_turn_ends_when_something_is_due",
+    ),
+    _m(
+        "what committed late ends a turn",
+        "progress",
+        "internal/turn.sql",
+        "where all slots are handed on nobody looks for what committed late",
+        ("s.full_at <= p_now", "false"),
+        "turns::progress_what_committed_late_is_found_where_slots_are_handed_on",
+    ),
+    _m(
         "what was not handed on is finished",
         "durability",
         "functions/work.sql",
@@ -1092,10 +1119,18 @@ MUTATIONS = (
         "internal/finish_single.sql",
         "a lane with a long line keeps its slot for ever",
         (
-            "  if p_now - coalesce(v_run.turn_from, v_run.started_at) between interval '0' and p_turn and not",
-            "  if p_turn is not null and not",
+            "    and (p_now <= coalesce(v_run.turn_from, v_run.started_at) + p_turn or not pgfifo._others_wait(p_actions, p_now))\n",
+            "",
         ),
         "turns::independence_a_turn_ends",
+    ),
+    _m(
+        "beginning of a turn of one alone",
+        "independence",
+        "internal/finish_single.sql",
+        "after the clock was set back a lane keeps its slot",
+        ("    and p_now >= coalesce(v_run.turn_from, v_run.started_at)\n", ""),
+        "turns::independence_a_clock_that_was_set_back_makes_no_turn_longer",
     ),
     _m(
         "slot that one alone hands on",
@@ -1132,7 +1167,7 @@ MUTATIONS = (
         "slots",
         "internal/finish_single.sql",
         "a paused lane goes on",
-        (" and p_turn and not v_lane.differs\n", " and p_turn\n"),
+        ("  if p_turn is not null and not v_lane.differs\n", "  if p_turn is not null\n"),
         "turns::slots_a_lane_that_was_paused_hands_nothing_on",
     ),
     _m(

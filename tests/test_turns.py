@@ -52,6 +52,12 @@ class Case:
         self.held = [start for start in self.held if start not in ended] + answer.starts
         return answer
 
+    def let_time_pass(self) -> None:
+        """300 ms, in which somebody has looked for what committed late; so that is not due for a while."""
+        self.engine.advance("150 ms")
+        assert self.engine.claim(self.engine.worker()) == []
+        self.engine.advance("150 ms")
+
     def handed_on(self) -> int:
         """How many run in a turn that began with another one's start."""
         return int(self.engine.one("select count(*) from pgfifo.runs where turn_from is not null"))
@@ -87,6 +93,56 @@ def test_independence_a_turn_ends(conn: Connection, beside: int) -> None:
     answer = case.go_on(turn=60_000)
     assert "waits" in [start.group for start in answer.starts], "a turn did not end"
     assert case.handed_on() == 0
+    case.engine.assert_promises()
+
+
+def test_independence_a_turn_goes_on_where_nobody_waits(conn: Connection, beside: int) -> None:
+    """Then letting go would serve nobody; with the first who comes it ends."""
+    case = Case(conn, beside)
+    case.let_time_pass()
+    case.go_on(turn=100)
+    assert case.handed_on() == 1 + beside
+    case.engine.fill(1, group="waits")
+    case.engine.advance("150 ms")
+    answer = case.go_on(turn=100)
+    assert "waits" in [start.group for start in answer.starts], "a turn did not end"
+    assert case.handed_on() == 0
+    case.engine.assert_promises()
+
+
+def test_independence_a_turn_ends_when_something_is_due(conn: Connection, beside: int) -> None:
+    case = Case(conn, beside)
+    case.engine.enqueue_later("250 ms", group="due")
+    case.let_time_pass()
+    answer = case.go_on(turn=100)
+    assert "due" in [start.group for start in answer.starts], (
+        "what is due has to wait for a turn without an end"
+    )
+    case.engine.assert_promises()
+
+
+def test_progress_what_committed_late_is_found_where_slots_are_handed_on(
+    conn: Connection, connect: Connect, beside: int
+) -> None:
+    """It lies before where claims begin to scan; once a second one of them begins earlier."""
+    case = Case(conn, beside)
+    for group in {start.group for start in case.held}:
+        case.engine.fill(60, group=group)
+    producer = connect(autocommit=False)
+    [late] = Engine(producer).fill(1, group="late")
+    other = case.engine.worker()
+    for _ in range(8):
+        case.engine.advance("110 ms")
+        case.engine.claim(other)
+        case.engine.fill(1, group="early")
+        for start in case.engine.claim(other):
+            case.engine.work(other, 0, finished=[item(start)], together=False)
+    producer.commit()
+    started: list[int] = []
+    for _ in range(15):
+        case.engine.advance("100 ms")
+        started += case.go_on(turn=1).ids
+    assert late in started, "a wake-up was lost"
     case.engine.assert_promises()
 
 

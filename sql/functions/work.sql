@@ -4,7 +4,7 @@
 -- ledger. Holds, in this order and to the commit: the worker's fence (shared); policy locks (shared, by try); slot locks of
 -- finished lanes, sorted, each with one short wait; slot locks of claimed lanes (by try). Nothing here waits for anything longer
 -- than such a short wait, so whoever waits for us with a slot lock in his hands gets on.
--- A slot in which something has ended is handed on to the next of its line while the lane's turn lasts (see _turn).
+-- A slot in which something has ended is handed on to the next of its line while the lane's turn lasts (see _turn), or nobody waits.
 -- p_call numbers the worker's claims: the same number again (its answer was lost) returns the same rows.
 -- What stands for a slot that a program waits for (see slot_enter) is started like any other when its turn comes, whoever
 -- claims, but in the name of its owner: he is told, and it is no row of the claim's and does not count against its limit.
@@ -42,7 +42,7 @@ declare
   -- What has ended and was not handed on in the statement for that.
   v_items jsonb;
   v_status jsonb;
-  -- How long turns last, where this call may hand slots on; else null.
+  -- How long turns last, where this call may hand slots on; else null. For ever, where nobody waits for one to end.
   v_turn interval;
   v_ended_locked bigint[];
   v_repeated bigint[];
@@ -258,6 +258,9 @@ begin
         -- Dies here: nothing happened; the worker hands the same items in again, or is found dead and they are taken back.
         v_xid := pg_current_xact_id();
         v_now := clock_timestamp() + v_offset;
+        if not pgfifo._others_wait(v_actions, v_now) then
+          v_turn := interval '1000 years';
+        end if;
         for v_row in
           with items as materialized (
             select distinct on (i.id, i.attempt) i.id, i.attempt, i.result, i.result_error

@@ -61,8 +61,10 @@ begin
   if not found then
     raise exception using errcode = 'XX000', message = format('execution %s has no content', v_id);
   end if;
-  if p_now - coalesce(v_run.turn_from, v_run.started_at) between interval '0' and p_turn and not v_lane.differs
+  if p_turn is not null and not v_lane.differs
     and v_ledger.held = 0 and v_ledger.returned = 0 and v_ledger.yielded = 0 and v_ledger.delayed = 0 and v_ledger.pending_xid is null
+    and p_now >= coalesce(v_run.turn_from, v_run.started_at)
+    and (p_now <= coalesce(v_run.turn_from, v_run.started_at) + p_turn or not pgfifo._others_wait(p_actions, p_now))
   then
     v_nth := array_position(p_actions, v_lane.action_id);
     if p_max[v_nth] - v_ledger.running + v_ledger.riding + 1 > 0 then
