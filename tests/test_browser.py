@@ -332,6 +332,6 @@ def test_the_pictures_of_the_documents_can_still_be_taken(empty_dsn: str, chrome
         taken = {f"{name}.png": path for name, path, *_ in shots(fifo)}
         page = chrome.new_page(base_url=at)
         page.goto(taken["lane.png"])
-        assert "rolling out" in page.locator(".slot.running").inner_text()
+        page.locator(".slot.running", has_text="rolling out").wait_for()
         page.close()
     assert taken.keys() == {path.name for path in IMAGES.glob("*.png")}, "make screenshots"
