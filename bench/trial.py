@@ -268,6 +268,19 @@ class Trial:
             memory=sum(peaks) if peaks else None,
         )
 
+    def of_runs(
+        self, before: "_Meter", runs: Sequence[Run], ended: int, keys: int, limit: int, *, stopped: bool
+    ) -> Outcome:
+        """What runs came to, from the first one's beginning to the last finish, judged."""
+        finished = sum(run.state == DONE for run in runs)
+        began = min((run.begin for run in runs), default=ended - 1)
+        outcome = self.outcome(before, max(1, finished), (ended - began) / 1e9)
+        if not finished:
+            outcome.value = 0.0
+        outcome.stopped = stopped
+        self.judge(outcome, runs, keys, limit)
+        return outcome
+
     def judge(
         self,
         outcome: Outcome,
@@ -427,15 +440,9 @@ def drained(
     made.wait_for(lambda: journal.count(made.journal) > 0, made.cap)  # some take seconds to start
     ended, stopped = made.wait_done(expected + failures)
     runs = made.runs()
-    finished = [run for run in runs if run.state == DONE]
-    began = min((run.begin for run in runs), default=ended - 1)
-    outcome = made.outcome(before, max(1, len(finished)), (ended - began) / 1e9)
-    if not finished:
-        outcome.value = 0.0
-    outcome.stopped = stopped
-    if kept is not None and finished:
-        outcome.more["kept"] = ((made.kept() or kept) - kept) / len(finished)
-    made.judge(outcome, runs, keys, task.limit)
+    outcome = made.of_runs(before, runs, ended, keys, task.limit, stopped=stopped)
+    if kept is not None and outcome.value:
+        outcome.more["kept"] = ((made.kept() or kept) - kept) / outcome.done
     return outcome, runs
 
 
@@ -467,11 +474,4 @@ def drained_warm(made: Trial, task: Consume, count: int, keys: int, processes: i
         consumer.go_on()
     ended, stopped = made.wait_done(count, already)
     runs = [run for run in made.runs() if run.number >= already]
-    finished = [run for run in runs if run.state == DONE]
-    began = min((run.begin for run in runs), default=ended - 1)
-    outcome = made.outcome(before, max(1, len(finished)), (ended - began) / 1e9)
-    if not finished:
-        outcome.value = 0.0
-    outcome.stopped = stopped
-    made.judge(outcome, runs, keys, task.limit)
-    return outcome
+    return made.of_runs(before, runs, ended, keys, task.limit, stopped=stopped)

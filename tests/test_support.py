@@ -59,6 +59,15 @@ def test_a_module_that_skips_itself_is_not_overlooked(suite: pytest.Pytester) ->
     result.stdout.fnmatch_lines(["test_other.py  #*no_such_module*"])
 
 
+def test_where_the_suite_only_partly_fits_nothing_has_to_be_listed(
+    suite: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(skips, "GUARDED", False)
+    result = suite.runpytest_inprocess("-p", "tests.support.skips", "-p", "no:cacheprovider")
+    result.assert_outcomes(passed=1, skipped=2)
+    assert result.ret == pytest.ExitCode.OK
+
+
 def test_a_listed_skip_needs_a_reason() -> None:
     assert skips.allowed("# text\n\na::b[1]  # why\n") == ["a::b[1]"]
     with pytest.raises(ValueError, match="line 2"):

@@ -291,6 +291,11 @@ def test_an_execution_is_found_by_its_id_and_one_that_is_not_there_is_told(dsn: 
             await seen.shows(shown)
         await seen.press("escape", "escape")
         await seen.shows("pgfifo top · actions")
+        await seen.press("g")
+        await seen.on(Ask)
+        await seen.press(*str(2**63), "enter")
+        await seen.shows("There is no such execution: the largest id is 9223372036854775807.")
+        assert not isinstance(seen.top.screen, Execution)
 
     watch(dsn, look)
 

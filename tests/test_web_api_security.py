@@ -11,6 +11,8 @@ from urllib.parse import quote
 import httpx
 import psycopg
 import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
 
 import pgfifo
 from pgfifo.web import Settings, create_app
@@ -346,6 +348,31 @@ def test_hostile_texts_stay_texts(api: Api) -> None:
         assert fifo.check() == []
 
 
+@pytest.mark.parametrize("prefix", ["", "/queue"])
+def test_addresses_that_are_no_text_are_refused_and_not_taken_for_another_name(dsn: str, prefix: str) -> None:
+    with Api(dsn) as api:
+        api("POST", "/api/v1/actions/\ufffd/executions", json={})  # what bytes that mean nothing come out as
+        if prefix:
+            api.use(Starlette(routes=[Mount(prefix, api.app)]))
+        assert api("GET", f"{prefix}/api/v1/actions/%ef%bf%bd/queue-stats").status_code == 200
+        for path in (
+            "/api/v1/actions/%ff/queue-stats",
+            "/api/v1/actions/%c3/queue-stats",
+            "/api/v1/actions/%ed%a0%80/queue-stats",
+            "/api/v1/lanes?action=%ff",
+            "/live/action?name=%ff",
+        ):
+            refused = problem(api("GET", prefix + path), 400)
+            assert refused["detail"] == "The address is not UTF-8."
+        problem(api("POST", f"{prefix}/api/v1/actions/%ff/pause"), 400)
+        problem(api.stranger("GET", f"{prefix}/login?next=%ff"), 400)
+        for page in ("/action?name=%ff", "/lane?action=mail&group=%ff", "/%ff", "/go?for=%ff"):
+            shown = api("GET", prefix + page, headers={"Accept": "text/html"})
+            assert shown.status_code == 400, page
+            assert shown.headers["content-type"] == "text/html; charset=utf-8"
+            assert "The address is not UTF-8." in shown.text
+
+
 def test_numbers_out_of_range_are_refused(api: Api) -> None:
     for path in (
         "/executions?limit=0",
@@ -437,9 +464,11 @@ def test_requests_that_hang_make_nobody_think_that_the_database_is_away(dsn: str
                     )
                     for _ in range(3):
                         assert (await client.get("/readyz")).json() == {"status": "ready"}
+                        assert "pgfifo_up 1.0" in (await client.get("/metrics")).text
                     assert not hanging.done()
                     other.rollback()
                     assert (await hanging).status_code == 200
                 await app.state.probe.close()
+                await app.state.scraped.close()
 
         asyncio.run(story())

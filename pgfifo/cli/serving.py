@@ -89,7 +89,7 @@ def serve(
             "--connections",
             metavar="N",
             min=1,
-            help="The most connections to the database, beside the one of /readyz.",
+            help="The most connections to the database, beside those of /readyz and /metrics.",
         ),
     ] = 10,
     shutdown_timeout: Annotated[

@@ -12,6 +12,7 @@ from textual.app import App
 from textual.binding import Binding, BindingType
 from textual.screen import Screen
 
+from pgfifo._given import BIGINT
 from pgfifo.client_async import AsyncClient
 from pgfifo.dsn import describe
 from pgfifo.errors import PgfifoError
@@ -223,8 +224,10 @@ class Top(App[None]):
         """Ask for an execution's id, and show it."""
 
         def go(text: str | None) -> None:
-            if text:
-                self.push_screen(Execution(min(int(text), 2**63 - 1)))
+            if text and int(text) > BIGINT:
+                self.say(f"There is no such execution: the largest id is {BIGINT}.")
+            elif text:
+                self.push_screen(Execution(int(text)))
 
         self.push_screen(Ask("The id of an execution:", digits=True), go)
 

@@ -44,8 +44,8 @@ def create_app(
     """
     # Nothing is prepared, as there may be a pooler in between.
     fifo = database if isinstance(database, AsyncClient) else AsyncClient(database, prepare_threshold=None)
-    probe = health.probe_beside(fifo)
-    made_here = [each for each in (fifo, probe) if each is not database]
+    probe, scraped = health.beside(fifo), health.beside(fifo)
+    made_here = [each for each in (fifo, probe, scraped) if each is not database]
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -66,6 +66,7 @@ def create_app(
     app.state.settings = settings
     app.state.fifo = fifo
     app.state.probe = probe
+    app.state.scraped = scraped
     app.state.error_page = None
     for kind in (psycopg.Error, ProblemError, RequestValidationError, HTTPException, TimeoutError):
         app.add_exception_handler(kind, _told)

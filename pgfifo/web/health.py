@@ -15,7 +15,7 @@ from pgfifo.dsn import Dsn, redact
 from pgfifo.errors import SchemaMismatch, SchemaMissing
 from pgfifo.metrics import CONTENT_TYPE, exposition
 from pgfifo.web.api.routing import new_router, problems
-from pgfifo.web.dependencies import CurrentSettings, Fifo
+from pgfifo.web.dependencies import CurrentSettings
 from pgfifo.web.problems import ProblemError, logger, of_status
 
 router = new_router("health")
@@ -23,15 +23,15 @@ router = new_router("health")
 _PATIENCE = 3.0
 
 
-def probe_beside(fifo: AsyncClient) -> AsyncClient:
-    """Return a client for `readyz`, with a connection of its own: requests that hang have all the others.
+def beside(fifo: AsyncClient) -> AsyncClient:
+    """Return a client for `readyz` or `metrics`, with a connection of its own: what hangs has all the others.
 
     Where the connections are a pool of the application's around this one, it is the same client.
     """
     pool = fifo._own  # noqa: SLF001 - of this package
     if pool is None:
         return fifo
-    return AsyncClient(Dsn(pool.conninfo, "argument"), max_size=1, timeout=_PATIENCE, prepare_threshold=None)
+    return AsyncClient(Dsn(pool.conninfo, "argument"), max_size=1, prepare_threshold=None)
 
 
 @router.get("/healthz", summary="Whether the process lives")
@@ -67,7 +67,7 @@ async def readyz(request: Request) -> dict[str, str]:
     responses={200: {"content": {"text/plain": {"example": "pgfifo_up 1.0"}}}},
 )
 async def metrics(
-    fifo: Fifo,
+    request: Request,
     settings: CurrentSettings,
     lanes: Annotated[
         int,
@@ -75,5 +75,5 @@ async def metrics(
     ] = 0,
 ) -> Response:
     """The queue's metrics in Prometheus' text format; `pgfifo_up` is 0 where the database does not answer."""
-    told = await exposition(fifo, lanes=lanes, registry=settings.registry)
+    told = await exposition(request.app.state.scraped, lanes=lanes, registry=settings.registry)
     return Response(told, media_type=CONTENT_TYPE)

@@ -1,8 +1,9 @@
 """Who somebody is, and what is refused before anything else looks at a request.
 
 `Guard` stands in front of all of the application. In this order it refuses requests under a foreign host name
-(DNS rebinding), changes that a page of another site has sent (CSRF), bodies that are too large, and whoever
-cannot say who he is. It also puts the headers on that keep browsers from doing what nobody has asked for.
+(DNS rebinding), addresses that are not text, changes that a page of another site has sent (CSRF), bodies that
+are too large, and whoever cannot say who he is. It also puts the headers on that keep browsers from doing
+what nobody has asked for.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import ipaddress
 import time
 from dataclasses import dataclass
 from typing import Literal
-from urllib.parse import quote, urlsplit
+from urllib.parse import quote, unquote_to_bytes, urlsplit
 
 from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
@@ -135,6 +136,15 @@ class Guard:
                     hint="Name it: allowed_hosts in the settings, --allowed-host of pgfifo serve.",
                 ),
             )
+        if not _is_text(request.scope):
+            return told(
+                request,
+                of_status(
+                    400,
+                    "The address is not UTF-8.",
+                    hint="Encode what is not ASCII as UTF-8, each byte as % and two digits.",
+                ),
+            )
         if request.scope["method"] not in SAFE_METHODS and self._foreign(request):
             return told(
                 request,
@@ -244,6 +254,19 @@ class Guard:
 
 def _too_large(settings: Settings) -> Problem:
     return of_status(413, f"The request has more than {settings.max_body:,} bytes.")
+
+
+def _is_text(scope: Scope) -> bool:
+    """Tell whether the path and the query are UTF-8; what is not would be taken for another name.
+
+    It looks at what was sent: the path comes decoded, with replacement characters for what is no text.
+    """
+    try:
+        for sent in (scope.get("raw_path") or b"", scope["query_string"]):
+            unquote_to_bytes(sent.decode("ascii")).decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _host_of(url: str) -> str | None:

@@ -99,6 +99,7 @@ class Api:
         self._runner.run(self._client.aclose())
         self._runner.run(self.fifo.close())
         self._runner.run(self.app.state.probe.close())
+        self._runner.run(self.app.state.scraped.close())
         self._runner.close()
 
     def __enter__(self) -> Self:
