@@ -1095,6 +1095,25 @@ MUTATIONS = (
         "turns::progress_what_committed_late_is_found_where_slots_are_handed_on",
     ),
     _m(
+        "points of scans where slots are handed on",
+        "flat cost",
+        "internal/turn.sql",
+        "where nobody claims, each end of a turn walks over what has gone",
+        ("    perform pgfifo._scan_from(b.id, p_now, null) from unnest(v_behind) b(id);\n", "    null;\n"),
+        "turns::flat_cost_scans_begin_later_where_slots_are_handed_on",
+    ),
+    _m(
+        "the answer's rows are sorted outside",
+        "flat cost",
+        "functions/work.sql",
+        "a claim walks over all that has ended, where the table was analyzed while it was empty",
+        (
+            "select r.id from (select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call offset 0) r order by r.id) end,",
+            "select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call order by r.id) end,",
+        ),
+        "holes_plans::e8_nor_where_the_tables_were_empty_when_they_were_analyzed",
+    ),
+    _m(
         "what was not handed on is finished",
         "durability",
         "functions/work.sql",

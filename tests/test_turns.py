@@ -121,6 +121,16 @@ def test_independence_a_turn_ends_when_something_is_due(conn: Connection, beside
     case.engine.assert_promises()
 
 
+def test_flat_cost_scans_begin_later_where_slots_are_handed_on(conn: Connection, beside: int) -> None:
+    case = Case(conn, beside)
+    case.let_time_pass()
+    query = "select max(seen_at) from pgfifo.scans"
+    before = case.engine.one(query)
+    case.engine.advance("350 ms")
+    assert starts_of(case.go_on(turn=1), "x") == [case.ids[1]]
+    assert case.engine.one(query) > before
+
+
 def test_progress_what_committed_late_is_found_where_slots_are_handed_on(
     conn: Connection, connect: Connect, beside: int
 ) -> None:

@@ -163,8 +163,10 @@ begin
   v_settled := pgfifo._fence_worker(p_worker);
   select i.epoch, i.clock_offset,
       (select array_agg(n.id order by a.n) from unnest(p_actions) with ordinality a(name, n) join pgfifo.actions n on n.name = a.name),
-      -- Asked again: its rows are what this worker started under the same number.
-      case when p_call is not null then array(select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call order by r.id) end,
+      -- Asked again: its rows are what this worker started under the same number. Sorted outside, or the primary key is walked for
+      -- its order where the table was empty when it was analyzed, over all that have ended beside a held snapshot.
+      case when p_call is not null then array(
+        select r.id from (select r.id from pgfifo.runs r where r.worker_id = p_worker and r.call_no = p_call offset 0) r order by r.id) end,
       (select min(o.until) from pgfifo._overrides o)
     into v_epoch, v_offset, v_action_ids, v_repeated, v_ends_at
   from pgfifo.installation i;

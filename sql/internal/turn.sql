@@ -23,17 +23,26 @@ end $$;
 -- Whether another lane of these actions is worth a look, so that one whose turn is over has to let go of its slot. Where none is,
 -- the slot is handed on all the same: who comes right after this look waits for what runs then, as within a turn.
 -- From where claims begin to scan: what committed late lies before that, and is found by the claim that once a second begins
--- earlier (see _scan_from). Who hands on claims nothing; so when that is due, somebody may be waiting.
+-- earlier (see _scan_from). Who hands on claims nothing; so when that is due, somebody may be waiting. And where nobody claims
+-- nobody moves those points on past what has gone; so that is done here, less often.
 create or replace function pgfifo._others_wait(p_actions integer[], p_now timestamptz) returns boolean
 language plpgsql volatile
 set search_path = pg_catalog, pg_temp
 as $$
+declare
+  v_waits boolean;
+  v_behind integer[];
 begin
-  return exists (
-    select from unnest(p_actions) a(id)
-    cross join lateral (
-      select s.hot_mark, s.hot_timer, s.full_at from pgfifo.scans s where s.action_id = a.id order by s.action_id desc, s.version desc limit 1) s
-    where s.full_at <= p_now
+  select bool_or(s.full_at <= p_now
       or exists (select from pgfifo.marks m where m.action_id = a.id and m.id > s.hot_mark)
-      or exists (select from pgfifo.timers t where t.action_id = a.id and t.due_at >= s.hot_timer and t.due_at <= p_now));
+      or exists (select from pgfifo.timers t where t.action_id = a.id and t.due_at >= s.hot_timer and t.due_at <= p_now)),
+    array_agg(a.id) filter (where p_now - s.seen_at not between interval '0' and interval '300 ms')
+    into v_waits, v_behind
+  from unnest(p_actions) a(id)
+  cross join lateral (
+    select s.hot_mark, s.hot_timer, s.seen_at, s.full_at from pgfifo.scans s where s.action_id = a.id order by s.action_id desc, s.version desc limit 1) s;
+  if v_behind is not null and not v_waits then
+    perform pgfifo._scan_from(b.id, p_now, null) from unnest(v_behind) b(id);
+  end if;
+  return v_waits;
 end $$;

@@ -1,5 +1,6 @@
 """A worker in plain SQL for tests that force interleavings, and what its calls cost, counted in buffers."""
 
+import itertools
 import json
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -137,8 +138,14 @@ def buffers(conn: Connection, query: str) -> int:
     return int(plan["Shared Hit Blocks"]) + int(plan["Shared Read Blocks"])
 
 
+_call_numbers = itertools.count(1_000_000_000)
+
+
 def claim_cost(worker: SqlWorker, limit: int = 1, times: int = 5) -> int:
-    """Return the buffers that a claim touches at best; what it starts is handed back by the next."""
+    """Return the buffers that a claim touches at best, numbered as a real worker's are.
+
+    What it starts is handed back by the next.
+    """
     cost = []
     ended: list[dict[str, object]] = []
     for _ in range(times):
@@ -148,7 +155,7 @@ def claim_cost(worker: SqlWorker, limit: int = 1, times: int = 5) -> int:
             for key, attempt in worker.conn.execute(query, [worker.id])
         ]
         names = "array[" + ", ".join(f"'{name}'" for name in worker.actions) + "]"
-        call = f"pgfifo.work({worker.id}, {names}, {limit}, null, '{json.dumps(ended)}')"
+        call = f"pgfifo.work({worker.id}, {names}, {limit}, {next(_call_numbers)}, '{json.dumps(ended)}')"
         cost.append(buffers(worker.conn, f"select * from {call}"))
     return min(cost)
 
