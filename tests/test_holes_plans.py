@@ -113,7 +113,7 @@ def test_e8_nor_when_each_was_enqueued_on_its_own(
 def test_e8_nor_where_the_tables_were_empty_when_they_were_analyzed(
     conn: Connection, connect: Connect
 ) -> None:
-    # For a table without rows any index is as good as another to the planner, also one that only sorts.
+    # For a table without rows the planner holds any index for as good, one that only sorts too.
     policy(conn, "a", max_concurrent=100)
     conn.execute("vacuum analyze")
     worker = SqlWorker(conn, "a")
@@ -257,8 +257,8 @@ def test_e11b_a_claim_does_not_walk_over_timers_that_have_fired(conn: Connection
             ):
                 break
         assert value(conn, "select count(*) from pgfifo.timers") == 0
-        # The point from which timers are looked for comes to where the last look was, twice. Nobody else waits,
-        # so these calls hand the slot on; that moves the points as well.
+        # The point from which timers are looked for comes to where the last look was, twice. Nobody else
+        # waits, so these calls hand the slot on; that moves the points as well.
         for _ in range(2):
             conn.execute("select pgfifo.advance('350 ms')")
             claim_cost(worker, times=1)
