@@ -29,6 +29,7 @@ _SECRET = re.compile(
     r"|(?P<key>\b(?:ssl)?password\s*=\s*)(?:'(?:[^'\\]|\\.)*'?|(?:[^\s&'\\]|\\.)+)",
     re.IGNORECASE,
 )
+_LAST_PORT = 65535
 _DEFAULTS = {
     # Somebody waits at the other end of a first connection: not libpq's two minutes.
     "connect_timeout": "10",
@@ -78,6 +79,7 @@ def resolve(dsn: str | None = None, environ: Mapping[str, str] | None = None) ->
         return Dsn(normalise(value, "PGFIFO_DSN"), "PGFIFO_DSN")
     if value := variables.get("DATABASE_URL"):
         return Dsn(normalise(value, "DATABASE_URL"), "DATABASE_URL")
+    _refuse_no_port(variables.get("PGPORT"), "PGPORT is")
     return Dsn("", "libpq" if any(variables.get(name) for name in _LIBPQ) else "default")
 
 
@@ -102,7 +104,7 @@ def normalise(dsn: str, name: str = "dsn") -> str:
     try:
         if scheme:
             _refuse_loose_at(text)
-        conninfo_to_dict(text)
+        given = conninfo_to_dict(text)
     except (psycopg.Error, ValueError) as error:
         shown = f"{name} {redact(dsn)}" if scheme else name
         raise InvalidValue(
@@ -111,7 +113,23 @@ def normalise(dsn: str, name: str = "dsn") -> str:
             hint="It looks like postgresql://user@host/database or host=… dbname=…. In a URL's password, "
             "write @ : / ? # % as %40 %3A %2F %3F %23 %25.",
         ) from None
+    _refuse_no_port(given.get("port"), f"the port in {name} is")
     return text
+
+
+def _refuse_no_port(port: object, what: str) -> None:
+    """Refuse ports that cannot be, of which libpq or the resolver would say something about the host.
+
+    They are not shown: what somebody has put in a port's place may be a password's end.
+    """
+    for each in str(port or "").split(","):
+        number = each.strip()
+        if number and not (number.isascii() and number.isdigit() and 1 <= int(number[:6]) <= _LAST_PORT):
+            raise InvalidValue(
+                f"{what} no number from 1 to {_LAST_PORT}",
+                detail={"name": "port"},
+                hint="PostgreSQL listens at 5432, unless it is told otherwise.",
+            )
 
 
 def _refuse_loose_at(url: str) -> None:

@@ -168,7 +168,17 @@ def test_unknown_database_and_role_are_3(cli: CommandLine, server: PrivateServer
 
 
 @pytest.mark.parametrize(
-    "address", ["mysql://u:geheim@h/x", "postgresql://u:geheim@[", "nonsense", "password='geheim"]
+    "address",
+    [
+        "mysql://u:geheim@h/x",
+        "postgresql://u:geheim@[",
+        "nonsense",
+        "password='geheim",
+        "postgresql://u:geheim@h:99999/x",
+        "postgresql://u:geheim/x",
+        "",
+        " ",
+    ],
 )
 def test_dsn_that_cannot_be_read_is_2_and_keeps_its_password(cli: CommandLine, address: str) -> None:
     said = cli("stats", "--dsn", address)
@@ -655,7 +665,7 @@ def test_list_filters(cli: CommandLine) -> None:
     assert ids("--ids", "..1") == [1]
     assert ids("--ids", "2") == [2]
     assert ids("--limit", "1") == [4]
-    assert ids("--limit", "0") == [4, 3, 2, 1]
+    assert ids("--limit", "1", "--all") == [4, 3, 2, 1]
 
 
 def test_list_formats(cli: CommandLine) -> None:
@@ -685,6 +695,7 @@ def test_list_formats(cli: CommandLine) -> None:
         ["--ids", "1" * 30],
         ["--tag="],
         ["--limit", "-1"],
+        ["--limit", "0"],
         ["--group", "a=1"],
     ],
 )
@@ -703,11 +714,11 @@ def test_list_puts_its_pages_together(
     def ids(*words: object) -> list[int]:
         return [int(line) for line in cli.ok("list", "--quiet", *words).out.splitlines()]
 
-    assert ids("--limit", 0) == list(range(20, 0, -1))
-    assert ids("--limit", 0, "--oldest") == list(range(1, 21))
+    assert ids("--all") == list(range(20, 0, -1))
+    assert ids("--all", "--oldest") == list(range(1, 21))
     assert ids("--limit", 14) == list(range(20, 6, -1))
     assert ids("--limit", 15, "--ids", "3..") == list(range(20, 5, -1))
-    assert len(json.loads(cli.ok("list", "--limit", 0, "--json").out)) == 20
+    assert len(json.loads(cli.ok("list", "--all", "--json").out)) == 20
 
 
 def test_list_cuts_long_payloads_off_in_the_table_only(cli: CommandLine) -> None:
@@ -1463,6 +1474,16 @@ def test_pause_and_resume(cli: CommandLine) -> None:
     cli.ok("resume", "x", "--group", "k")
 
 
+def test_a_worker_says_that_all_there_is_to_do_is_paused(cli: CommandLine, dsn: str) -> None:
+    cli.ok("enqueue", "x")
+    cli.ok("pause", "x", "--reason", "migration")
+    with started("worker", "--action", "x", "--", "true", dsn=dsn) as process:
+        assert process.stderr is not None
+        said = process.stderr.readline()
+        process.terminate()
+    assert said.startswith("1 execution waits, all of it paused: nothing starts until it is resumed. Why: ")
+
+
 def test_close_and_open(cli: CommandLine) -> None:
     cli.ok("enqueue", "x")
     assert "Undo: pgfifo open x" in cli.ok("close", "x", "--reason", "moving house").err
@@ -1533,6 +1554,10 @@ def test_lanes(cli: CommandLine) -> None:
     said = cli.ok("lanes", "x", "--limit", 2, "--json")
     assert [row["queue_length"] for row in json.loads(said.out)] == [3, 2]
     assert "The busiest 2" in said.err
+    said = cli.ok("lanes", "x", "--limit", 2, "--all", "--json")
+    assert len(json.loads(said.out)) == 3
+    assert said.err == ""
+    assert cli("lanes", "x", "--limit", 0).code == 2
 
 
 def test_watch_shows_again_and_again_until_interrupted(cli: CommandLine, dsn: str) -> None:
@@ -1855,9 +1880,9 @@ def test_reader_that_has_seen_enough_is_no_error(cli: CommandLine, conn: Connect
     many = "select count(*) from pgfifo.enqueue_many('x', array_fill('{}'::jsonb, array[20000]))"
     conn.execute(many)
     for words in (
-        ["list", "--limit", "0"],
-        ["list", "--limit", "0", "--quiet"],
-        ["list", "--limit", "0", "--json"],
+        ["list", "--all"],
+        ["list", "--all", "--quiet"],
+        ["list", "--all", "--json"],
     ):
         with started(*words, dsn=dsn) as process:
             assert process.stdout is not None

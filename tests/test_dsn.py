@@ -111,3 +111,24 @@ def test_own_connections_notice_a_dead_peer_and_the_callers_settings_stay(
     assert given["fallback_application_name"] == "pgfifo"
     monkeypatch.setenv("PGCONNECT_TIMEOUT", "3")
     assert "connect_timeout" not in conninfo_to_dict(dsn.with_defaults("host=db"))
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        "postgresql://db:99999/app",
+        "postgresql://db:nonsense/app",
+        "postgresql://db/app?port=0",
+        "host=db port=-1",
+        "host=db port=5432x",
+        "host=a,b port=5432,x",
+        "host=db port=" + "9" * 5000,
+    ],
+)
+def test_a_port_that_cannot_be_is_no_fault_of_the_host(written: str) -> None:
+    with pytest.raises(InvalidValue, match="the port in PGFIFO_DSN is no number from 1 to 65535"):
+        dsn.resolve(None, {"PGFIFO_DSN": written})
+    with pytest.raises(InvalidValue, match="PGPORT is no number"):
+        dsn.resolve(None, {"PGPORT": "x"})
+    for right in ("host=a,b port=5432,", "host=db port=1", "host=db port=65535"):
+        assert dsn.normalise(right) == right

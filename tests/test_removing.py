@@ -105,8 +105,15 @@ def test_an_action_that_a_living_worker_serves_is_not_removed(conn: Connection) 
     with pytest.raises(errors.Busy, match="1 worker serves it"):
         engine.one("select pgfifo.remove_action('deploy')")
     engine.one("select pgfifo.worker_stop(%s)", worker)
+    engine.enqueue("other")
+    both = engine.worker("deploy", "other")
+    engine.one("select pgfifo.worker_stop(%s)", both)
     engine.one("select pgfifo.remove_action('deploy')")
-    assert engine.rows("select name from pgfifo.actions") == []
+    assert engine.rows("select name from pgfifo.actions") == [("other",)]
+    assert engine.rows("select id from pgfifo._workers") == [(both,)], "it served nothing that there still is"
+    engine.cancel(engine.one("select id from pgfifo._executions"))
+    engine.one("select pgfifo.remove_action('other')")
+    assert engine.rows("select from pgfifo._workers") == []
 
 
 def test_an_enqueue_in_flight_is_waited_for_and_then_counts(conn: Connection, connect: Connect) -> None:

@@ -76,6 +76,9 @@ def test_a_restored_copy_starts_nothing_until_it_is_resumed(
     copy = copied()
     [(said,)] = copy.execute(COPIES).fetchall()
     assert f"a copy of {name} " in said, "nobody is told before the first worker comes"
+    explained = value(copy, "select data from pgfifo.explain(3)")
+    assert "copy" in explained["reasons"]
+    assert f"a copy of {name} " in explained["why"]
     zombie = SqlWorker(copy, "a")
     for worker in (used.id, zombie.id):
         assert copy.execute(TOKEN, [worker]).fetchall() == [], "what was meant for another place was started"

@@ -54,7 +54,7 @@ def judged(dsn: str, place: Path, *words: str) -> tuple[int, dict[str, Any]]:
 
 def left_of_it(dsn: str) -> list[str]:
     with pgfifo.Client(dsn) as fifo:
-        return [each.action for each in fifo.stats()]
+        return [each.action for each in fifo.stats()] + [each.name for each in fifo.workers()]
 
 
 @pytest.mark.long

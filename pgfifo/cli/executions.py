@@ -1,5 +1,6 @@
 """Single executions: look at them, cancel them, give them back."""
 
+import math
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -25,11 +26,13 @@ from pgfifo.cli.filtering import (
 from pgfifo.cli.options import (
     LOOK,
     OPERATE,
+    All,
     AnyAction,
     AsJson,
     Dsn,
     Group,
     Id,
+    Limit,
     Reason,
     group_of,
     json_or_text,
@@ -96,7 +99,8 @@ def list_(
     ids: Ids = None,
     since: Since = None,
     before: Before = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="At most so many; 0 for all.")] = 50,
+    limit: Limit = 50,
+    all_: All = False,
     oldest: Annotated[bool, typer.Option("--oldest", help="The oldest first, not the newest.")] = False,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="Print the ids only.")] = False,
     json: AsJson = False,
@@ -112,7 +116,8 @@ def list_(
         listed = listed.replace("payload", "due_at, payload")
     with connected(dsn) as fifo:
         check_schema(fifo)
-        found = _listed(fifo, "id" if quiet else "*" if json else listed, where, limit, oldest=oldest)
+        columns: LiteralString = "id" if quiet else "*" if json else listed
+        found = _listed(fifo, columns, where, None if all_ else limit, oldest=oldest)
         if quiet:
             for row in found:
                 out(str(row["id"]))
@@ -122,28 +127,28 @@ def list_(
             shown = print_table(map(_short, found), "No executions.", wide=["payload", "group"])
             if not shown and group and action:
                 _refuse_unknown_lane(fifo, action, group)
-            if limit and shown == limit:
-                note(f"The {'oldest' if oldest else 'newest'} {limit:,}; more with --limit.")
+            if shown == limit and not all_:
+                note(f"The {'oldest' if oldest else 'newest'} {limit:,}; more with --limit or --all.")
 
 
 def _listed(
-    fifo: "Client", columns: "LiteralString", where: "Filter", limit: int, *, oldest: bool
+    fifo: "Client", columns: "LiteralString", where: "Filter", limit: int | None, *, oldest: bool
 ) -> Iterator[dict[str, Any]]:
-    """Yield executions, some at a time, each part in a statement of its own; a limit of 0 is none."""
+    """Yield executions, some at a time, each part in a statement of its own."""
     from psycopg.rows import dict_row
 
     from pgfifo.filters import filter_json
 
     query = f"select {columns} from pgfifo.list_executions(%s::jsonb, %s, %s)"  # noqa: S608 - none of it is anybody's text
     end = "from_id" if oldest else "to_id"
-    left = limit
+    left = math.inf if limit is None else limit
     while True:
-        size = min(left, _AT_ONCE) if limit else _AT_ONCE
+        size = int(min(left, _AT_ONCE))
         with fifo.transaction() as conn, conn.cursor(row_factory=dict_row) as cursor:
             part = cursor.execute(query, (filter_json(where, empty=True), size, oldest)).fetchall()
         yield from part
         left -= len(part)
-        if len(part) < size or (limit and not left):
+        if len(part) < size or not left:
             return
         where = {**where, end: part[-1]["id"] + (1 if oldest else -1)}  # type: ignore[misc]
 

@@ -13,7 +13,19 @@ import typer
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected, rows
 from pgfifo.cli.exits import INTERRUPTED, REFUSED
-from pgfifo.cli.options import LOOK, OPERATE, Action, AnyAction, AsJson, Dsn, Id, duration, some_seconds
+from pgfifo.cli.options import (
+    LOOK,
+    OPERATE,
+    Action,
+    All,
+    AnyAction,
+    AsJson,
+    Dsn,
+    Id,
+    Limit,
+    duration,
+    some_seconds,
+)
 from pgfifo.cli.output import (
     count,
     flush,
@@ -74,7 +86,8 @@ def stats(
 @app.command(rich_help_panel=LOOK)
 def lanes(
     action: Action,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=0, help="At most so many; 0 for all.")] = 50,
+    limit: Limit = 50,
+    all_: All = False,
     watch: Watch = False,
     every: Every = 1.0,
     json: AsJson = False,
@@ -89,12 +102,12 @@ def lanes(
         fifo.effective_policy(action)  # refuses an action that there is not
 
         def read() -> list[Row]:
-            return list(rows(fifo, _LANES, [action, limit or None]))
+            return list(rows(fifo, _LANES, [action, None if all_ else limit]))
 
         empty = f"{action} has no lanes now."
         found = _show(read, view, empty, watch=watch, every=every, json=json)
-        if limit and found == limit:
-            note(f"The busiest {limit:,}; more with --limit.")
+        if found == limit and not all_:
+            note(f"The busiest {limit:,}; more with --limit or --all.")
 
 
 @app.command(rich_help_panel=LOOK)
@@ -121,7 +134,7 @@ def audit(
     what: Annotated[
         str | None, typer.Option("--what", metavar="WHAT", help="Only this, as pause.", show_default=False)
     ] = None,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    limit: Limit = 50,
     json: AsJson = False,
     dsn: Dsn = None,
 ) -> None:

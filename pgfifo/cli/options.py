@@ -14,15 +14,26 @@ PRODUCE, WORK, LOOK, OPERATE, SET_UP = "Produce", "Work", "Look", "Operate", "Se
 FAMILIES = (PRODUCE, WORK, LOOK, OPERATE, SET_UP)
 """The families of commands, as the help shows them."""
 
+
+def _given_dsn(text: str) -> str:
+    """Refuse a DSN that is empty: it would mean another database than whoever wrote it thinks."""
+    if not text.strip():
+        raise typer.BadParameter("It is empty, as a variable that is not set is.")
+    return text
+
+
 Dsn = Annotated[
     str | None,
     typer.Option(
         "--dsn",
         metavar="URL",
         help="The database, as postgresql://user@host/name or host=… dbname=…",
+        parser=_given_dsn,
         show_default=False,
     ),
 ]
+Limit = Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")]
+All = Annotated[bool, typer.Option("--all", help="All of them, whatever the limit.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Action = Annotated[str, typer.Argument(help="The action.", metavar="ACTION", show_default=False)]
 AnyAction = Annotated[

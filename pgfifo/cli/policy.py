@@ -16,7 +16,7 @@ from pgfifo.cli import limit
 from pgfifo.cli.app import app
 from pgfifo.cli.database import command, connected
 from pgfifo.cli.exits import REFUSED, usage
-from pgfifo.cli.options import OPERATE, AsJson, Dsn, Group, Reason, group_of
+from pgfifo.cli.options import OPERATE, AsJson, Dsn, Group, Limit, Reason, group_of
 from pgfifo.cli.output import as_json, note, out, print_json_rows, print_table, span
 
 if TYPE_CHECKING:
@@ -371,7 +371,7 @@ def history(
     group: Group = None,
     pack: Pack = None,
     default: Default = False,
-    limit: Annotated[int, typer.Option("--limit", "-n", min=1, help="At most so many.")] = 50,
+    limit: Limit = 50,
     json: AsJson = False,
     dsn: Dsn = None,
 ) -> None:

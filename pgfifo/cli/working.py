@@ -4,7 +4,7 @@ import logging
 import os
 import re
 import sys
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
@@ -13,17 +13,18 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from pgfifo.cli.app import app, arguments
-from pgfifo.cli.database import address, connected
+from pgfifo.cli.database import address, command, connected, rows
 from pgfifo.cli.exits import INTERRUPTED, usage
 from pgfifo.cli.loading import load_actions
 from pgfifo.cli.options import LOOK, WORK, AsJson, Dsn, duration
-from pgfifo.cli.output import log_text, print_json_rows, print_table, span
+from pgfifo.cli.output import count, log_text, note, print_json_rows, print_table, span
 from pgfifo.cli.probing import Listening, Probes, listening
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping, Sequence
 
     from pgfifo.actions import Actions
+    from pgfifo.dsn import Dsn as Resolved
 
 _APPLICATION = re.compile(r"[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?")
 
@@ -209,18 +210,35 @@ def worker(
     _log(log_level, log_format)
     supervised = SUPERVISED in os.environ
     with address(dsn, quiet=supervised) as found:
+        if not (supervised or until_empty):
+            _tell_paused(found, actions)
         if processes > 1 and not supervised:
-            command = [sys.executable, "-m", "pgfifo", *_without_dsn(arguments())]
+            program = [sys.executable, "-m", "pgfifo", *_without_dsn(arguments())]
             # Not on the command lines of others, which everybody on the machine can read.
             secret = {} if dsn is None else {"PGFIFO_DSN": dsn}
             with probes.of_several(processes) as environment:
-                raise typer.Exit(supervise(command, processes, {**secret, **environment}))
+                raise typer.Exit(supervise(program, processes, {**secret, **environment}))
         runner = Worker(found.conninfo, actions, watch=probes.watch(), **options)
         follow_parent(runner.request_stop)
         with probes.shown(lambda: "live" if runner.health == "stopped" else runner.health):
             runner.run()
     if runner.interrupted and not supervised:
         raise typer.Exit(INTERRUPTED)
+
+
+def _tell_paused(found: "Resolved", actions: "Actions") -> None:
+    """Say so where all that there is to do is paused: else the worker seems to do nothing for no reason."""
+    import psycopg
+
+    from pgfifo.client import Client
+
+    query = "select waiting, startable from pgfifo.remaining(%s::text[])"
+    # What is wrong with the database, the worker itself tells, or waits for.
+    with suppress(psycopg.Error), Client(found, prepare_threshold=None) as fifo:
+        [left] = rows(fifo, query, [actions.names])
+        if left["waiting"] and not left["startable"]:
+            waiting = count(left["waiting"], "execution waits", "executions wait")
+            note(f"{waiting}, all of it paused: nothing starts until it is resumed. Why: {command('stats')}")
 
 
 @app.command(rich_help_panel=LOOK)

@@ -149,6 +149,14 @@ begin
       v_why := v_why || format('It has been due to join its line since %s; whoever enqueues or claims there next lets it join.', pgfifo._moment(v_it.due_at, v_now));
     end if;
 
+    -- A copy that nobody has noticed yet. From then on it is paused, like anything else.
+    select w.* into strict v_row from pgfifo._where() w;
+    if v_row.o_copied then
+      v_reasons := v_reasons || 'copy'::text;
+      v_why := v_why || format('This database is a copy of %s (restored, or made from it), and no worker has come to it yet: the first one pauses everything, until somebody resumes it.',
+        (v_row.o_home).database_name);
+    end if;
+
     -- Paused; or closed, which does not hold up what is in the line.
     for v_row in
       select * from (values

@@ -59,6 +59,9 @@ begin
   v_targets := array(select 'lane:' || l.id from unnest(v_lanes) l(id)) || ('action:' || v_action_id);
   delete from pgfifo.tallies t where t.target = any (array(select k.kind || x.target from unnest(v_targets) x(target), (values ('quota '), ('length ')) k(kind)));
   delete from pgfifo.actions a where a.id = v_action_id;
+  -- Workers that have gone and served nothing that there still is. Rescue is done with them: it is part of maintenance, which waits.
+  delete from pgfifo._workers w where w.state <> 'alive' and w.kind = 'worker' and w.actions @> array[p_action]
+    and not exists (select from pgfifo.actions a where a.name = any (w.actions)) and not exists (select from pgfifo.runs r where r.worker_id = w.id);
   perform pgfifo._audit('remove_action', p_action, null, jsonb_build_object('lanes', cardinality(v_lanes)));
 end $$;
 comment on function pgfifo.remove_action is 'Remove an action that is not used any more, with its policies, schedules, statistics and history.';
