@@ -27,11 +27,8 @@ Connection = psycopg.Connection[Any]
 
 
 @pytest.fixture
-def cli(
-    dsn: str, conn: Connection, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> CommandLine:
+def cli(dsn: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> CommandLine:
     """The command line on a clean database, whose first execution will be number 1."""
-    conn.execute("alter sequence pgfifo.execution_ids restart")
     return CommandLine(dsn, monkeypatch, capsys)
 
 

@@ -385,7 +385,8 @@ def test_what_the_sweep_had_to_find_is_told(conn: Connection, engine: Engine) ->
 
 
 def test_a_sequence_below_its_ids_is_found_and_mended(conn: Connection, engine: Engine) -> None:
-    engine.fill(5)
+    for _ in range(5):
+        engine.enqueue()  # one after the other: each leaves a mark of its own
     conn.execute("select setval('pgfifo.execution_ids', 1), setval('pgfifo.mark_ids', 1)")
     found = findings(conn, "sequence")
     assert [each.subject for each in found] == ["execution_ids", "mark_ids"]
