@@ -28,7 +28,9 @@ BERLIN = ZoneInfo("Europe/Berlin")
 
 
 @pytest.fixture
-def fifo(dsn: str) -> Iterator[Fifo]:
+def fifo(dsn: str, conn: Connection) -> Iterator[Fifo]:
+    # Early in a minute: the next one begins when a test says so.
+    conn.execute("select pgfifo.advance(date_trunc('minute', pgfifo._now()) + '61 s' - pgfifo._now())")
     with Fifo(dsn) as client:
         yield client
 
@@ -237,7 +239,7 @@ def test_ticks_that_nobody_was_there_for(fifo: Fifo, conn: Connection, missed: A
     """Three hours of a schedule that ticks each minute; then it goes on as ever."""
     fifo.set_schedule("beat", "beat", "* * * * *", missed=missed)
     ticking(conn)
-    conn.execute("select pgfifo.advance(date_trunc('minute', pgfifo._now()) + '3 h 50 s' - pgfifo._now())")
+    conn.execute("select pgfifo.advance(date_trunc('minute', pgfifo._now()) + '3 h 5 s' - pgfifo._now())")
     while ticking(conn):
         pass
     found = ticks(fifo)
