@@ -116,6 +116,33 @@ def test_e3_locked_lanes_at_the_front_do_not_starve_a_free_one(
     assert violations(conn) == []
 
 
+def test_e3_marks_of_a_locked_lane_do_not_starve_a_free_one(conn: Connection, connect: Connect) -> None:
+    policy(conn, "a")
+    stuck = enqueue(conn, "a", "stuck")
+    # As if so many had been enqueued one by one.
+    conn.execute(
+        "insert into pgfifo.marks (action_id, id, lane_id)"
+        " select l.action_id, nextval('pgfifo.mark_ids'), l.id from pgfifo.lanes l, generate_series(1, 30000)"
+    )
+    free = enqueue(conn, "a", "free")
+    holder = connect(autocommit=False)
+    assert hold_lanes(holder, "a", "stuck") == 1
+    worker = SqlWorker(conn, "a")
+    got: list[int] = []
+    for _ in range(5):
+        got = [start.id for start in worker.work()]
+        if got:
+            break
+        assert worker.more in ("now", "soon"), "told to sleep while a free lane waits"
+    assert got == [free], "a free lane behind the marks of a locked one was not served"
+    assert value(conn, "select count(*) from pgfifo.marks") < 2000, "marks of a locked lane stay in front"
+
+    holder.rollback()
+    advance(conn, 1.1)
+    assert [start.id for start in worker.drain()] == [stuck]
+    assert violations(conn) == []
+
+
 # E4: a full lane's marks
 
 

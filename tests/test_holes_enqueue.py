@@ -291,9 +291,9 @@ def test_e21_whoever_draws_a_mark_owns_an_xid_before(fresh_dsn: str) -> None:
             conn.execute("select pgfifo.maintain()")
         conn.execute("select from pgfifo.check(true)")
         with psycopg.connect(fresh_dsn) as holder:
-            enqueue_groups(conn, "a", map(str, range(70)))
+            enqueue_groups(conn, "a", map(str, range(1100)))
             enqueue(conn, "a", "one")
-            assert hold_lanes(holder, "a") > 64
+            assert hold_lanes(holder, "a") > 1000
             SqlWorker(conn, "a").work(100)  # puts them off with timers
         assert len(SqlWorker(conn, "a", "r").drain()) > 0
 

@@ -487,7 +487,7 @@ begin
       end if;
       -- 2. Lock their lanes. This is still about which lanes; what is in them is looked at in a statement after this one.
       v_cut := v_mark_id[cardinality(v_mark_id)];
-      if v_want = 1 then
+      if v_want = 1 and v_budget = 0 then
         v_lanes := 1;
         v_locked := case when pg_try_advisory_xact_lock(c_lanes, pgfifo._key(v_mark_lane[1])) then array[v_mark_lane[1]] else '{}' end;
         v_locked_versions := array[v_mark_version[1]];
@@ -501,23 +501,28 @@ begin
           v_announces[1] := v_announces[1] or v_mark_version[v_nth] = 0;
         end loop;
       else
-        select coalesce(array_agg(l.lane_id) filter (where l.is_locked), '{}'), array_agg(l.version) filter (where l.is_locked),
-            array_agg(l.announces) filter (where l.is_locked), count(*) filter (where l.nth <= v_want),
-            coalesce(min(l.first) filter (where l.nth > v_want) - 1, v_cut)
-          into v_locked, v_locked_versions, v_announces, v_lanes, v_cut
-        from (
-          select d.*, case when d.nth <= v_want then pg_try_advisory_xact_lock(c_lanes, pgfifo._key(d.lane_id)) else false end as is_locked
-          from (
-            select s.lane_id, min(s.id) as first, max(s.version) as version, bool_or(s.version = 0) as announces, row_number() over (order by min(s.id)) as nth
-            from unnest(v_mark_lane, v_mark_id, v_mark_version) s(lane_id, id, version) group by s.lane_id order by 2) d offset 0) l;
+        -- In their order, until enough are ours: a limit asks for no row more than it needs, and a lane that is not asked for is not tried.
+        with lanes as materialized (
+          select s.lane_id, min(s.id) as first, max(s.version) as version, bool_or(s.version = 0) as announces, count(*) as marks,
+            row_number() over (order by min(s.id)) as nth
+          from unnest(v_mark_lane, v_mark_id, v_mark_version) s(lane_id, id, version) group by s.lane_id order by 2),
+        locked as materialized (
+          select d.* from lanes d where pg_try_advisory_xact_lock(c_lanes, pgfifo._key(d.lane_id)) limit v_want),
+        tried as (
+          select case when count(*) = v_want then max(l.nth) else (select count(*) from lanes) end as n from locked l)
+        select array(select l.lane_id from locked l), array(select l.version from locked l), array(select l.announces from locked l), t.n,
+            v_stuck + (select sum(d.marks) from lanes d where d.nth <= t.n) - (select coalesce(sum(l.marks), 0) from locked l),
+            coalesce((select d.first from lanes d where d.nth = t.n + 1) - 1, v_cut)
+          into v_locked, v_locked_versions, v_announces, v_lanes, v_stuck, v_cut
+        from tried t;
       end if;
       v_locks := v_locks + cardinality(v_locked);
       if cardinality(v_locked) < v_lanes then
         v_soon := true;
-        v_stuck := v_stuck + cardinality(v_mark_id);
-        -- A few locked lanes in front are passed over. Where they are many, they come again later, less and less often:
-        -- one timer for all marks of a lane, and again nobody waits for a row that somebody else is taking.
-        if v_stuck > 64 then
+        -- Locked lanes in front are passed over: most are just being decided about by other workers' calls. Where their marks are
+        -- more than that explains, they come again later, less and less often: one timer for all marks of a lane, and again
+        -- nobody waits for a row that somebody else is taking.
+        if v_stuck > 1000 then
           perform pg_current_xact_id();
           with gone as (
             delete from pgfifo.marks m where m.ctid = any (array(
