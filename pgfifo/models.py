@@ -92,6 +92,7 @@ class Pace:
         failed: How many failed for good.
         cancelled: How many were cancelled.
         expired: How many expired.
+        backlog: How many had not ended at the end of them.
         enqueued_per_minute: Enqueued, on average.
         started_per_minute: Started, on average.
         finished_per_minute: Ended with whatever outcome, on average.
@@ -108,6 +109,7 @@ class Pace:
     failed: int
     cancelled: int
     expired: int
+    backlog: int
     enqueued_per_minute: float
     started_per_minute: float
     finished_per_minute: float

@@ -270,11 +270,35 @@ def test_pace_adds_up_the_last_minutes(dsn: str, engine: Engine) -> None:
                 fifo.pace("deploy", bad)
 
 
+def test_pace_says_what_had_not_ended_whatever_has_happened_since(dsn: str, engine: Engine) -> None:
+    count(engine)
+    engine.fill(4)
+    engine.enqueue(group="another")
+    worker = engine.worker(lease="1 hour")
+    run(engine, worker, 1)
+    with pgfifo.Client(dsn) as fifo:
+        assert fifo.pace("deploy").backlog == 0
+        count(engine)
+        assert fifo.pace("deploy").backlog == 4
+        engine.enqueue_later("1 hour")
+        run(engine, worker, 1)
+        engine.enqueue(group="third")
+        engine.claim(worker, 2)
+        assert fifo.pace("deploy").backlog == 4, "that was later"
+        lanes = "array(select id from pgfifo.lanes)"
+        engine.rows(f"select pgfifo._count_lanes({lanes}, pgfifo._minute(pgfifo._now()), pgfifo._now())")
+        assert fifo.pace("deploy").backlog == 4, "it is counted, but for a minute that goes on"
+        count(engine)
+        assert fifo.pace("deploy").backlog == 5
+
+
 def test_pace_of_an_action_that_nobody_has_counted_yet_is_nothing(engine: Engine) -> None:
     engine.fill(3)
-    [row] = engine.rows("select enqueued, started, mean_run_seconds, until from pgfifo.pace('deploy')")
-    assert row[:3] == (0, 0, None)
-    assert row[3] is not None
+    [row] = engine.rows(
+        "select enqueued, started, backlog, mean_run_seconds, until from pgfifo.pace('deploy')"
+    )
+    assert row[:4] == (0, 0, 0, None)
+    assert row[4] is not None
     with pytest.raises(errors.InvalidValue):
         engine.one("select pgfifo.pace('deploy', null)")
 

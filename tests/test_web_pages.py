@@ -7,7 +7,7 @@ import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 from urllib.parse import parse_qs, urlencode, urlsplit
 
@@ -427,7 +427,7 @@ def test_a_backlog_that_is_not_counted_is_not_shown_as_of_before(dsn: str, engin
     at = formats.now().replace(second=0, microsecond=0)
     old = charts.hour([stats], [], [], {})
     assert set(old.backlog[:-3]) == {1.0}, "it is known of those that wait only that they are new"
-    young = charts.hour([stats], [], [], {"deploy": at - timedelta(minutes=10)})
+    young = charts.hour([stats], [], [], {"deploy": pace(at - timedelta(minutes=10), at)})
     assert set(young.backlog[:50]) == {None}, "it was not there"
 
 
@@ -697,6 +697,36 @@ def test_long_values_are_cut() -> None:
     assert len(formats.pretty(["x" * 50_000])) < 21_000
     assert len(formats.line({"x": "y" * 50_000})) < 200
     assert formats.headline("one\ntwo") == "one"
+
+
+def pace(since: datetime, until: datetime, backlog: int = 0) -> pgfifo.Pace:
+    return pgfifo.Pace(since, until, 0, 0, 0, 0, 0, 0, backlog, 0.0, 0.0, 0.0, None, None)
+
+
+def test_a_backlog_of_delayed_and_running_ones_is_not_shown_before_they_came(
+    dsn: str, engine: Engine
+) -> None:
+    engine.fill(2)
+    engine.claim(engine.worker("deploy", lease="1 hour"), 1)
+    for _ in range(3):
+        engine.enqueue_later("1 hour")
+    at = formats.now().replace(second=0, microsecond=0)
+    [stats] = pgfifo.Client(dsn).overview()
+    stats = replace(stats, oldest_enqueued_at=None, queue_length=0)
+
+    def backlog(until: int, counted: int, *flows: tuple[int, int]) -> list[float | None]:
+        minutes = [
+            pgfifo.Minute("deploy", at - timedelta(minutes=back), new, 0, 0, 0, 0, 0, 0, 0.0, 0.0)
+            for back, new in flows
+        ]
+        whole = pace(at - timedelta(minutes=until + 60), at - timedelta(minutes=until), counted)
+        return charts.hour([stats], minutes, [], {"deploy": whole}).backlog[-5:]
+
+    assert backlog(1, 0) == [0, 0, 0, None, 4]
+    assert backlog(0, 0, (1, 0)) == [0, 0, 0, 0, 4], "the last minute is known: nothing was left then"
+    assert backlog(0, 4, (1, 4)) == [0, 0, 0, 4, 4]
+    assert backlog(3, 1, (2, 2), (1, 1)) == [1, 1, 3, 4, 4], "it was counted then, and goes on from there"
+    assert backlog(3, 1, (3, 1), (4, 1)) == [1, 2, 2, None, 4]
 
 
 def test_a_backlog_is_counted_back_from_now(dsn: str, engine: Engine) -> None:

@@ -10,6 +10,7 @@ create or replace function pgfifo.pace(
   out failed bigint,
   out cancelled bigint,
   out expired bigint,
+  out backlog bigint,
   out enqueued_per_minute double precision,
   out started_per_minute double precision,
   out finished_per_minute double precision,
@@ -49,6 +50,11 @@ begin
   failed := v_sums.failed;
   cancelled := v_sums.cancelled;
   expired := v_sums.expired;
+  -- What has been counted of each lane, but for what was counted for minutes since.
+  select greatest(0, coalesce(sum(p.enqueued - p.succeeded - p.failed - p.cancelled - p.expired), 0)
+      - (select coalesce(sum(m.enqueued - m.succeeded - m.failed - m.cancelled - m.expired), 0) from pgfifo._minutes m
+         where m.action_id = v_action_id and m.minute >= until)) into strict backlog
+  from pgfifo.lanes l join pgfifo._tallies p on p.lane_id = l.id where l.action_id = v_action_id;
   enqueued_per_minute := enqueued / v_minutes;
   started_per_minute := started / v_minutes;
   finished_per_minute := (succeeded + failed + cancelled + expired) / v_minutes;

@@ -13,7 +13,7 @@ from datetime import UTC, datetime, timedelta
 
 from markupsafe import Markup
 
-from pgfifo.models import ActionOverview, Minute, WaitTimes
+from pgfifo.models import ActionOverview, Minute, Pace, WaitTimes
 from pgfifo.web.pages import formats
 
 WIDTH, HEIGHT = 600, 100
@@ -201,12 +201,13 @@ NOT_YET = -1.0
 
 
 def _backlog(
-    stats: ActionOverview, minutes: Sequence[Minute], axis: Sequence[datetime], born: datetime | None
+    stats: ActionOverview, minutes: Sequence[Minute], axis: Sequence[datetime], pace: Pace | None
 ) -> list[float | None]:
     """Return what had not ended at the end of each minute; None where that is not counted.
 
-    It is counted back from now. All that waits was enqueued since the oldest of it was: what of it is not in
-    the minutes since then has not been counted yet, and is no part of what was before.
+    It is counted from the end of the pace; where there is none, back from now. All that waits was enqueued
+    since the oldest of it was: what of it is not in the minutes since then has not been counted yet, and is
+    no part of what was before.
     """
     flows = {
         each.minute: each.enqueued - each.succeeded - each.failed - each.cancelled - each.expired
@@ -214,18 +215,23 @@ def _backlog(
     }
     now = float(stats.queue_length + stats.active_count + stats.delayed_count)
     left, gap = now, axis[-1]
+    if pace is not None:
+        left = pace.backlog + float(sum(flow for minute, flow in flows.items() if minute >= pace.until))
+        if left != now and axis[-2] not in flows:  # perhaps it has not been counted yet
+            gap = axis[-2]
     if stats.oldest_enqueued_at is not None:
         oldest = stats.oldest_enqueued_at.astimezone(UTC).replace(second=0, microsecond=0)
         since = [each for each in minutes if each.minute >= oldest and each.enqueued]
         uncounted = stats.queue_length - sum(each.enqueued for each in since)
         if uncounted > 0:
-            left -= uncounted
-            gap = max([oldest, *(each.minute + timedelta(minutes=1) for each in since)])
+            gap = min(gap, max([oldest, *(each.minute + timedelta(minutes=1) for each in since)]))
+            if pace is None:
+                left -= uncounted
     found: list[float | None] = []
     for at in reversed(axis):
         if at == axis[-1]:
             found.append(now)
-        elif born is not None and at < born:
+        elif pace is not None and at < pace.since and pace.since > pace.until - timedelta(minutes=MINUTES):
             found.append(NOT_YET)
         else:
             found.append(None if at >= gap else max(0.0, left))
@@ -244,17 +250,17 @@ def hour(
     overview: Sequence[ActionOverview],
     minutes: Sequence[Minute],
     waits: Sequence[WaitTimes],
-    born: Mapping[str, datetime | None],
+    paces: Mapping[str, Pace],
 ) -> Hour:
     """Put together the last hour of these actions.
 
-    What had not ended is counted back from now: each minute knows how many came and how many ended in it.
+    Each minute knows how many came and how many ended in it; a pace, what had not ended at its end.
 
     Args:
         overview: The actions as they are now.
         minutes: What happened in their minutes.
         waits: How long they waited; of one action, or there is nothing to draw.
-        born: In which minute actions came to be that did so in this hour.
+        paces: The pace of actions in an hour that ended in this one.
     """
     began = formats.now().replace(second=0, microsecond=0)
     axis = [began - timedelta(minutes=back) for back in range(MINUTES, -1, -1)]
@@ -273,7 +279,7 @@ def hour(
     for each in minutes:
         of_action.setdefault(each.action, []).append(each)
     backlogs = [
-        _backlog(each, of_action.get(each.action, []), axis, born.get(each.action)) for each in overview
+        _backlog(each, of_action.get(each.action, []), axis, paces.get(each.action)) for each in overview
     ]
     backlog = [_sum([each[n] for each in backlogs]) for n in range(len(axis))]
     of_waits: Mapping[datetime | None, WaitTimes] = {each.minute: each for each in waits}

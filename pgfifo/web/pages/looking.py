@@ -6,13 +6,14 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, TypeVar
 
 from pgfifo.client_async import AsyncClient
 from pgfifo.errors import UnknownAction, UnknownExecution
-from pgfifo.models import ActionOverview, ExecutionInfo, LaneStats, Minute, State, WaitTimes, WorkerInfo
+from pgfifo.models import ActionOverview, ExecutionInfo, LaneStats, Minute, Pace, State, WaitTimes, WorkerInfo
 from pgfifo.policies import checked
 from pgfifo.web import lists
 from pgfifo.web.pages import charts, formats
@@ -29,6 +30,7 @@ _SHARE = 9
 _SAMPLES = 8
 _LATELY = timedelta(seconds=30)
 _FARTHEST = 200
+_SECONDS_OF_PACES = 1800.0
 _KEPT = 100
 
 NEEDED = {
@@ -66,7 +68,7 @@ class Desk:
     fresh: float = 1.5
     _kept: dict[str, tuple[float, Any]] = field(default_factory=dict)
     _asking: dict[str, asyncio.Lock] = field(default_factory=dict)
-    _born: dict[str, datetime | None] = field(default_factory=dict)
+    _paces: dict[str, tuple[float, Pace]] = field(default_factory=dict)
     _changes: int = 0
     _samples: deque[tuple[datetime, dict[str, int]]] = field(default_factory=lambda: deque(maxlen=_SAMPLES))
 
@@ -117,17 +119,16 @@ class Desk:
         """The actions there were when somebody looked last."""
         return sorted(self._samples[-1][1]) if self._samples else []
 
-    async def born(self, actions: Sequence[str]) -> dict[str, datetime | None]:
-        """Return in which minute actions came to be; None where that was more than an hour ago."""
+    async def paces(self, actions: Sequence[str]) -> dict[str, Pace]:
+        """Return the pace of actions in the hour before some minute of this one, which charts go on from."""
+        now = time.monotonic()
         for name in actions:
-            if name not in self._born:
-                try:
+            if name not in self._paces or now > self._paces[name][0]:
+                self._paces.pop(name, None)
+                with suppress(UnknownAction):  # it was removed just now
                     pace = await self.fifo.pace(name, charts.MINUTES)
-                except UnknownAction:  # it was removed just now
-                    continue
-                whole = pace.until - pace.since >= timedelta(minutes=charts.MINUTES)
-                self._born[name] = None if whole else pace.since
-        return {name: self._born.get(name) for name in actions}
+                    self._paces[name] = now + _SECONDS_OF_PACES, pace
+        return {name: self._paces[name][1] for name in actions if name in self._paces}
 
     async def rights(self) -> frozenset[str]:
         """Return the changes that the database role may make."""
@@ -186,19 +187,19 @@ async def overview(desk: Desk, asked: Parameters) -> Context:
         of_minutes.setdefault(minute.action, []).append(minute)
     for wait in waits:
         of_waits.setdefault(wait.action, []).append(wait)
-    born = await desk.born([each.action for each in actions[:_FARTHEST]])
+    paces = await desk.paces([each.action for each in actions[:_FARTHEST]])
     rows = []
     for each in shown[(page - 1) * ROWS : page * ROWS]:
         of = of_waits.get(each.action, [])
         rows.append(
             {
                 "stats": each,
-                "hour": charts.hour([each], of_minutes.get(each.action, []), of, born),
+                "hour": charts.hour([each], of_minutes.get(each.action, []), of, paces),
                 "waits": next((wait for wait in of if wait.minute is None), None),
                 "per_second": desk.starts_per_second([each.action]),
             }
         )
-    total = charts.hour(actions, minutes, [], born)
+    total = charts.hour(actions, minutes, [], paces)
     workers = [worker for worker in await desk.workers() if worker.state == "alive"]
     return {
         "rows": rows,
@@ -246,7 +247,7 @@ async def action(desk: Desk, asked: Parameters) -> Context:
     minutes = await desk.fifo.minutes(name, charts.MINUTES + 1)
     return {
         "stats": stats,
-        "hour": charts.hour([stats], minutes, waits, await desk.born([name])),
+        "hour": charts.hour([stats], minutes, waits, await desk.paces([name])),
         "waits": next((wait for wait in waits if wait.minute is None), None),
         "per_second": desk.starts_per_second([name]),
         "policy": _by_attribute(await desk.fifo.effective_policy(name)),
