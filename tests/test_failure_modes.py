@@ -41,7 +41,7 @@ def test_failure_yield_gives_its_slot_up_and_is_first_again_after_its_backoff(co
     show = engine.show(first)
     assert (show["state"], show["attempt"], show["failures"], show["error"]) == ("delayed", 1, 1, "boom")
     assert show["ticket"] == first
-    assert (show["due_at"] - show["started_at"]).total_seconds() == pytest.approx(30, abs=1)
+    assert (show["due_at"] - show["started_at"]).total_seconds() == pytest.approx(30, abs=10)
     assert engine.position(first) is None
     stats = identity(engine)
     assert (stats["active_count"], stats["delayed_count"], stats["queue_length"]) == (0, 1, 3)
@@ -88,7 +88,7 @@ def test_failure_tail_joins_by_a_timer_where_nobody_enqueues(conn: Connection) -
     worker = engine.worker()
     engine.finish(engine.claim(worker)[0], "failed")
     assert engine.drain(worker) == [second]
-    assert engine.work(worker, 1).seconds == pytest.approx(30, abs=1)
+    assert engine.work(worker, 1).seconds == pytest.approx(30, abs=10)
     engine.advance("31 s")
     assert engine.drain(worker) == [first]
     engine.assert_promises()

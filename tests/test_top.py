@@ -122,7 +122,7 @@ def test_actions_are_shown_by_depth_with_slots_wait_rates_and_trend(dsn: str, en
     engine.enqueue_many("deploy", [{}] * 3)
     engine.enqueue_many("deliver", [{}] * 1200, [str(n % 7) for n in range(1200)])
     engine.policy("idle")
-    engine.advance("90 s")
+    engine.advance("90 min")
     worker = engine.worker("deploy")
     started = engine.claim(worker, 2, ["deploy"])
 
@@ -130,7 +130,7 @@ def test_actions_are_shown_by_depth_with_slots_wait_rates_and_trend(dsn: str, en
         await seen.shows("deliver")
         assert [line.split()[0] for line in seen.lines[3:6]] == ["deliver", "deploy", "idle"]
         assert "3 actions  8 lanes  1,201 waiting  2 of 9 slots" in seen.text
-        assert seen.line(" deliver").split()[1:6] == ["1,200", "0/7", "1m", "30s", "-"]
+        assert seen.line(" deliver").split()[1:6] == ["1,200", "0/7", "1h", "30m", "-"]
         assert seen.line(" deploy").split()[1:3] == ["1", "2/2"]
         engine.hand_in(worker, *started)
         engine.enqueue_many("idle", [{}] * 50)
