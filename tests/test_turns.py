@@ -112,8 +112,11 @@ def test_independence_a_turn_goes_on_where_nobody_waits(conn: Connection, beside
 
 def test_independence_a_turn_ends_when_something_is_due(conn: Connection, beside: int) -> None:
     case = Case(conn, beside)
-    case.engine.enqueue_later("250 ms", group="due")
+    case.engine.enqueue_later("1 h", group="due")
     case.let_time_pass()
+    # The time of the timer comes, and nothing else does.
+    conn.execute("update pgfifo.scans set full_at = full_at + interval '1 h'")
+    case.engine.advance("1 h")
     answer = case.go_on(turn=100)
     assert "due" in [start.group for start in answer.starts], (
         "what is due has to wait for a turn without an end"
