@@ -480,11 +480,12 @@ def test_it_works_where_only_polling_does(dsn: str, engine: Engine) -> None:
 def test_the_worker_signs_off_when_no_slot_was_wanted_for_a_while(
     fifo: pgfifo.Client, engine: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(_holder, "LINGER", 0.2)
+    monkeypatch.setattr(_holder, "LINGER", 600.0)
     with fifo.slot("deploy"):
         first = fifo.slots()[0].worker_id
     with fifo.slot("deploy"):
         assert fifo.slots()[0].worker_id == first, "it is kept for the next one"
+    monkeypatch.setattr(_holder, "LINGER", 0.2)
     wait_for(lambda: engine.rows("select from pgfifo._workers") == [], message="the worker to sign off")
     with fifo.slot("deploy"):
         assert fifo.slots()[0].worker_id != first
