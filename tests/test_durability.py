@@ -132,7 +132,7 @@ def test_durability_a_client_killed_in_the_middle_of_its_transaction_leaves_no_t
         assert client.stdout is not None
         assert client.stdout.readline() == b"ready\n"
         client.send_signal(signal.SIGKILL)
-        client.wait(10)
+        client.wait(60)
     last = engine_after_the_others(engine)
     assert picture(last) == before
     assert last.hand_in(worker, start) == {}

@@ -130,7 +130,8 @@ def leave_a_mess(conn: Connection, connect: Callable[..., Connection]) -> None:
     others = (
         "select count(*) from pg_stat_activity where datname = current_database() and usename is not null"
     )
-    assert conn.execute(others).fetchone() == (1,)
+    # Also who has thrown them out is gone; that takes a moment after he has hung up.
+    wait_for(lambda: conn.execute(others).fetchone() == (1,), message="this session to be the only one")
     conn.execute("select pgfifo.enqueue('deploy', '{}')")
     assert conn.execute("select count(*) from pgfifo.executions").fetchone() == (1,)
     undecided = connect(autocommit=False)
