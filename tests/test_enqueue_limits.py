@@ -27,6 +27,12 @@ Connection = psycopg.Connection[Any]
 Connect = Callable[..., Connection]
 
 
+@pytest.fixture(autouse=True)
+def noon(conn: Connection) -> None:
+    """No day ends, and no month, unless a test lets it."""
+    conn.execute("select pgfifo.advance(date_trunc('day', pgfifo._now(), 'UTC') + '36 h' - pgfifo._now())")
+
+
 def everywhere(conn: Connection, **values: object) -> None:
     conn.execute("select from pgfifo.set_default_policy(%s::jsonb)", [json.dumps(values)])
 
