@@ -1095,6 +1095,15 @@ MUTATIONS = (
         "turns::progress_what_committed_late_is_found_where_slots_are_handed_on",
     ),
     _m(
+        "no bitmaps over a lane's versions",
+        "flat cost",
+        "functions/enqueue.sql",
+        "an enqueue reads all dead versions of its lane's ledger, once the table has been analyzed",
+        ("set enable_bitmapscan = off\n", ""),
+        "flat_cost::flat_cost_who_looks_up_by_keys_walks_indexes_in_order_and_compiles_nothing",
+        "holes_plans::e8_nor_does_an_enqueue_where_each_lane_had_one_row_when_the_ledger_was_analyzed",
+    ),
+    _m(
         "points of scans where slots are handed on",
         "flat cost",
         "internal/turn.sql",

@@ -117,15 +117,6 @@ def test_bench_tells_the_same_in_terminal_markdown_and_json() -> None:
     ]
 
 
-def test_flat_cost_nothing_is_compiled_where_sequential_scans_are_off(conn: Connection) -> None:
-    """A scan that is off costs ten billion on paper: with JIT an enqueue took 60 ms instead of one."""
-    compiled = conn.execute(
-        "select p.oid::regprocedure from pg_proc p where p.pronamespace = 'pgfifo'::regnamespace"
-        " and 'enable_seqscan=off' = any (p.proconfig) and not 'jit=off' = any (p.proconfig)"
-    ).fetchall()
-    assert compiled == [], "these calls would be compiled each time, which takes longer than all the rest"
-
-
 def test_bench_profile_stamps_functions_that_still_work(fresh_dsn: str) -> None:
     """Each function on the hot path is stamped, and does with its stamps what it did without."""
     told: list[str] = []
@@ -136,6 +127,7 @@ def test_bench_profile_stamps_functions_that_still_work(fresh_dsn: str) -> None:
         set_policy(conn, "deploy", max_concurrent=2)
         enqueue_many(conn, "deploy", payloads(3))
         conn.execute(ENQUEUE, ["deploy", payloads(1)[0]])
+        conn.execute("set pgfifo.turn = 0")  # or what ends within a turn is handed on, and the common way not gone
         worker, sample = Worker(conn, "deploy"), Sample()
         worker.drain(10, sample)
     assert sample.done == 4

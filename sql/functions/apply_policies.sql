@@ -6,6 +6,7 @@ returns table (scope text, action text, group_text text, pack text, limit_name t
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 #variable_conflict use_column

@@ -4,6 +4,7 @@ create or replace function pgfifo.close(p_action text, p_group text default null
 language sql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$ select pgfifo._set_closed(p_action, p_group, true, p_reason) $$;
 comment on function pgfifo.close is 'Let no enqueue into an action or lane until it is opened; true if that was a change.';

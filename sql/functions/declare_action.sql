@@ -3,6 +3,7 @@ create or replace function pgfifo.declare_action(p_action text, p_values jsonb d
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

@@ -5,6 +5,7 @@ create or replace function pgfifo.declare_schedules(p_schedules jsonb) returns v
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

@@ -25,6 +25,7 @@ returns table (kind text, at timestamptz, action text, group_text text, id bigin
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 #variable_conflict use_column

@@ -6,6 +6,7 @@ create or replace function pgfifo.finish_execution(p_id bigint, p_outcome text, 
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

@@ -5,6 +5,7 @@ returns table (pos bigint, id bigint, attempt integer, enqueued_at timestamptz, 
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

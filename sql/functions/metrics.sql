@@ -7,6 +7,7 @@ create or replace function pgfifo.metrics(p_lanes integer default 0) returns tab
 language plpgsql stable security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set enable_nestloop = off
 set enable_mergejoin = off
 set jit = off

@@ -4,6 +4,7 @@ returns table (attribute text, old jsonb, new jsonb, note text)
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 begin

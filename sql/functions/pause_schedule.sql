@@ -3,6 +3,7 @@ create or replace function pgfifo.pause_schedule(p_name text, p_reason text defa
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

@@ -5,6 +5,7 @@ create or replace function pgfifo.progress(p_id bigint, p_attempt integer, p_fra
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 begin

@@ -3,6 +3,7 @@ create or replace function pgfifo.remove_schedule(p_name text) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

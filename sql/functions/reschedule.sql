@@ -5,6 +5,7 @@ create or replace function pgfifo.reschedule(p_id bigint, p_run_at timestamptz d
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

@@ -6,6 +6,7 @@ create or replace function pgfifo.retry(p_id bigint, p_head boolean default fals
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

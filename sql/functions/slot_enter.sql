@@ -28,6 +28,7 @@ create or replace function pgfifo.slot_enter(
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

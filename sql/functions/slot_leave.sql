@@ -7,6 +7,7 @@ create or replace function pgfifo.slot_leave(p_worker bigint, p_id bigint, p_out
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

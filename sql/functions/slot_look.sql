@@ -4,6 +4,7 @@ create or replace function pgfifo.slot_look(p_worker bigint, p_id bigint) return
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare

@@ -4,6 +4,7 @@ create or replace function pgfifo.worker_relock(p_worker bigint) returns void
 language plpgsql volatile security definer
 set search_path = pg_catalog, pg_temp
 set enable_seqscan = off
+set enable_bitmapscan = off
 set jit = off
 as $$
 declare
