@@ -127,7 +127,7 @@ def test_bench_profile_stamps_functions_that_still_work(fresh_dsn: str) -> None:
         set_policy(conn, "deploy", max_concurrent=2)
         enqueue_many(conn, "deploy", payloads(3))
         conn.execute(ENQUEUE, ["deploy", payloads(1)[0]])
-        conn.execute("set pgfifo.turn = 0")  # or what ends within a turn is handed on, and the common way not gone
+        conn.execute("set pgfifo.turn = 0")  # or what ends within a turn goes another way
         worker, sample = Worker(conn, "deploy"), Sample()
         worker.drain(10, sample)
     assert sample.done == 4
