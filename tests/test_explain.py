@@ -25,6 +25,7 @@ KEYS = [
     "attempt",
     "closed",
     "due_at",
+    "ended",
     "enqueued_at",
     "error",
     "eta",

@@ -342,12 +342,14 @@ async def execution(desk: Desk, asked: Parameters) -> Context:
     number = _id(_wanted(asked, "id"))
     found = await desk.fifo.execution(number)
     workers = {worker.id: worker.name for worker in await desk.workers()}
+    why = None if found.finished else await _explained(desk.fifo, number)
+    ended = None if why is None or why.data["attempt"] != found.attempt else why.data["ended"]
     return {
         "it": found,
-        "why": None if found.finished else await _explained(desk.fifo, number),
+        "why": why,
         "names": workers,
-        "story": _story(found, workers),
-        "bars": _bars(found),
+        "story": _story(found, workers, ended),
+        "bars": _bars(found, ended),
     }
 
 
@@ -468,8 +470,16 @@ def limit_value(attribute: str, text: str) -> object:
     return value
 
 
-def _story(it: ExecutionInfo, names: Mapping[int, str]) -> list[dict[str, Any]]:
-    """Return what has happened to an execution, in order: what, when, and what to say of it."""
+def _story(
+    it: ExecutionInfo, names: Mapping[int, str], ended: Mapping[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Return what has happened to an execution, in order: what, when, and what to say of it.
+
+    Args:
+        it: The execution.
+        names: Of workers.
+        ended: How and when its last attempt ended, if it is to be tried again.
+    """
 
     def by(worker: object) -> str:
         return "" if worker is None else names.get(int(str(worker)), f"worker {worker}")
@@ -500,6 +510,15 @@ def _story(it: ExecutionInfo, names: Mapping[int, str]) -> list[dict[str, Any]]:
                 "by": by(it.worker_id),
             }
         )
+        if ended is not None:
+            story.append(
+                {
+                    "kind": ended["outcome"] or "ended",
+                    "at": formats.moment(ended["at"]),
+                    "text": f"attempt {it.attempt}",
+                    "error": it.error,
+                }
+            )
     if it.cancel_requested_at is not None and it.started_at is not None:
         story.append({"kind": "asked to stop", "at": it.cancel_requested_at, "text": it.reason or ""})
     if it.progress_at is not None:
@@ -510,15 +529,13 @@ def _story(it: ExecutionInfo, names: Mapping[int, str]) -> list[dict[str, Any]]:
     if it.finished_at is not None:
         story.append({"kind": it.state, "at": it.finished_at, "text": it.reason or "", "error": it.error})
     elif it.state == "held":
-        story.append(
-            {"kind": "held", "at": it.due_at, "text": "is tried again", "error": it.error, "to come": True}
-        )
+        story.append({"kind": "held", "at": it.due_at, "text": "is tried again", "to come": True})
     elif it.state == "delayed":
         story.append({"kind": "delayed", "at": it.due_at, "text": "joins its line", "to come": True})
     return sorted(story, key=lambda each: each["at"] or it.enqueued_at)
 
 
-def _bars(it: ExecutionInfo) -> list[dict[str, Any]]:
+def _bars(it: ExecutionInfo, ended: Mapping[str, Any] | None) -> list[dict[str, Any]]:
     """Return an execution's time as bars, in thousandths of it: waits, attempts, and pauses in between."""
     end = it.finished_at or formats.now()
     whole = max((end - it.enqueued_at) / timedelta(microseconds=1), 1)
@@ -533,13 +550,16 @@ def _bars(it: ExecutionInfo) -> list[dict[str, Any]]:
         for each in it.attempts or ()
     ]
     known = {each.get("attempt") for each in it.attempts or ()}
-    if it.started_at is not None and it.attempt not in known and it.state != "waiting":
-        runs.append((it.started_at, end, it.state))
-    for began, ended, outcome in runs:
-        if began is None or ended is None:
+    if it.started_at is not None and it.attempt not in known:
+        if ended is not None:
+            runs.append((it.started_at, formats.moment(ended["at"]), str(ended["outcome"])))
+        elif it.finished_at is not None or it.state == "running":
+            runs.append((it.started_at, end, it.state))
+    for began, over, outcome in runs:
+        if began is None or over is None:
             continue
-        spans += [("wait" if at == it.enqueued_at else "pause", at, began), (outcome, began, ended)]
-        at = ended
+        spans += [("wait" if at == it.enqueued_at else "pause", at, began), (outcome, began, over)]
+        at = over
     if it.finished_at is None and at < end:
         spans.append(("wait" if at == it.enqueued_at else "pause", at, end))
     elif at < end:
