@@ -617,7 +617,7 @@ def test_show_lists_the_attempts_before_the_last_which_its_other_lines_tell_of(
     assert (shown["state"], shown["attempt"], shown["error"]) == ("failed", 2, "no 2")
     lines = dict(re.split(r"  +", line, maxsplit=1) for line in cli.ok("show", 1).out.splitlines())
     assert "attempts" not in lines
-    assert '"error": "no 1"' in lines["earlier attempts"]
+    assert re.fullmatch(r"1 failed at \S+ \S+ after \S+ on worker 1: no 1", lines["earlier attempts"])
     assert lines["error"] == "no 2"
 
 

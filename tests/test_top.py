@@ -300,6 +300,28 @@ def test_an_execution_is_found_by_its_id_and_one_that_is_not_there_is_told(dsn: 
     watch(dsn, look)
 
 
+def test_an_execution_shows_its_earlier_attempts_in_words(dsn: str, engine: Engine) -> None:
+    engine.policy("deploy", backoff_initial=1, backoff_jitter=0)
+    new = engine.enqueue()
+    worker = engine.worker()
+    for error in ("no route", "no answer"):
+        [start] = engine.claim(worker)
+        engine.hand_in(worker, start, outcome="failed", error=error)
+        engine.advance("5 s")
+    assert engine.claim(worker)
+
+    async def look(seen: Seen) -> None:
+        await seen.press("g")
+        await seen.on(Ask)
+        await seen.press(*str(new), "enter")
+        await seen.shows(f"Execution {new} (deploy) is running")
+        said = " ".join(seen.text.split())
+        assert re.search(rf"attempts 1 failed at .* on worker {worker}: no route 2 failed at", said)
+        assert f"on worker {worker}: no answer" in said
+
+    watch(dsn, look)
+
+
 # What the keys change
 
 

@@ -39,6 +39,7 @@ from pgfifo.cli.options import (
 )
 from pgfifo.cli.output import (
     as_json,
+    attempt_line,
     count,
     did,
     note,
@@ -83,10 +84,12 @@ def show(id: Id, json: AsJson = False, dsn: Dsn = None) -> None:  # noqa: A002 -
     if found.progress is not None:
         fields["progress"] = f"{found.progress:.0%}"
     fields["group"] = found.lane.group
-    fields["earlier_attempts"] = found.attempts  # of the last one, the other lines tell
+    # Of the last one, the other lines tell.
+    fields["earlier_attempts"] = [attempt_line(each) for each in found.attempts or ()] or None
     del fields["group_text"], fields["lane_id"], fields["attempts"]
     print_fields(
-        {name: value for name, value in fields.items() if name == "payload" or value not in (None, "")}
+        {name: value for name, value in fields.items() if name == "payload" or value not in (None, "")},
+        lists=["earlier_attempts"],
     )
 
 

@@ -7,7 +7,7 @@ import shutil
 import sys
 import textwrap
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import islice
@@ -129,11 +129,35 @@ def table(rows: Sequence[Row], *, wide: Sequence[str] = (), width: int | None = 
     return lines
 
 
-def print_fields(row: Row) -> None:
-    """Print one thing, a line for each of its fields."""
+def print_fields(row: Row, *, lists: Collection[str] = ()) -> None:
+    """Print one thing, a line for each of its fields.
+
+    Args:
+        row: what to print.
+        lists: fields that are lists with a line for each entry.
+    """
     size = max(map(len, row))
     for name, value in row.items():
-        out(f"{paint(name.replace('_', ' ').ljust(size), _BOLD, sys.stdout)}  {show(value, name)}")
+        label = name.replace("_", " ")
+        for text in map(show, value) if name in lists else [show(value, name)]:
+            out(f"{paint(label.ljust(size), _BOLD, sys.stdout)}  {text}")
+            label = ""
+
+
+def attempt_line(attempt: Row) -> str:
+    """Return in a line what became of an attempt: ``2 failed at 2026-11-23 05:08:26 after 6s: no route``."""
+    began, ended = (
+        datetime.fromisoformat(attempt[name]) if attempt.get(name) else None
+        for name in ("started_at", "ended_at")
+    )
+    said = f"{attempt.get('attempt')} {attempt.get('outcome') or 'ended'}"
+    if ended is not None:
+        said += f" at {show(ended)}"
+    if began is not None and ended is not None:
+        said += f" after {span(max(0.0, (ended - began).total_seconds()))}"
+    if attempt.get("worker") is not None:
+        said += f" on worker {attempt['worker']}"
+    return said + (f": {attempt['error']}" if attempt.get("error") else "")
 
 
 def print_paragraph(text: str) -> None:

@@ -17,7 +17,7 @@ from textual.events import Resize
 from textual.screen import Screen
 from textual.widgets import DataTable, Static
 
-from pgfifo.cli.output import count, printable, span
+from pgfifo.cli.output import attempt_line, count, printable, span
 from pgfifo.top import source
 from pgfifo.top.cells import age, cell, fitted, group, joined, moment, number, of, rate, short, spark
 
@@ -640,7 +640,7 @@ class Execution(View):
                 else f"{at:%c}"
             )
         if name == "attempts" and isinstance(value, list):
-            lines = [printable(json.dumps(each, ensure_ascii=False)) for each in value]
+            lines = [printable(attempt_line(each)) for each in value]
             return ("\n" + " " * 21).join(lines)
         if name == "error":
             return ("\n" + " " * 21).join(printable(line) for line in str(value).splitlines())
