@@ -2,7 +2,7 @@
 
 import asyncio
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from typing import Any
 
@@ -58,6 +58,14 @@ def fifo(dsn: str) -> Any:
         yield client
 
 
+@pytest.fixture
+def somebody(conn: Connection) -> Iterator[None]:
+    """A role that may be given rights: no test after this one finds that it has them."""
+    conn.execute("create role somebody")
+    yield
+    conn.execute("drop owned by somebody; drop role somebody")
+
+
 def good(fifo: pgfifo.Client) -> dict[str, Any]:
     """A value that is right, for each argument that has no default."""
     fifo.set_schedule("api", "deploy", "@daily")
@@ -82,12 +90,13 @@ def good(fifo: pgfifo.Client) -> dict[str, Any]:
         "last_id": 1,
         "cron": "0 2 * * *",
         "role": "producer",
-        "to": "pg_monitor",
-        "from_": "pg_monitor",
+        "to": "somebody",
+        "from_": "somebody",
     }
 
 
 @pytest.mark.parametrize("name", METHODS)
+@pytest.mark.usefixtures("somebody")
 def test_no_argument_whatever_it_is_raises_anything_but_an_error_of_pgfifos(
     fifo: pgfifo.Client, name: str
 ) -> None:
