@@ -48,6 +48,13 @@ def test_settings_have_to_say_who_may_use_it() -> None:
         Settings(proxy_header="X-User", trusted_proxies=["proxy.example"])
     with pytest.raises(pgfifo.InvalidValue, match="root path"):
         Settings(unauthenticated=True, root_path="queue/")
+    for host in ("https://queue.example", "queue.example:8484", "queue.example/", "bücher.example", "", " "):
+        with pytest.raises(pgfifo.InvalidValue, match="is no host name"):
+            Settings(unauthenticated=True, allowed_hosts=[host])
+    Settings(unauthenticated=True, allowed_hosts=["*", "queue.example", "Queue_1", "::1", "10.0.0.1"])
+    for header in ("X-User:", "X User", ""):
+        with pytest.raises(pgfifo.InvalidValue, match="is no name of a header"):
+            Settings(unauthenticated=True, proxy_header=header)
     settings = Settings(tokens={"ann": TOKEN})
     assert TOKEN not in repr(settings)
     with pytest.raises(dataclasses.FrozenInstanceError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -19,6 +20,8 @@ Authenticate = Callable[["HTTPConnection"], "str | Awaitable[str | None] | None"
 SHORTEST_TOKEN = 16
 LOOPBACK = ("127.0.0.0/8", "::1/128")
 LOCAL_NAMES = ("localhost",)
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HOST = re.compile(r"[0-9A-Za-z._-]+")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +94,19 @@ class Settings:
                 detail={"name": "root_path", "value": self.root_path},
                 hint="It begins with a slash and does not end with one.",
             )
+        if self.proxy_header is not None and not _HEADER.fullmatch(self.proxy_header):
+            raise InvalidValue(
+                f"{self.proxy_header!r} is no name of a header",
+                detail={"name": "proxy_header", "value": self.proxy_header},
+                hint="Write it like X-Forwarded-User.",
+            )
+        for host in self.allowed_hosts or ():
+            if host != "*" and not _HOST.fullmatch(host) and not _is_address(host):
+                raise InvalidValue(
+                    f"{host!r} is no host name",
+                    detail={"name": "allowed_hosts", "value": host},
+                    hint="Write it like queue.example.com, in ASCII, without a scheme, a port or a path.",
+                )
         object.__setattr__(
             self, "networks", tuple(_network(each) for each in self.trusted_proxies if each != "unix")
         )
@@ -114,6 +130,14 @@ class Settings:
         if isinstance(peer, ipaddress.IPv6Address) and peer.ipv4_mapped is not None:
             peer = peer.ipv4_mapped
         return any(peer in network for network in self.networks)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _network(text: str) -> Network:
