@@ -452,8 +452,7 @@ def test_where_a_role_may_have_no_more_sessions_everybody_says_so_and_a_worker_g
     engine.conn.execute(f"create role {name} login connection limit 3")
     few = psycopg.conninfo.make_conninfo(dsn, user=name)
     try:
-        engine.conn.execute("select pgfifo.create_roles()")
-        engine.conn.execute(f"grant pgfifo_admin to {name}")
+        engine.conn.execute("select pgfifo.grant_role('admin', %s)", [name])
         with pgfifo.Worker(few, gate.actions, **QUICK):
             sessions = "select count(*) from pg_stat_activity where usename = %s"
             wait_for(lambda: engine.one(sessions, name) == 3)
@@ -469,6 +468,6 @@ def test_where_a_role_may_have_no_more_sessions_everybody_says_so_and_a_worker_g
             engine.rows(taken, name)
             id_ = engine.enqueue()
             engine.conn.execute(f"alter role {name} connection limit 3")
-            wait_for(lambda: engine.state(id_) == "succeeded", 20)
+            wait_for(lambda: engine.state(id_) == "succeeded", 60)
     finally:
-        engine.conn.execute(f"revoke pgfifo_admin from {name}; drop owned by {name}; drop role {name}")
+        engine.conn.execute(f"drop owned by {name}; drop role {name}")

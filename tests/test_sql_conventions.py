@@ -1,6 +1,7 @@
 """The conventions of the SQL, held by queries over the catalog and a look at the text."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,13 @@ FUNCTIONS = """
       obj_description(p.oid, 'pg_proc'), pg_get_functiondef(p.oid)
     from pg_proc p where p.pronamespace = 'pgfifo'::regnamespace order by 1
 """
+
+
+@pytest.fixture
+def conn(fresh_dsn: str) -> Iterator[Connection]:
+    """The catalog as it was installed: no test has been there, and has granted something or replaced it."""
+    with psycopg.connect(fresh_dsn, autocommit=True) as conn:
+        yield conn
 
 
 def public_functions() -> set[str]:
