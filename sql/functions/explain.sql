@@ -300,7 +300,8 @@ begin
     'explanation', explanation, 'why', array_to_string(v_why, ' '), 'reasons', to_jsonb(v_reasons), 'attempt', v_it.attempt, 'failures', v_it.failures,
     'enqueued_at', v_it.enqueued_at, 'due_at', case when v_it.finished_at is null then v_it.due_at end, 'expires_at', v_expires, 'finished_at', v_it.finished_at, 'error', v_it.error,
     'reason', v_it.reason, 'ended', case when v_it.finished_at is null and v_it.state <> 'running' and v_it.ended_at is not null
-      then jsonb_build_object('outcome', v_it.ended_how, 'at', v_it.ended_at) end, 'position', v_pos, 'exact', v_exact, 'eta', v_eta, 'ahead', coalesce(to_jsonb(v_ahead), '[]'), 'run', v_run, 'slots', v_slots,
+      then jsonb_build_object('outcome', v_it.ended_how, 'at', v_it.ended_at) end,
+    'position', v_pos, 'exact', v_exact, 'eta', v_eta, 'ahead', coalesce(to_jsonb(v_ahead), '[]'), 'run', v_run, 'slots', v_slots,
     'limits', v_limits, 'paused', v_paused, 'closed', v_closed, 'workers', v_workers, 'locked', v_locked);
 end $$;
 comment on function pgfifo.explain is 'Say why an execution is not running: in one paragraph, and as data.';
