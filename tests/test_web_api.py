@@ -268,7 +268,9 @@ def test_shared_limits_are_set_and_dropped(api: Api, fifo: pgfifo.Client) -> Non
     body = {"max_concurrent": 2, "actions": ["mail"]}
     assert api("PATCH", "/api/v1/limits/smtp", json=body).status_code == 200
     assert api.get("/limits")["data"][0]["actions"] == ["mail"]
+    assert api.problem("DELETE", "/api/v1/limits/smpt", 404)["hint"] == "Did you mean 'smtp'?"
     assert api("DELETE", "/api/v1/limits/smtp").status_code == 204
+    assert api.problem("DELETE", "/api/v1/limits/smtp", 404)["hint"] == "There are none."
     assert api.get("/limits")["data"] == []
     api.problem("PATCH", "/api/v1/limits/smtp", 404, json={"rate": "1/s", "actions": ["mial"]})
 

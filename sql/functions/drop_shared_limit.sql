@@ -10,6 +10,7 @@ as $$
 declare
   v_id integer;
   v_old jsonb;
+  v_nearest text;
 begin
   perform pgfifo._require_read_committed('drop_shared_limit');
   if not pgfifo._lock('pgfifo.policies'::regclass, 0, interval '5 s') then
@@ -17,9 +18,13 @@ begin
   end if;
   select s.id into v_id from pgfifo._shared_limits s where s.name = p_name;
   if v_id is null then
+    select s.name into v_nearest from pgfifo._shared_limits s
+    where pgfifo._distance(lower(left(s.name, 100)), lower(left(p_name, 100))) <= greatest(2, least(char_length(p_name), 100) / 3)
+    order by pgfifo._distance(lower(left(s.name, 100)), lower(left(p_name, 100))), s.name limit 1;
     raise exception using errcode = 'QF022', message = format('there is no shared limit %s', coalesce(quote_literal(left(p_name, 100)), 'null')),
-      detail = json_build_object('name', 'p_name', 'value', left(p_name, 200))::text,
-      hint = coalesce('There are: ' || (select string_agg(s.name, ', ' order by s.name) from pgfifo._shared_limits s) || '.', 'There are none.');
+      detail = json_build_object('name', 'p_name', 'value', left(p_name, 200), 'nearest', v_nearest)::text,
+      hint = coalesce('Did you mean ' || quote_literal(v_nearest) || '?',
+        'There are: ' || (select string_agg(s.name, ', ' order by s.name) from pgfifo._shared_limits s) || '.', 'There are none.');
   end if;
   v_old := pgfifo._shared_limit(v_id);
   perform pg_current_xact_id();
