@@ -39,6 +39,12 @@ def fill(
     return Engine(conn).enqueue_many(action, payloads, None if group is None else [group] * len(payloads))
 
 
+@pytest.fixture(autouse=True)
+def long_backoffs(conn: Connection) -> None:
+    """What has failed does not come again while its test goes on, unless the test says so."""
+    conn.execute("""select pgfifo.set_default_policy('{"backoff_initial": 600}')""")
+
+
 def run(dsn: str, actions: Actions, **options: Any) -> list[int]:
     """Run all that can start; return the ids of the attempts."""
     return [each.id for each in drain(Worker(dsn, actions, **(QUICK | options)), raises=False)]

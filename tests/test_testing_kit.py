@@ -119,7 +119,7 @@ def test_drain_takes_a_worker_and_leaves_it_as_it_was(fifo: Fifo, dsn: str, acti
 
 
 def test_drain_in_an_event_loop(fifo: Fifo, dsn: str, actions: Actions) -> None:
-    actions.add("work", lambda _: 1 / 0)
+    actions.add("work", lambda _: 1 / 0, backoff_initial=600)
     fifo.enqueue("work")
 
     async def live() -> None:
