@@ -1101,7 +1101,7 @@ MUTATIONS = (
         "an enqueue reads all dead versions of its lane's ledger, once the table has been analyzed",
         ("set enable_bitmapscan = off\n", ""),
         "flat_cost::flat_cost_who_looks_up_by_keys_walks_indexes_in_order_and_compiles_nothing",
-        "holes_plans::e8_nor_does_an_enqueue_where_each_lane_had_one_row_when_the_ledger_was_analyzed",
+        "holes_plans::e8_nor_do_other_calls_where_each_lane_had_one_row_when_the_ledger_was_analyzed",
     ),
     _m(
         "points of scans where slots are handed on",
@@ -1629,7 +1629,7 @@ MUTATIONS = (
         "functions/cancel_many.sql",
         "a cancel ends what a claim has started meanwhile",
         ("    where r.lane_id = any (v_locked) order by r.id\n", "    where false\n"),
-        ("(v_locked) and not exists (select from pgfifo.runs r where r.id = e.id));", "(v_locked));"),
+        ("(v_locked) and not exists (select from pgfifo.runs r where r.id = e.id offset 0));", "(v_locked));"),
         "cancel::cancel_beside_a_claim_in_flight_asks_the_worker",
     ),
     _m(

@@ -103,7 +103,7 @@ begin
   end loop;
   v_waiting := array(
     select e.id from unnest(v_rest) i(id) cross join lateral (select e.id, e.lane_id from pgfifo._executions e where e.id = i.id offset 0) e
-    where e.lane_id = any (v_locked) and not exists (select from pgfifo.runs r where r.id = e.id));
+    where e.lane_id = any (v_locked) and not exists (select from pgfifo.runs r where r.id = e.id offset 0));
   if v_waiting <> '{}' then
     select * into v_ended from pgfifo._end_waiting(v_waiting, 'cancelled', v_reason);
     v_ids := v_ids || v_ended.o_ids;

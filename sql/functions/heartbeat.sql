@@ -44,7 +44,9 @@ begin
   return query
     select h.id, r.attempt, case when r.id is null then 'lost' else 'cancel' end
     from unnest(p_held) h(id)
-    left join pgfifo.runs r on r.id = h.id and r.worker_id = p_worker and r.state = 'running'
+    -- By its key alone: no plan can walk over what this worker has had before.
+    left join lateral (
+      select r.id, r.attempt from (select r.* from pgfifo.runs r where r.id = h.id offset 0) r where r.worker_id = p_worker and r.state = 'running') r on true
     where r.id is null or exists (select from pgfifo.cancellations c where c.id = h.id);
 end $$;
 comment on function pgfifo.heartbeat is 'Say that a worker lives and what it holds; returns what it must stop.';

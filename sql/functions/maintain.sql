@@ -55,10 +55,13 @@ begin
       select * into v_retain from pgfifo._retain();
       perform pgfifo._forget_minutes(v_now);
       v_forgotten := pgfifo._forget_audit(v_now);
-      delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo._executions e where e.id = c.id);
-      delete from pgfifo.reports p where not exists (select from pgfifo.runs r where r.id = p.id and r.attempt = p.attempt and r.state = 'running');
+      -- One by one, by their keys: without the offset the planner joins with all that runs, or has run.
+      delete from pgfifo.cancellations c where c.requested_at < v_now - interval '1 min' and not exists (select from pgfifo._executions e where e.id = c.id offset 0);
+      delete from pgfifo.reports p where not exists (
+        select from (select r.* from pgfifo.runs r where r.id = p.id offset 0) r where r.attempt = p.attempt and r.state = 'running' offset 0);
       delete from pgfifo._workers w where w.state <> 'alive' and w.ended_at < v_now - interval '1 day'
-        and not exists (select from pgfifo.runs r where r.worker_id = w.id) and not exists (select from pgfifo._executions e where e.owner = w.id);
+        and not exists (select from pgfifo.runs r where r.worker_id = w.id offset 0)
+        and not exists (select from pgfifo._executions e where e.owner = w.id offset 0);
       v_out := v_out || jsonb_build_object('partitions_dropped', v_retain.o_dropped, 'history_deleted', v_retain.o_deleted, 'audit_deleted', v_forgotten);
     end if;
     insert into pgfifo.ticks (tick, at, swept_to, sweep_found, pruned_at, counted_minute, counted_to, measured_to)

@@ -190,7 +190,9 @@ begin
       select i.*
       from unnest(v_lanes, v_limits, v_refuses, v_quotas) i(lane_id, max_length, refuses, quota)
       cross join lateral (select g.delayed_from from pgfifo.ledger g where g.lane_id = i.lane_id order by g.lane_id desc, g.version desc limit 1) g
-      where exists (select from pgfifo._executions e where e.lane_id = i.lane_id and e.ticket is null and e.run_at >= g.delayed_from and e.run_at <= v_now)
+      -- Lane by lane: without the offset the planner joins all lanes' delayed ones, dead entries included.
+      where exists (
+        select from pgfifo._executions e where e.lane_id = i.lane_id and e.ticket is null and e.run_at >= g.delayed_from and e.run_at <= v_now offset 0)
       offset 0) i;
     if found then
       v_now := pgfifo._now();  -- not before those ahead of it have joined: see _expire

@@ -71,7 +71,7 @@ begin
   v_ids := array(
     select e.id from pgfifo._executions e
     where e.owner = p_worker and e.lane_id = p_lane_id and (p_only is null or e.id = any (p_only))
-      and not exists (select from pgfifo.runs r where r.id = e.id));
+      and not exists (select from pgfifo.runs r where r.id = e.id offset 0));
   if v_ids <> '{}' then
     v_count := v_count + (select cardinality(w.o_ids) from pgfifo._end_waiting(v_ids, 'failed', p_error) w);
   end if;
