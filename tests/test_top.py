@@ -376,7 +376,7 @@ def test_each_change_asks_first_and_says_how_to_undo_it(dsn: str, engine: Engine
         engine.policy("deploy", "ann", max_concurrent=4)
         await confirmed(seen, "l", "5", "enter", said="deploy ann has 5 slots now.")
         await seen.press("enter")
-        await seen.shows("the line of deploy ann", str(first))
+        await seen.shows("the line of deploy ann", f" {first}  waiting")  # there is something to choose now
         await seen.press("c")
         await seen.on(Confirm)
         await seen.press("n")
