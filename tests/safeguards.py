@@ -1629,7 +1629,10 @@ MUTATIONS = (
         "functions/cancel_many.sql",
         "a cancel ends what a claim has started meanwhile",
         ("    where r.lane_id = any (v_locked) order by r.id\n", "    where false\n"),
-        ("(v_locked) and not exists (select from pgfifo.runs r where r.id = e.id offset 0));", "(v_locked));"),
+        (
+            "(v_locked) and not exists (select from pgfifo.runs r where r.id = e.id offset 0));",
+            "(v_locked));",
+        ),
         "cancel::cancel_beside_a_claim_in_flight_asks_the_worker",
     ),
     _m(
