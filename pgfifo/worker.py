@@ -385,9 +385,9 @@ def _stopped_by_signals(loop: asyncio.AbstractEventLoop, stop: Callable[[int], N
         interrupts += number == signal.SIGINT
         if interrupts > 1:
             _end_process_now(_INTERRUPTED)
+        stop(number)  # first, since whoever reads the log may be gone
         again = "; once more ends it at once" if number == signal.SIGINT else ""
         logger.info("%s: stopping%s", signal.Signals(number).name, again)
-        stop(number)
 
     numbers = (signal.SIGTERM, signal.SIGINT)
     before = {number: signal.getsignal(number) for number in numbers}
